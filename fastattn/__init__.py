@@ -1,0 +1,25 @@
+"""fastattn: a transformer encoder for the CPU whose hot loops are Numba kernels."""
+
+from fastattn import reference
+from fastattn.config import EncoderConfig
+from fastattn.encoder import Encoder
+from fastattn.kernels.attention import scaled_dot_product_attention
+from fastattn.kernels.gelu import gelu
+from fastattn.kernels.layer_norm import layer_norm
+from fastattn.kernels.linear import linear
+from fastattn.kernels.softmax import softmax
+from fastattn.sentence import SentenceTransformer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Encoder",
+    "EncoderConfig",
+    "SentenceTransformer",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "reference",
+    "scaled_dot_product_attention",
+    "softmax",
+]

@@ -1,0 +1,161 @@
+"""One-time packing: parameters under their names -> one flat array of panels, as the kernels read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.config import EncoderConfig
+from fastattn.kernels._activation import ACTIVATIONS
+from fastattn.kernels._arrays import aligned_empty, panels
+from fastattn.kernels._layer import FIELDS
+from fastattn.kernels.linear import pack_weight
+
+Array = NDArray[Any]
+
+
+class Packed(NamedTuple):
+    """An encoder's parameters as the kernels take them."""
+
+    weights: Array
+    layout: Array
+    dims: Array
+    tokens: Array
+    positions: Array
+    token_types: Array
+
+
+def expected_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight that an encoder of this configuration must have."""
+    c, f = config.hidden_dim, config.ff_dim
+    shapes: dict[str, tuple[int, ...]] = {}
+    if config.vocab_size is not None:
+        shapes["embeddings.token.weight"] = (config.vocab_size, c)
+    if config.positions == "learned":
+        shapes["embeddings.position.weight"] = (config.max_positions, c)
+    if config.type_vocab_size:
+        shapes["embeddings.token_type.weight"] = (config.type_vocab_size, c)
+    for i in range(config.num_layers):
+        for name in ("query", "key", "value", "output"):
+            shapes[f"layers.{i}.attention.{name}.weight"] = (c, c)
+        shapes[f"layers.{i}.attention.layer_norm.weight"] = (c,)
+        shapes[f"layers.{i}.feed_forward.input.weight"] = (f, c)
+        shapes[f"layers.{i}.feed_forward.output.weight"] = (c, f)
+        shapes[f"layers.{i}.feed_forward.layer_norm.weight"] = (c,)
+    return shapes
+
+
+def check_parameters(config: EncoderConfig, parameters: Mapping[str, Array]) -> None:
+    """Raise a ValueError for the first parameter that is missing or has the wrong shape."""
+    shapes = expected_shapes(config)
+    optional = {"embeddings.layer_norm.weight": (config.hidden_dim,), "layer_norm.weight": (config.hidden_dim,)}
+    for name, shape in {**shapes, **optional}.items():
+        if name not in parameters:
+            if name in optional:
+                continue
+            raise ValueError(f"parameters lack {name}, of shape {shape}")
+        bias = name.removesuffix("weight") + "bias"
+        for key, wanted in ((name, shape), (bias, shape[:1])):
+            if key in parameters and parameters[key].shape != wanted:
+                raise ValueError(f"parameter {key} must have shape {wanted}, got {parameters[key].shape}")
+
+
+def random_parameters(config: EncoderConfig, seed: int) -> dict[str, Array]:
+    """Return normal weights of standard deviation 0.02 (norms: 1), zero biases, as BERT starts."""
+    rng = np.random.default_rng(seed)
+    parameters: dict[str, Array] = {}
+    shapes = expected_shapes(config)
+    if config.vocab_size is not None:
+        shapes["embeddings.layer_norm.weight"] = (config.hidden_dim,)
+    if config.norm_first:
+        shapes["layer_norm.weight"] = (config.hidden_dim,)
+    for name, shape in shapes.items():
+        norm = "layer_norm" in name
+        parameters[name] = np.ones(shape, np.float32) if norm else rng.standard_normal(shape, np.float32) * np.float32(0.02)
+        if norm or not name.startswith("embeddings."):
+            parameters[name.removesuffix("weight") + "bias"] = np.zeros(shape[0], np.float32)
+    return parameters
+
+
+class _Arena:
+    """Hands out places in one flat array, each at the start of a cache line."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.writes: list[tuple[int, int, list[Array]]] = []
+
+    def matrix(self, *rows: Array) -> int:
+        """Reserve the panels of the matrices, stacked along their rows."""
+        count, width = panels(sum(len(w) for w in rows), np.float32)
+        return self._reserve(count * width * rows[0].shape[1], list(rows))
+
+    def vector(self, *parts: Array) -> int:
+        """Reserve the parts end to end, zeros up to a whole panel behind them."""
+        count, width = panels(sum(len(v) for v in parts), np.float32)
+        return self._reserve(count * width, list(parts))
+
+    def _reserve(self, size: int, parts: list[Array]) -> int:
+        at = self.size
+        self.writes.append((at, size, parts))
+        self.size += -(-size // 16) * 16
+        return at
+
+    def fill(self) -> Array:
+        """Write everything."""
+        out = aligned_empty(self.size, np.float32)
+        for at, size, parts in self.writes:
+            whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            if whole.ndim == 2:
+                pack_weight(whole, out[at : at + size])
+            else:
+                out[at : at + len(whole)] = whole
+                out[at + len(whole) : at + size] = 0
+        return out
+
+
+def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
+    """Pack the parameters; the embedding tables stay where they are."""
+    check_parameters(config, parameters)
+    arena, c = _Arena(), config.hidden_dim
+
+    def bias(name: str, size: int) -> Array:
+        return np.asarray(parameters.get(f"{name}.bias", np.zeros(size, np.float32)))
+
+    layout = np.zeros((config.num_layers, FIELDS), np.int64)
+    for i in range(config.num_layers):
+        attention, ff = f"layers.{i}.attention", f"layers.{i}.feed_forward"
+        qkv = [f"{attention}.{name}" for name in ("query", "key", "value")]
+        layout[i] = (
+            arena.matrix(*(parameters[f"{name}.weight"] for name in qkv)),
+            arena.vector(*(bias(name, c) for name in qkv)),
+            arena.matrix(parameters[f"{attention}.output.weight"]),
+            arena.vector(bias(f"{attention}.output", c)),
+            arena.vector(parameters[f"{attention}.layer_norm.weight"]),
+            arena.vector(bias(f"{attention}.layer_norm", c)),
+            arena.matrix(parameters[f"{ff}.input.weight"]),
+            arena.vector(bias(f"{ff}.input", config.ff_dim)),
+            arena.matrix(parameters[f"{ff}.output.weight"]),
+            arena.vector(bias(f"{ff}.output", c)),
+            arena.vector(parameters[f"{ff}.layer_norm.weight"]),
+            arena.vector(bias(f"{ff}.layer_norm", c)),
+        )
+    norms = []
+    for name in ("embeddings.layer_norm", "layer_norm"):
+        if f"{name}.weight" in parameters:
+            norms += [arena.vector(parameters[f"{name}.weight"]), arena.vector(bias(name, c))]
+        else:
+            norms += [-1, -1]
+    kind = ACTIVATIONS[config.activation]
+    sizes = [c, config.num_heads, config.ff_dim, kind, int(config.norm_first), int(config.is_causal), *norms]
+    weights = arena.fill()
+    return Packed(weights, layout, np.array(sizes, np.int64), *(_table(parameters, n) for n in ("token", "position", "token_type")))
+
+
+def _table(parameters: Mapping[str, Array], name: str) -> Array:
+    table = parameters.get(f"embeddings.{name}.weight")
+    if table is None:
+        return np.empty(0, np.float32)
+    return np.require(table, np.float32, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")).reshape(-1)

@@ -1,0 +1,73 @@
+"""The encoder in training mode: op by op, with dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn._packing import Packed
+from fastattn.config import EncoderConfig
+from fastattn.kernels import _layer
+from fastattn.kernels._activation import ACTIVATIONS
+from fastattn.kernels._arrays import panels
+from fastattn.kernels._jit import thread_count
+from fastattn.kernels.attention import scaled_dot_product_attention
+from fastattn.kernels.layer_norm import layer_norm
+from fastattn.kernels.linear import linear_kernel
+
+Array = NDArray[Any]
+
+
+def forward(
+    config: EncoderConfig, packed: Packed, offsets: NDArray[np.int64], inputs: tuple[Array, ...], rng: np.random.Generator
+) -> Array:
+    """Hidden states (N, C) of packed sequences, with dropout drawn from `rng` in the order of the tokens."""
+    ids, types, given, tokens, positions, token_types = inputs
+    c, heads, eps = config.hidden_dim, config.num_heads, config.layer_norm_eps
+    n = int(offsets[-1])
+    place = np.arange(n) - np.repeat(offsets[:-1], np.diff(offsets))
+
+    def product(x: Array, w: int, b: int, size: int, activation: str | None = None) -> Array:
+        count, width = panels(size, np.float32)
+        weight = packed.weights[w : w + count * width * x.shape[1]]
+        bias = packed.weights[b : b + count * width]
+        out = np.empty((n, size), np.float32)
+        linear_kernel(x, weight, bias, out, ACTIVATIONS[activation], np.zeros(8, np.int64), thread_count())
+        return out
+
+    def norm(x: Array, w: int, b: int, residual: Array | None = None) -> Array:
+        weights = packed.weights
+        return layer_norm(x, weights[w : w + c], weights[b : b + c], residual=residual, eps=eps)
+
+    def drop(x: Array) -> Array:
+        kept = rng.random(x.shape, np.float32) >= config.dropout
+        return np.asarray(x * kept / np.float32(1 - config.dropout), np.float32)
+
+    x = given.reshape(n, c).copy() if given.size else tokens.reshape(-1, c)[ids]
+    if positions.size:
+        x = x + positions.reshape(-1, c)[place]
+    if token_types.size:
+        x = x + token_types.reshape(-1, c)[types if types.size else np.zeros(n, np.int32)]
+    dims = packed.dims
+    if dims[_layer.EMBED_NORM_W] >= 0:
+        x = norm(x, dims[_layer.EMBED_NORM_W], dims[_layer.EMBED_NORM_B])
+    for at in packed.layout:
+        norm1, norm2 = (at[_layer.NORM1_W], at[_layer.NORM1_B]), (at[_layer.NORM2_W], at[_layer.NORM2_B])
+        normed = norm(x, *norm1) if config.norm_first else x
+        qkv = product(normed, at[_layer.QKV_W], at[_layer.QKV_B], 3 * c).reshape(n, 3, heads, c // heads)
+        ctx = np.empty((n, c), np.float32)
+        for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+            q, k, v = qkv[start:stop].transpose(1, 2, 0, 3)
+            head_out = scaled_dot_product_attention(q, k, v, is_causal=config.is_causal)
+            ctx[start:stop] = head_out.transpose(1, 0, 2).reshape(stop - start, c)
+        y = drop(product(ctx, at[_layer.OUT_W], at[_layer.OUT_B], c))
+        x = x + y if config.norm_first else norm(y, *norm1, residual=x)
+        normed = norm(x, *norm2) if config.norm_first else x
+        expanded = drop(product(normed, at[_layer.IN_W], at[_layer.IN_B], config.ff_dim, config.activation))
+        y = drop(product(expanded, at[_layer.FF_W], at[_layer.FF_B], c))
+        x = x + y if config.norm_first else norm(y, *norm2, residual=x)
+    if dims[_layer.FINAL_NORM_W] >= 0:
+        x = norm(x, dims[_layer.FINAL_NORM_W], dims[_layer.FINAL_NORM_B])
+    return x

@@ -1,0 +1,179 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastattn import files
+from fastattn.terminal import announced_compiling, note, output, reported, table
+
+if TYPE_CHECKING:
+    from fastattn.sentence import SentenceTransformer
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Text embeddings on the CPU, by Numba kernels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="A model folder, or a name on the Hugging Face Hub. [default: all-MiniLM-L6-v2]"
+    ),
+]
+_Column = Annotated[str, typer.Option(help="The key of the text in a .jsonl file.")]
+_Paragraphs = Annotated[
+    bool, typer.Option("--paragraphs", help="Texts are separated by blank lines, not by line ends.")
+]
+
+
+def _load(model: str | None) -> SentenceTransformer:
+    from fastattn.sentence import SentenceTransformer
+
+    return SentenceTransformer(model)
+
+
+@app.command()
+def embed(
+    input: Annotated[str, typer.Argument(help="A .txt file with a text a line, a .jsonl file, or - for stdin.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .npy or .jsonl file to write.")],
+    model: _Model = None,
+    column: _Column = "text",
+    paragraphs: _Paragraphs = False,
+) -> None:
+    """Embed texts, one vector each.
+
+    Blank lines are skipped.  OUT is replaced only when everything is done.
+    """
+    with reported(), announced_compiling():
+        if out.suffix not in (".npy", ".jsonl"):
+            raise ValueError(f"{out}: cannot write {out.suffix or 'a file without a suffix'}; supported: .npy, .jsonl")
+        texts = files.read_texts(input, column=column, paragraphs=paragraphs)
+        with files.replacing(out) as file:
+            encoder = _load(model)
+            start = time.perf_counter()
+            embeddings = encoder.encode(texts, show_progress_bar=sys.stderr.isatty())
+            seconds = time.perf_counter() - start
+            files.write_embeddings(file, out.suffix, texts, embeddings)
+        counts = encoder.counts
+        note(
+            f"{counts.texts:,} texts, {counts.tokens:,} tokens, {counts.tokens / seconds:,.0f} tokens/s, "
+            f"{counts.truncated:,} truncated to {encoder.max_seq_length} tokens: {out}"
+        )
+
+
+@app.command()
+def search(
+    file: Annotated[str, typer.Argument(help="A .txt or .jsonl file of texts, or the .npy file of their embeddings.")],
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    k: Annotated[int, typer.Option("-k", help="How many texts to show.", min=1)] = 5,
+    texts: Annotated[str | None, typer.Option(help="The texts whose embeddings an .npy FILE holds.")] = None,
+    model: _Model = None,
+    column: _Column = "text",
+    paragraphs: _Paragraphs = False,
+) -> None:
+    """Find the texts nearest in meaning to QUERY.
+
+    Each line: the similarity, then the text.  Embed a large file once, then search its .npy file with --texts.
+    """
+    from fastattn.embeddings import similarity
+    from fastattn.search import show_hits
+
+    with reported(), announced_compiling():
+        if file.endswith(".npy") and texts is None:
+            raise ValueError(f"{file}: --texts must name the file whose embeddings these are")
+        if not file.endswith(".npy") and texts is not None:
+            raise ValueError(f"{file}: --texts goes with an .npy file")
+        found = files.read_texts(texts or file, column=column, paragraphs=paragraphs)
+        embeddings = files.read_embeddings(Path(file), len(found)) if texts is not None else None
+        encoder = _load(model)
+        if embeddings is None:
+            embeddings = encoder.encode_document(found, show_progress_bar=sys.stderr.isatty())
+        if embeddings.shape[1] != encoder.get_embedding_dimension():
+            width = encoder.get_embedding_dimension()
+            raise ValueError(f"{file}: embeddings of width {embeddings.shape[1]}, but the model's have {width}")
+        scores = similarity(encoder.encode_query(query), embeddings, encoder.similarity_fn_name)[0]
+        show_hits(found, scores, k)
+
+
+@app.command()
+def compare() -> None:
+    """Compare every kernel and the whole encoder with the NumPy reference.
+
+    Errors are the worst of all elements, in units of float32 eps, relative to the largest true value; the reference in
+    float64 is the truth.  Times are medians of runs in turns.
+    """
+    from fastattn.compare import compare as comparisons
+
+    with reported(), announced_compiling():
+        rows = []
+        for found in comparisons():
+            rows.append(
+                (
+                    found.label,
+                    found.shape,
+                    f"{found.error:.2f}",
+                    f"{found.reference_error:.2f}",
+                    f"{found.seconds * 1e3:.2f}",
+                    f"{found.reference_seconds * 1e3:.2f}",
+                    f"{found.reference_seconds / found.seconds:.1f}x",
+                )
+            )
+        table("", "shape", "error", "NumPy's", "ms", "NumPy's", "speed-up", rows=rows)
+        output.print("error: max|result - truth| / (float32 eps * max|truth|)")
+
+
+@app.command()
+def info() -> None:
+    """Show the CPU, the vector width, the threads, the cache folder and the versions."""
+    from fastattn.machine import facts
+
+    with reported():
+        for name, value in facts():
+            output.print(f"{name:<20} {value}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def warmup() -> None:
+    """Compile every kernel for this CPU and keep it on disk."""
+    from fastattn.compare import warm_up
+
+    with reported(), announced_compiling():
+        total = 0.0
+        for name, seconds in warm_up():
+            output.print(f"{seconds:6.1f} s  {name}")
+            total += seconds
+        output.print(f"{total:6.1f} s  in total; from now on kernels are loaded from the cache", style="bold")
+
+
+@app.command()
+def walkthrough(
+    text: Annotated[str, typer.Argument(help="Any text; a short one is easiest to follow.")],
+    dim: Annotated[int, typer.Option(help="Channels of a hidden state.", min=1)] = 30,
+    heads: Annotated[int, typer.Option(help="Attention heads; must divide --dim.", min=1)] = 5,
+    ff: Annotated[int, typer.Option(help="Channels inside the feed-forward network.", min=1)] = 120,
+    layers: Annotated[int, typer.Option(help="Layers of the encoder.", min=1)] = 2,
+    dropout: Annotated[float, typer.Option(help="Probability that training drops an element.")] = 0.1,
+) -> None:
+    """Walk through a transformer encoder, step by step, on TEXT.
+
+    Each step shows shapes, a few values, and how far the kernel is from the reference.  Weights are random, from a
+    fixed seed.
+    """
+    from fastattn.walkthrough import walk
+
+    with reported(), announced_compiling():
+        walk(text, dim=dim, heads=heads, ff=ff, layers=layers, dropout=dropout)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,188 @@
+"""Embeddings in NumPy: pooling that the encoder does not do itself, norm, quantisation, similarity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["PRECISIONS", "SIMILARITIES", "normalize", "pool", "quantize", "similarity", "similarity_pairwise"]
+
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+
+
+def pool(hidden: NDArray[np.float32], mode: str, skip: int = 0) -> NDArray[np.float32]:
+    """One vector for a text, from its hidden states ``h_1 .. h_T``.
+
+    Parameters
+    ----------
+    hidden : float32, (T, C)
+        The hidden states.
+    mode : {"cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"}
+        ``h_1``, ``max h``, ``sum h / T``, ``sum h / sqrt T``, ``sum t h_t / sum t`` or ``h_T``.
+    skip : int
+        Leave out the first tokens, which keep their numbers t.
+
+    Returns
+    -------
+    float32, (C,)
+        The vector; zeros where no token is left.
+    """
+    kept = hidden[skip:]
+    count = len(kept)
+    if count == 0:
+        return np.zeros_like(hidden, shape=hidden.shape[1])
+    if mode == "cls":
+        return np.asarray(kept[0])
+    if mode == "lasttoken":
+        return np.asarray(kept[-1])
+    if mode == "max":
+        return np.asarray(kept.max(axis=0))
+    if mode == "weightedmean":
+        weights = np.arange(skip + 1, skip + count + 1, dtype=np.float32)
+        return np.asarray(np.sum(kept * weights[:, None], axis=0) / np.sum(weights))
+    return np.asarray(np.sum(kept, axis=0) / np.float32(count if mode == "mean" else count**0.5))
+
+
+def normalize(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide each row by its length, ``x / max(||x||, 1e-12)``.
+
+    Parameters
+    ----------
+    embeddings : float32, (B, C)
+        The rows.
+
+    Returns
+    -------
+    float32, (B, C)
+        Rows of length 1; a row of zeros stays.
+    """
+    length = np.sqrt(np.sum(embeddings * embeddings, axis=1, keepdims=True))
+    return np.asarray(embeddings / np.maximum(length, np.float32(1e-12)))
+
+
+def quantize(embeddings: NDArray[np.float32], precision: str) -> NDArray[Any]:
+    """Quantise as sentence-transformers does.
+
+    "binary" and "ubinary" keep the signs, 8 a byte.  "int8" and "uint8" cut each channel's range among the rows into
+    256 parts.
+
+    Parameters
+    ----------
+    embeddings : float32, (B, C)
+        The rows.
+    precision : {"float32", "int8", "uint8", "binary", "ubinary"}
+        The result's.
+
+    Returns
+    -------
+    float32, int8 or uint8, (B, C), or (B, C / 8) for the binary two
+        The quantised rows.
+
+    Raises
+    ------
+    ValueError
+        `precision` is none of those, or it is "int8" or "uint8" and there is only one row.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "float32":
+        return embeddings
+    if precision in ("binary", "ubinary"):
+        bits = np.packbits(embeddings > 0, axis=-1)
+        return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+    if len(embeddings) == 1:
+        raise ValueError(f"precision {precision!r} takes each channel's range from the rows, and there is only one row")
+    if len(embeddings) == 0:
+        return np.zeros(embeddings.shape, precision)
+    low = embeddings.min(axis=0)
+    step = (embeddings.max(axis=0) - low) / np.float32(255)
+    level = np.clip(np.floor((embeddings - low) / np.where(step == 0, np.float32(1), step)), 0, 255)
+    return np.asarray(level.astype(np.uint8) if precision == "uint8" else (level - 128).astype(np.int8))
+
+
+def similarity(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDArray[np.float32]:
+    """Similarity of each row of one matrix to each row of another.
+
+    Parameters
+    ----------
+    first : float, (A, C) or (C,)
+        Embeddings.
+    second : float, (B, C) or (C,)
+        Embeddings.
+    name : {"cosine", "dot", "euclidean", "manhattan"}
+        The last two are negative distances.
+
+    Returns
+    -------
+    float32, (A, B)
+        The similarities.
+
+    Raises
+    ------
+    ValueError
+        `name` is none of those, or the widths differ.
+    """
+    a, b = np.atleast_2d(_float(first)), np.atleast_2d(_float(second))
+    _check(a, b, name)
+    if name == "cosine":
+        return np.asarray(normalize(a) @ normalize(b).T)
+    if name == "dot":
+        return np.asarray(a @ b.T)
+    result = np.empty((len(a), len(b)), np.float32)
+    for i, row in enumerate(a):
+        result[i] = _negative_distance(row - b, name)
+    return result
+
+
+def similarity_pairwise(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDArray[np.float32]:
+    """Similarity of each row of one matrix to the same row of another.
+
+    Parameters
+    ----------
+    first : float, (B, C) or (C,)
+        Embeddings.
+    second : float, (B, C) or (C,)
+        Embeddings.
+    name : {"cosine", "dot", "euclidean", "manhattan"}
+        The last two are negative distances.
+
+    Returns
+    -------
+    float32, (B,), or a scalar for two vectors
+        The similarities.
+
+    Raises
+    ------
+    ValueError
+        `name` is none of those, or the shapes differ.
+    """
+    a, b = _float(first), _float(second)
+    _check(a, b, name)
+    if a.shape != b.shape:
+        raise ValueError(f"embeddings must have the same shape, got {a.shape} and {b.shape}")
+    if name in ("euclidean", "manhattan"):
+        return _negative_distance(a - b, name)
+    if name == "cosine":
+        a, b = (normalize(np.atleast_2d(x)).reshape(x.shape) for x in (a, b))
+    return np.asarray(np.sum(a * b, axis=-1))
+
+
+def _negative_distance(difference: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """Minus the length of each row, Euclidean or Manhattan."""
+    if name == "manhattan":
+        return np.asarray(-np.sum(np.abs(difference), axis=-1))
+    return np.asarray(-np.sqrt(np.sum(difference * difference, axis=-1)))
+
+
+def _float(embeddings: ArrayLike) -> NDArray[np.float32]:
+    return np.asarray(embeddings, np.float32)
+
+
+def _check(a: NDArray[np.float32], b: NDArray[np.float32], name: str) -> None:
+    if name not in SIMILARITIES:
+        raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {name!r}")
+    if a.ndim not in (1, 2) or b.ndim not in (1, 2) or a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"embeddings must be (C,) or (B, C) of one width, got {a.shape} and {b.shape}")

@@ -1,0 +1,136 @@
+"""Reads the small files of a model folder.  A name found inside a folder never leads out of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CheckpointError", "confined", "read_json", "read_modules", "transformer_folder"]
+
+
+class CheckpointError(ValueError):
+    """A model folder that cannot be used; the message names the file or tensor and what was seen."""
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    object
+        What it holds.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    CheckpointError
+        It is not JSON.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a JSON file: {error}") from error
+
+
+def confined(folder: Path, name: object, source: Path) -> Path:
+    """Return the path of a file or folder that `source` names, a CheckpointError unless it is inside `folder`.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it must be.
+    name : object
+        What was read; "" is `folder` itself.
+    source : Path
+        The file that names it, for the message.
+
+    Returns
+    -------
+    Path
+        `folder` / `name`.
+
+    Raises
+    ------
+    CheckpointError
+        `name` is not a relative path that stays below `folder`.
+    """
+    if not isinstance(name, str) or "\\" in name or ":" in name or "\0" in name or name.startswith("/"):
+        raise CheckpointError(f"{source}: {name!r} is not the name of something inside {folder}")
+    if ".." in name.split("/"):
+        raise CheckpointError(f"{source}: {name!r} leads out of {folder}")
+    return folder / name
+
+
+def read_modules(folder: Path) -> list[tuple[str, Path]]:
+    """Read ``modules.json`` of a sentence-transformers folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The model folder.
+
+    Returns
+    -------
+    list of (str, Path)
+        Each module's class name without its package, and its folder; [] where there is no ``modules.json``.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, or names a folder outside this one.
+    """
+    path = folder / "modules.json"
+    if not path.exists():
+        return []
+    entries = read_json(path)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise CheckpointError(f"{path}: expected a JSON list of objects")
+    modules = []
+    for entry in entries:
+        kind = entry.get("type")
+        if not isinstance(kind, str):
+            raise CheckpointError(f"{path}: a module has type {kind!r}")
+        modules.append((kind.rpartition(".")[2], confined(folder, entry.get("path", ""), path)))
+    return modules
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Return the folder that holds ``config.json``: the one given, or its Transformer module's.
+
+    Parameters
+    ----------
+    folder : Path
+        The model folder.
+
+    Returns
+    -------
+    Path
+        `folder` or a folder in it.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder.
+    NotADirectoryError
+        It is a file.
+    CheckpointError
+        ``modules.json`` is damaged.
+    """
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder}: not a folder")
+    if not (folder / "config.json").exists():
+        for kind, path in read_modules(folder):
+            if kind == "Transformer":
+                return path
+    return folder

@@ -1,0 +1,96 @@
+"""Checks and conversions at the boundary of the public operations: any float array in, C-contiguous arrays to the kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.kernels._jit import thread_count
+from fastattn.kernels._simd import TILE_BYTES
+
+Array = NDArray[Any]
+
+_FLOATS = (np.float16, np.float32, np.float64)
+
+
+def float_array(name: str, x: Any) -> Array:
+    """Return `x` as an array, a TypeError unless its dtype is float16, float32 or float64."""
+    array = np.asarray(x)
+    if array.dtype.type not in _FLOATS:
+        raise TypeError(f"{name} must be float32, float64 or float16, got {array.dtype}")
+    return array
+
+
+def same_dtype(first: str, x: Array, **others: Array | None) -> None:
+    """Raise a TypeError unless every array given has the dtype of `x`."""
+    for name, array in others.items():
+        if array is not None and array.dtype.type is not x.dtype.type:
+            raise TypeError(f"{name} must have the dtype of {first}, {x.dtype}, got {array.dtype}")
+
+
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise unless `out` is None or a writable array of this shape and dtype."""
+    if out is None:
+        return
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an array, got {type(out).__name__}")
+    if out.dtype.type is not dtype.type:
+        raise TypeError(f"out must be {dtype.newbyteorder('=')}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out must have shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out must be writable, got a read-only array")
+
+
+def working(x: Array) -> Array:
+    """Return `x` C-contiguous, aligned, in native byte order, float16 as float32: what a kernel takes."""
+    dtype = np.dtype(np.float64 if x.dtype.type is np.float64 else np.float32)
+    return np.require(x, dtype, ("C_CONTIGUOUS", "ALIGNED"))
+
+
+def kernel_out(out: Array | None, shape: tuple[int, ...], like: Array, *inputs: Array | None) -> Array:
+    """Return `out` itself where a kernel may write to it, else a new array: `finish` copies it over."""
+    usable = (
+        out is not None
+        and out.flags.c_contiguous
+        and out.flags.aligned
+        and out.dtype == like.dtype
+        and not any(x is not None and np.may_share_memory(out, x) for x in inputs)
+    )
+    return out if usable and out is not None else np.empty(shape, like.dtype)
+
+
+def finish(result: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
+    """Return `result` in `dtype`, in `out` where that was given."""
+    if out is None:
+        return result.astype(dtype.newbyteorder("="), copy=False)
+    if result is not out:
+        with np.errstate(over="ignore"):
+            out[...] = result
+    return out
+
+
+def aligned_empty(size: int, dtype: Any) -> Array:
+    """Return `size` uninitialised elements that start at a cache line: vectors then never straddle two lines."""
+    itemsize = np.dtype(dtype).itemsize
+    raw = np.empty(size + 64 // itemsize, dtype)
+    start = (-raw.ctypes.data % 64) // itemsize
+    return raw[start : start + size]
+
+
+def panels(n: int, dtype: Any) -> tuple[int, int]:
+    """Return how many panels of columns `n` columns make, and a panel's width."""
+    width = TILE_BYTES // np.dtype(dtype).itemsize
+    return -(-n // width), width
+
+
+# Below this many microseconds of work a second thread costs more than it saves.
+_US_PER_THREAD = 15.0
+
+
+def workers_for(microseconds: float, tasks: int) -> int:
+    """Threads for a call with that much work on one core, cut into `tasks` pieces."""
+    wanted = min(tasks, int(microseconds / _US_PER_THREAD))
+    return 1 if wanted <= 1 else min(wanted, thread_count())

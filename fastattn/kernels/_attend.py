@@ -1,0 +1,184 @@
+"""One head's attention for a block of query rows: scores of a tile of rows against a block of keys, online softmax, times V."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastattn.kernels._arrays import panels
+from fastattn.kernels._jit import kernel
+from fastattn.kernels._math import LOG2_E, exp2, tanh
+from fastattn.kernels._simd import (
+    TILE_ROWS,
+    fill,
+    fma,
+    lanes,
+    load,
+    load_part,
+    reduce_max,
+    store,
+    store_part,
+    tile_width,
+    where_less,
+)
+from fastattn.kernels._tile import panel_product
+from fastattn.kernels.softmax import row_exp, row_max, scale_row
+
+# Keys of a block, a multiple of every tile's width: a tile's scores stay in the first-level cache.
+KEY_BLOCK = 512
+NO_BOUND = 1 << 40
+
+
+def scratch_size(s_all: int, e: int, dtype: Any) -> int:
+    """Elements of scratch that `attend` needs for values of head size `e` (and `live_keys` for S keys)."""
+    count, width = panels(e, dtype)
+    return int(max(TILE_ROWS * (KEY_BLOCK + count * width + 2) + count * width + 64, s_all + 64)) // 64 * 64 + 64
+
+
+@kernel
+def pack_keys(s_all, d, k, ik, ldk, out, io):  # type: ignore[no-untyped-def]
+    """out = the S keys of size d in panels (ceil(S / W), d, W); zeros behind the last key."""
+    width = tile_width(out)
+    for p in range((s_all + width - 1) // width):
+        base = io + p * width * d
+        keys = min(width, s_all - p * width)
+        for c in range(keys):
+            row = ik + (p * width + c) * ldk
+            for j in range(d):
+                out[base + j * width + c] = k[row + j]
+        for c in range(keys, width):
+            for j in range(d):
+                out[base + j * width + c] = 0.0
+
+
+@kernel
+def pack_values(s_all, e, v, iv, ldv, live, il, out, io):  # type: ignore[no-untyped-def]
+    """out = the S value rows, each padded with zeros to whole panels; rows that `live` marks 0 become 0 and are not read."""
+    width = tile_width(out)
+    padded = (e + width - 1) // width * width
+    for s in range(s_all):
+        row = io + s * padded
+        used = e if live[il + s] != 0.0 else 0
+        for j in range(used):
+            out[row + j] = v[iv + s * ldv + j]
+        for j in range(used, padded):
+            out[row + j] = 0.0
+
+
+@kernel
+def live_keys(length, s_all, mask, im, mask_row, mask_column, left, right, live, il):  # type: ignore[no-untyped-def]
+    """live[s] = 1 where some query sees key s, else 0."""
+    for s in range(s_all):
+        live[il + s] = 0.0
+    for t in range(length):
+        for s in range(max(0, t - left), min(s_all, t + right + 1)):
+            if mask.size == 0 or mask[im + t * mask_row + s * mask_column] != -np.inf:
+                live[il + s] = 1.0
+        if mask_row == 0 and left >= s_all and right >= s_all:
+            break
+
+
+@kernel
+def finish_scores(n, x, ix, scale, softcap, mask, im, mask_column):  # type: ignore[no-untyped-def]
+    """Scale n scores in place, cap them, add the mask; a masked score is replaced by -inf."""
+    width = lanes(x)
+    for j in range(0, n, width):
+        count = min(width, n - j)
+        s = load_part(x, ix + j, count, 0.0) * scale
+        if softcap != 0.0:
+            s = tanh(s / softcap) * softcap
+        if mask.size:
+            if mask_column:
+                add = load_part(mask, im + j, count, 0.0)
+            else:
+                add = fill(x, mask[im])
+            s = where_less(-np.inf, add, s + add, where_less(add, np.inf, -np.inf, add))
+        store_part(x, ix + j, count, s)
+
+
+@kernel
+def blank(n, x, ix):  # type: ignore[no-untyped-def]
+    """x[ix : ix + n] = -inf."""
+    width = lanes(x)
+    for j in range(0, n, width):
+        store_part(x, ix + j, min(width, n - j), fill(x, -np.inf))
+
+
+@kernel
+def attend(  # type: ignore[no-untyped-def]
+    rows, row, s_all, d, e, q, iq, ldq, keys, ik, v, iv, ldv, mask, im, mask_row, mask_column, scale, softcap, left, right,
+    scratch, iw, out, io, ldo,
+):  # fmt: skip
+    """Attention of `rows` queries, the first of which is query `row` of its sequence, on S keys; out (rows, e).
+
+    keys: packed by `pack_keys`.  v: rows of whole panels (ldv), or e a multiple of the panel.  mask: additive, with the
+    strides given; size 0 is none.  A query t sees keys t - left .. t + right.
+    Blocks of keys start at multiples of KEY_BLOCK whatever the rows, so the bits depend on the sequence alone.
+    """
+    width = tile_width(scratch)
+    e_width = (e + width - 1) // width * width
+    scores, values = iw, iw + TILE_ROWS * KEY_BLOCK
+    zeros = values + TILE_ROWS * e_width
+    tops, totals = zeros + e_width, zeros + e_width + TILE_ROWS
+    for j in range(e_width):
+        scratch[zeros + j] = 0.0
+    plain = mask.size == 0 and softcap == 0.0
+    c = scale * LOG2_E if plain else LOG2_E
+    tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
+    done = 0
+    for tile in range(tiles):
+        m = (rows - done + tiles - tile - 1) // (tiles - tile)
+        t0 = row + done
+        low, high = max(0, t0 - left), min(s_all, t0 + m - 1 + right + 1)
+        for i in range(m):
+            scratch[tops + i], scratch[totals + i] = -np.inf, 0.0
+        fresh = True
+        for block in range(low // KEY_BLOCK * KEY_BLOCK, high, KEY_BLOCK):
+            # Whole panels of keys that some row of the tile sees.
+            first = max(low - block, 0) // width * width
+            last = min(KEY_BLOCK, (high - block + width - 1) // width * width)
+            stop = min(last, high - block)
+            for p in range(first, last, width):
+                panel = ik + (block + p) * d
+                panel_product(m, d, q, iq + done * ldq, ldq, keys, panel, width, 0, scratch, zeros, 0, scratch, scores + p, KEY_BLOCK, width)
+            for i in range(m):
+                t, at = t0 + i, scores + i * KEY_BLOCK
+                if not plain:
+                    finish_scores(stop - first, scratch, at + first, scale, softcap, mask, im + t * mask_row + (block + first) * mask_column, mask_column)
+                seen_from = min(max(t - left - block, first), last)
+                seen_to = max(min(min(t + right + 1, s_all) - block, last), seen_from)
+                if seen_from > first:
+                    blank(seen_from - first, scratch, at + first)
+                if seen_to < last:
+                    blank(last - seen_to, scratch, at + seen_to)
+                top, before = row_max(last - first, scratch, at + first), scratch[tops + i]
+                if before > top:
+                    top = before
+                if top == -np.inf:
+                    for j in range(first, last):
+                        scratch[at + j] = 0.0
+                    continue
+                total = row_exp(last - first, scratch, at + first, scratch, at + first, top, c)
+                if not fresh:
+                    fade = reduce_max(exp2(fill(scratch, before) - top, c))
+                    scale_row(e_width, scratch, values + i * e_width, scratch, values + i * e_width, fade)
+                    total += scratch[totals + i] * fade
+                scratch[tops + i], scratch[totals + i] = top, total
+            start, step = (zeros, 0) if fresh else (values, e_width)
+            for p in range(0, e_width, width):
+                here = start if fresh else start + p
+                panel_product(
+                    m, stop - first, scratch, scores + first, KEY_BLOCK, v, iv + (block + first) * ldv + p, ldv, 0,
+                    scratch, here, step, scratch, values + p, e_width, width,
+                )  # fmt: skip
+            fresh = False
+        for i in range(m):
+            total = scratch[totals + i]
+            to = io + (done + i) * ldo
+            if fresh or total == 0.0:
+                for j in range(e):
+                    out[to + j] = 0.0
+            else:
+                scale_row(e, scratch, values + i * e_width, out, to, 1.0 / total)
+        done += m

@@ -1,0 +1,156 @@
+"""The microkernel: a tile of the product, its accumulators in registers while k runs.
+
+``C[m, W] = init + A[m, K] B[K, W]`` with W two vectors wide.  One multiply-add per k and element, k upwards, whatever m is: an element's
+bits do not depend on how the rows are cut into tiles.  A is read element by element (no row beyond m), B and `init` in whole
+vectors, and of C only the first n columns are written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import config, types
+from numba.extending import intrinsic
+
+from fastattn.kernels._jit import inline, kernel
+from fastattn.kernels._simd import (
+    I32,
+    I64,
+    TARGET,
+    TILE_ROWS,
+    broadcast,
+    element_pointer,
+    first_lanes,
+    lanes,
+    load_vector,
+    llvm_vector,
+    multiply_add,
+    prefetch_line,
+    store_lanes,
+    store_vector,
+    vector_of,
+)
+
+_VECTORS = TARGET.tile[1]
+
+
+@intrinsic
+def _tile(typingctx, m, k_end, a, ia, lda, b, ib, ldb, ahead, init, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
+    vector = vector_of(c)
+    sig = types.void(m, k_end, a, ia, lda, b, ib, ldb, ahead, init, ii, ldi, c, ic, ldc, n)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        kind, count = llvm_vector(vector), vector.count
+        number = {i: context.cast(builder, args[i], sig.args[i], types.int64) for i, t in enumerate(sig.args) if isinstance(t, types.Integer)}
+        ap, bp, ip, cp = (element_pointer(context, builder, sig.args[i], args[i], number[i + 1]) for i in (2, 5, 9, 12))
+        k_stop, lda, ldb, ahead, ldi, ldc, n = (number[i] for i in (1, 4, 7, 8, 11, 14, 15))
+        done = builder.append_basic_block("done")
+        switch = builder.switch(number[0], done)
+        for rows in range(1, TILE_ROWS + 1):
+            start = builder.append_basic_block(f"rows{rows}")
+            switch.add_case(I64(rows), start)
+            builder.position_at_end(start)
+            acc = _accumulate(builder, rows, kind, k_stop, (ap, lda), (bp, ldb, ahead), (ip, ldi))
+            whole, part = builder.append_basic_block("whole"), builder.append_basic_block("part")
+            builder.cbranch(builder.icmp_signed(">=", n, I64(_VECTORS * count)), whole, part)
+            builder.position_at_end(whole)
+            for i, j, pointer in _places(builder, rows, count, cp, ldc):
+                store_vector(builder, acc[i][j], pointer)
+            builder.branch(done)
+            builder.position_at_end(part)
+            masks = [first_lanes(builder, _clip(builder, builder.sub(n, I64(j * count)), count), count) for j in range(_VECTORS)]
+            for i, j, pointer in _places(builder, rows, count, cp, ldc):
+                store_lanes(builder, acc[i][j], pointer, masks[j])
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+def _clip(builder: Any, value: Any, top: int) -> Any:
+    low = builder.select(builder.icmp_signed("<", value, I64(0)), I64(0), value)
+    return builder.select(builder.icmp_signed(">", low, I64(top)), I64(top), low)
+
+
+def _places(builder: Any, rows: int, count: int, pointer: Any, stride: Any) -> Any:
+    for i in range(rows):
+        row = builder.gep(pointer, [builder.mul(stride, I64(i))])
+        for j in range(_VECTORS):
+            yield i, j, builder.gep(row, [I64(j * count)])
+
+
+def _accumulate(builder: Any, rows: int, kind: Any, k_stop: Any, a: Any, b: Any, init: Any) -> Any:
+    """Emit the loop over k for a number of rows; returns the accumulators after it."""
+    count = kind.count
+    first = [[None] * _VECTORS for _ in range(rows)]
+    for i, j, pointer in _places(builder, rows, count, *init):
+        first[i][j] = load_vector(builder, pointer, kind)
+    a_rows = [builder.gep(a[0], [builder.mul(a[1], I64(i))]) for i in range(rows)]
+    entry, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("store")
+    builder.cbranch(builder.icmp_signed(">", k_stop, I64(0)), loop, after)
+
+    builder.position_at_end(loop)
+    k = builder.phi(I64)
+    k.add_incoming(I64(0), entry)
+    acc = [[builder.phi(kind) for _ in range(_VECTORS)] for _ in range(rows)]
+    b_row = builder.gep(b[0], [builder.mul(k, b[1])])
+    columns = [load_vector(builder, builder.gep(b_row, [I64(j * count)]), kind) for j in range(_VECTORS)]
+    prefetch_line(builder, builder.gep(b_row, [b[2]]))
+    after_k = []
+    for i in range(rows):
+        x = broadcast(builder, builder.load(builder.gep(a_rows[i], [k])), count)
+        after_k.append([multiply_add(builder, x, columns[j], acc[i][j]) for j in range(_VECTORS)])
+    # An empty "convergent" instruction: unrolled by LLVM, the widest tiles would spill their accumulators.
+    barrier = builder.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], side_effect=True)
+    barrier.attributes.add("convergent")
+    k_next = builder.add(k, I64(1))
+    k.add_incoming(k_next, loop)
+    builder.cbranch(builder.icmp_signed("<", k_next, k_stop), loop, after)
+
+    builder.position_at_end(after)
+    out = [[builder.phi(kind) for _ in range(_VECTORS)] for _ in range(rows)]
+    for i in range(rows):
+        for j in range(_VECTORS):
+            acc[i][j].add_incoming(first[i][j], entry)
+            acc[i][j].add_incoming(after_k[i][j], loop)
+            out[i][j].add_incoming(first[i][j], entry)
+            out[i][j].add_incoming(after_k[i][j], loop)
+    return out
+
+
+def _tile_python(m, k_end, a, ia, lda, b, ib, ldb, ahead, init, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
+    from fastattn.kernels._simd_python import fma, load, lanes, store_part
+
+    width = lanes(c)
+    flat = a.reshape(-1)
+    for i in range(m):
+        for j in range(_VECTORS):
+            acc = load(init, ii + i * ldi + j * width)
+            for k in range(k_end):
+                acc = fma(flat[ia + i * lda + k], load(b, ib + k * ldb + j * width), acc)
+            store_part(c, ic + i * ldc + j * width, max(0, min(width, n - j * width)), acc)
+
+
+tile = _tile_python if config.DISABLE_JIT else _tile
+
+
+@kernel
+def panel_product(m, k, a, ia, lda, b, ib, ldb, ahead, init, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
+    """C[:m, :n] = init + A[:m, :k] B[:k, :n] for one panel of B, n at most two vectors; rows are cut into nearly equal tiles.
+
+    Each matrix is a flat C-contiguous array, the offset of its first element and the distance of its rows.
+    `init` with row distance 0 is a bias; with c's own place it accumulates.  B is read again `ahead` elements further on soon:
+    prefetched there, 0 for nothing.
+    """
+    tiles = (m + TILE_ROWS - 1) // TILE_ROWS
+    line = lanes(c) if ahead else 0
+    done = 0
+    for t in range(tiles):
+        rows = (m - done + tiles - t - 1) // (tiles - t)
+        # The panel that comes next is asked for once: every other line by the first tile, the rest by the second.
+        distance = ahead + t * line if t < 2 else 0
+        tile(rows, k, a, ia + done * lda, lda, b, ib, ldb, distance, init, ii + done * ldi, ldi, c, ic + done * ldc, ldc, n)
+        done += rows

@@ -1,0 +1,246 @@
+"""Scaled dot-product attention: a block of scores at a time, never the (L, S) matrix."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastattn.kernels import _attend
+from fastattn.kernels._arrays import (
+    Array,
+    aligned_empty,
+    check_out,
+    finish,
+    float_array,
+    kernel_out,
+    panels,
+    same_dtype,
+    workers_for,
+    working,
+)
+from fastattn.kernels._attend import KEY_BLOCK, NO_BOUND, attend, live_keys, pack_keys, pack_values
+from fastattn.kernels._jit import ParallelKernel, prange
+from fastattn.kernels._simd import TILE_ROWS, atomic_next, tile_width
+
+# Query rows of a task, a multiple of the tile's.
+ROW_BLOCK = 8 * TILE_ROWS
+
+
+@ParallelKernel
+def attention_kernel(q, k, v, mask, mask_strides, shape, scale, softcap, left, right, keys, values, scratch, counter, out, workers):  # type: ignore[no-untyped-def]
+    """Attention of q (B, H, L, D) on k (B, G, S, D) and v (B, G, S, E); `shape` is (B, H, G, L, S, D, E).
+
+    keys: room for B * G packed heads.  values: likewise for B * H where value rows must be copied, else empty.
+    """
+    b_all, h_all, g_all, length, s_all, d, e = shape
+    width = tile_width(q)
+    keys_size = (s_all + width - 1) // width * width * d
+    e_width = (e + width - 1) // width * width
+    copied = values.size > 0
+    query, key, value, flat_out, bias = q.reshape(-1), k.reshape(-1), v.reshape(-1), out.reshape(-1), mask.reshape(-1)
+    per_worker = scratch.size // workers
+    blocks = (length + ROW_BLOCK - 1) // ROW_BLOCK
+    for part in prange(workers):
+        w = np.int64(part)
+        task = atomic_next(counter, 0)
+        while task < b_all * g_all:
+            pack_keys(s_all, d, key, task * s_all * d, d, keys, task * keys_size)
+            task = atomic_next(counter, 0)
+        if copied:
+            task = atomic_next(counter, 8)
+            while task < b_all * h_all:
+                b, h = task // h_all, task % h_all
+                at = w * per_worker
+                place = b * mask_strides[0] + h * mask_strides[1]
+                live_keys(length, s_all, bias, place, mask_strides[2], mask_strides[3], left, right, scratch, at)
+                source = (b * g_all + h // (h_all // g_all)) * s_all * e
+                pack_values(s_all, e, value, source, e, scratch, at, values, task * s_all * e_width)
+                task = atomic_next(counter, 8)
+    for part in prange(workers):
+        w = np.int64(part)
+        task = atomic_next(counter, 16)
+        while task < b_all * h_all * blocks:
+            head, row = task // blocks, task % blocks * ROW_BLOCK
+            b, h = head // h_all, head % h_all
+            group = b * g_all + h // (h_all // g_all)
+            rows = min(ROW_BLOCK, length - row)
+            place = b * mask_strides[0] + h * mask_strides[1]
+            at_q, at_out, at_w = (head * length + row) * d, (head * length + row) * e, w * per_worker
+            # fmt: off
+            if copied:
+                attend(rows, row, s_all, d, e, query, at_q, d, keys, group * keys_size,
+                       values, head * s_all * e_width, e_width, bias, place, mask_strides[2], mask_strides[3],
+                       scale, softcap, left, right, scratch, at_w, flat_out, at_out, e)
+            else:
+                attend(rows, row, s_all, d, e, query, at_q, d, keys, group * keys_size,
+                       value, group * s_all * e, e, bias, place, mask_strides[2], mask_strides[3],
+                       scale, softcap, left, right, scratch, at_w, flat_out, at_out, e)
+            # fmt: on
+            task = atomic_next(counter, 16)
+
+
+def _additive(mask: Any, dtype: np.dtype[Any], lead: tuple[int, ...], scores: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return the mask as an additive array, not broadcast, and its element strides over (B, H, L, S), 0 where it repeats.
+
+    `scores` is the shape that the mask must broadcast to, `lead` the axes of it that are the kernel's one batch axis.
+    """
+    array = np.asarray(mask)
+    if array.dtype == np.bool_:
+        array = np.where(array, dtype.type(0), dtype.type(-np.inf))
+    elif array.dtype.type not in (np.float16, np.float32, np.float64):
+        raise TypeError(f"attn_mask must be bool (True takes part) or a float array to add, got {array.dtype}")
+    try:
+        np.broadcast_to(array, scores)
+    except ValueError:
+        raise ValueError(f"attn_mask must broadcast to {scores}, got shape {array.shape}") from None
+    array = array.reshape((1,) * (max(3, len(scores)) - array.ndim) + array.shape)
+    heads = array.shape[-3:]
+    if array.size and any(n != 1 for n in array.shape[:-3]):
+        array = np.broadcast_to(array, (*lead, *heads))
+    array = np.ascontiguousarray(array, dtype).reshape(-1, *heads)
+    strides = [0 if n == 1 else s // array.itemsize for n, s in zip(array.shape, array.strides, strict=True)]
+    return array, np.array(strides, np.int64)
+
+
+def _bounds(is_causal: bool, window: Any) -> tuple[int, int]:
+    """Return how far to the left and right of its own place a query sees."""
+    left = right = NO_BOUND
+    if window is not None:
+        try:
+            left, right = (NO_BOUND if side is None else int(side) for side in window)
+        except (TypeError, ValueError):
+            raise ValueError(f"window must be a pair (left, right) of whole numbers or None, got {window!r}") from None
+        if left < 0 or right < 0:
+            raise ValueError(f"window must not be negative, got {window!r}")
+    return left, (0 if is_causal else right)
+
+
+def scaled_dot_product_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    softcap: float | None = None,
+    window: tuple[int | None, int | None] | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Attention: out[t] = sum_s softmax_s(scale <query[t], key[s]> + attn_mask[t, s]) value[s].
+
+    Parameters
+    ----------
+    query : float32, float64 or float16, (..., H, L, D), any strides
+    key : array of the dtype of `query`, (..., H, S, D)
+    value : array of the dtype of `query`, (..., H, S, E)
+    attn_mask : bool or float, broadcastable to (..., H, L, S), optional
+        bool: True takes part.  float: added to the scores; -inf masks.  A masked score is replaced, so what stands there
+        has no effect; a key that no query of its head sees is not read.  A query that sees no key gives 0.
+    is_causal : bool
+        Query t sees keys 0 .. t.  Excludes `attn_mask`.
+    scale : float, optional
+        Factor on the dot product, no unit.  Default 1 / sqrt(D).
+    enable_gqa : bool
+        Allow fewer key and value heads than query heads: each serves H / heads neighbouring query heads.
+    softcap : float, optional
+        c tanh(score / c), before the mask.
+    window : (left, right), optional
+        Query t sees keys t - left .. t + right; None is no bound on that side.
+    out : array of the dtype of `query`, (..., H, L, E), optional
+        Written and returned.
+
+    Returns
+    -------
+    array of the dtype of `query`, (..., H, L, E)
+
+    Raises
+    ------
+    TypeError
+        An array is not a float array or has another dtype than `query`, or `attn_mask` is neither bool nor float.
+    ValueError
+        The shapes disagree, `attn_mask` does not broadcast or comes with `is_causal`, `softcap` is not positive, `window` is not
+        a pair of non-negative numbers.
+
+    Notes
+    -----
+    Keys in blocks of 512, one running maximum a row; a block that a row does not see is skipped.  Memory O(L + S).
+    Work 2 * B * H * L * S * (D + E) flop.
+
+    References
+    ----------
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; Milakov & Gimelshein 2018, arXiv:1805.02867, algorithm 3.
+    torch.nn.functional.scaled_dot_product_attention, its documentation.  Definition: fastattn.reference.scaled_dot_product_attention.
+    """
+    query, key, value = float_array("query", query), float_array("key", key), float_array("value", value)
+    same_dtype("query", query, key=key, value=value)
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        if x.ndim < 2:
+            raise ValueError(f"{name} must have at least two axes (..., T, D), got shape {x.shape}")
+    if key.shape[-1] != query.shape[-1]:
+        raise ValueError(f"key must have the head size of query, {query.shape[-1]}, got shape {key.shape}")
+    if value.shape[-2] != key.shape[-2]:
+        raise ValueError(f"value must have as many tokens as key, {key.shape[-2]}, got shape {value.shape}")
+    if is_causal and attn_mask is not None:
+        raise ValueError("attn_mask must be None where is_causal is True, got both")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap must be positive, got {softcap}")
+    left, right = _bounds(is_causal, window)
+    length, d = query.shape[-2:]
+    s_all, e = value.shape[-2:]
+    lead, heads, groups = _leading(query, key, value, enable_gqa)
+    shape = (length, e) if max(query.ndim, key.ndim, value.ndim) == 2 else (*lead, heads, length, e)
+    check_out(out, shape, query.dtype)
+    dtype = np.dtype(np.float64 if query.dtype == np.float64 else np.float32)
+    batch = math.prod(lead)
+    q = working(np.broadcast_to(query, (*lead, heads, length, d)))
+    k = working(np.broadcast_to(key, (*lead, groups, s_all, d)))
+    v = working(np.broadcast_to(value, (*lead, groups, s_all, e)))
+    if attn_mask is None:
+        mask, strides = np.empty(0, dtype), np.zeros(4, np.int64)
+    else:
+        mask, strides = _additive(attn_mask, dtype, lead, (*shape[:-1], s_all))
+    result = kernel_out(out, shape, q, q, k, v, mask)
+    if result.size:
+        count, width = panels(s_all, dtype)
+        e_width = panels(e, dtype)[0] * width
+        copied = attn_mask is not None or e_width != e
+        keys = aligned_empty(max(1, batch * groups * count * width * d), dtype)
+        values = aligned_empty(batch * heads * s_all * e_width if copied else 0, dtype)
+        work_us = 4e-5 * batch * heads * length * s_all * (d + e)
+        workers = workers_for(work_us, batch * heads * -(-length // ROW_BLOCK))
+        scratch = aligned_empty(workers * _attend.scratch_size(s_all, e, dtype), dtype)
+        dims = np.array([batch, heads, groups, length, s_all, d, e], np.int64)
+        factor = 1.0 / math.sqrt(d) if scale is None and d else float(scale or 0.0)
+        attention_kernel(
+            q, k, v, mask, strides, dims, factor, float(softcap or 0.0), left, right,
+            keys, values, scratch, np.zeros(24, np.int64), result, workers,
+        )  # fmt: skip
+    return finish(result, out, query.dtype)
+
+
+def _leading(query: Array, key: Array, value: Array, enable_gqa: bool) -> tuple[tuple[int, ...], int, int]:
+    """Return the broadcast batch axes, the query heads and the key heads."""
+    heads, key_heads, value_heads = (x.shape[-3] if x.ndim > 2 else 1 for x in (query, key, value))
+    groups = max(key_heads, value_heads)
+    if not {key_heads, value_heads} <= {1, groups} or (enable_gqa and key_heads != value_heads):
+        raise ValueError(f"value must have as many heads as key, {key_heads}, got {value_heads}")
+    if enable_gqa:
+        if groups == 0 or heads % groups:
+            raise ValueError(f"the heads of query must be a multiple of those of key, {groups}, got {heads}")
+    elif heads != groups:
+        if 1 not in (heads, groups):
+            raise ValueError(f"key must have the heads of query, {heads}, got {groups} (enable_gqa=True repeats them)")
+        heads = groups = heads * groups
+    try:
+        lead = np.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
+    except ValueError:
+        shapes = f"{query.shape}, {key.shape}, {value.shape}"
+        raise ValueError(f"query, key and value must have batch axes that broadcast, got shapes {shapes}") from None
+    return lead, heads, groups
+
+
+__all__ = ["scaled_dot_product_attention"]

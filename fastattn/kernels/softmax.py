@@ -1,0 +1,139 @@
+"""Softmax over an axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastattn.kernels._arrays import Array, check_out, finish, float_array, kernel_out, workers_for, working
+from fastattn.kernels._jit import ParallelKernel, kernel, prange
+from fastattn.kernels._math import LOG2_E, exp2
+from fastattn.kernels._simd import fill, lanes, load, load_part, maximum, reduce_add, reduce_max, store, store_part
+
+
+@kernel
+def row_max(n, x, ix):  # type: ignore[no-untyped-def]
+    """Greatest of x[ix : ix + n], -inf for n = 0; NaN where nothing but NaN and -inf is there."""
+    width = lanes(x)
+    whole = n - n % width
+    top = fill(x, -np.inf)
+    for j in range(0, whole, width):
+        top = maximum(top, load(x, ix + j))
+    if whole < n:
+        top = maximum(top, load_part(x, ix + whole, n - whole, -np.inf))
+    greatest = reduce_max(top)
+    if greatest == -np.inf:
+        # A one-instruction maximum can lose a NaN; here it would be taken for a masked row.
+        for j in range(ix, ix + n):
+            if x[j] != x[j]:
+                greatest = x[j]
+    return greatest
+
+
+@kernel
+def row_exp(n, x, ix, out, io, top, c):  # type: ignore[no-untyped-def]
+    """out[j] = 2**((x[j] - top) c) for n elements; returns their sum."""
+    width = lanes(x)
+    whole = n - n % width
+    total, other = fill(x, 0.0), fill(x, 0.0)
+    for j in range(0, whole - width, 2 * width):
+        e = exp2(load(x, ix + j) - top, c)
+        f = exp2(load(x, ix + j + width) - top, c)
+        store(out, io + j, e)
+        store(out, io + j + width, f)
+        total, other = total + e, other + f
+    if whole % (2 * width):
+        e = exp2(load(x, ix + whole - width) - top, c)
+        store(out, io + whole - width, e)
+        total = total + e
+    if whole < n:
+        e = exp2(load_part(x, ix + whole, n - whole, -np.inf) - top, c)
+        store_part(out, io + whole, n - whole, e)
+        total = total + e
+    return reduce_add(total + other)
+
+
+@kernel
+def scale_row(n, x, ix, out, io, factor):  # type: ignore[no-untyped-def]
+    """out[j] = x[j] * factor for n elements."""
+    width = lanes(x)
+    whole = n - n % width
+    for j in range(0, whole, width):
+        store(out, io + j, load(x, ix + j) * factor)
+    if whole < n:
+        store_part(out, io + whole, n - whole, load_part(x, ix + whole, n - whole, 0.0) * factor)
+
+
+@kernel
+def softmax_rows(m, n, x, ix, out, io):  # type: ignore[no-untyped-def]
+    """Softmax of m rows of n elements that lie end to end."""
+    for i in range(m):
+        top = row_max(n, x, ix + i * n)
+        # All -inf: top is -inf, the differences are NaN, and so is the row, as in torch.
+        total = row_exp(n, x, ix + i * n, out, io + i * n, top, LOG2_E)
+        scale_row(n, out, io + i * n, out, io + i * n, 1.0 / total)
+
+
+@ParallelKernel
+def softmax_kernel(x, out, workers):  # type: ignore[no-untyped-def]
+    """out[i] = softmax(x[i]) for x (M, N)."""
+    m, n = x.shape
+    if workers == 1:
+        softmax_rows(m, n, x.reshape(-1), 0, out.reshape(-1), 0)
+    else:
+        for part in prange(workers):
+            w = np.int64(part)
+            start, stop = m * w // workers, m * (w + 1) // workers
+            softmax_rows(stop - start, n, x.reshape(-1), start * n, out.reshape(-1), start * n)
+
+
+def softmax(x: Any, axis: int = -1, *, out: Array | None = None) -> Array:
+    """Softmax along an axis: out_i = exp(x_i - max x) / sum_j exp(x_j - max x).
+
+    Parameters
+    ----------
+    x : float32, float64 or float16, any shape and strides
+    axis : int
+        The axis to sum over; a negative one counts from the end.
+    out : array of the shape and dtype of `x`, optional
+        Written and returned.
+
+    Returns
+    -------
+    array of the shape and dtype of `x`
+
+    Raises
+    ------
+    TypeError
+        `x` is not a float array, or `out` has another dtype.
+    ValueError
+        `axis` is out of range, or `out` has another shape.
+
+    Notes
+    -----
+    A row of nothing but -inf, or with a NaN or +inf in it, gives NaN, as in torch.  Sums in the dtype of `x` (float16 in float32).
+    Traffic 2 * size elements while a row fits the cache.
+
+    References
+    ----------
+    Milakov & Gimelshein 2018, arXiv:1805.02867, algorithm 2.  Definition: fastattn.reference.softmax.
+    """
+    x = float_array("x", x)
+    if x.ndim == 0:
+        x = x.reshape(1) if axis in (0, -1) and out is None else x
+        if x.ndim:
+            return softmax(x, 0).reshape(())
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis must be in {-x.ndim} .. {x.ndim - 1} for an array of shape {x.shape}, got {axis}")
+    check_out(out, x.shape, x.dtype)
+    work = working(np.moveaxis(x, axis, -1))
+    last = axis % x.ndim == x.ndim - 1
+    result = kernel_out(out if last else None, work.shape, work, work)
+    if work.size:
+        rows = work.reshape(-1, work.shape[-1])
+        softmax_kernel(rows, result.reshape(rows.shape), workers_for(work.nbytes / 5e3, len(rows)))
+    return finish(result if last else np.moveaxis(result, -1, axis), out, x.dtype)
+
+
+__all__ = ["softmax"]

@@ -1,0 +1,657 @@
+"""The definition of every op and of the encoder, in NumPy: the specification the kernels are tested against.
+
+Shape letters: ``B`` batch, ``T`` tokens, ``C`` hidden, ``H`` heads, ``D`` = C/H, ``F`` feed-forward, ``V`` vocabulary.
+In attention ``L`` counts queries, ``S`` keys and ``E`` is the head size of the values.
+
+Arithmetic is done in the dtype of the input. float16 is the exception: it is computed in float32 and rounded once, at
+the end. Nothing is checked here beyond what decides the meaning; the public ops do the checks.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+_erf64 = np.vectorize(math.erf, otypes=[np.float64])
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def softmax(x: Array, axis: int = -1) -> Array:
+    """Softmax along one axis, ``exp(x - max x) / sum(exp(x - max x))``.
+
+    Parameters
+    ----------
+    x : ndarray of float16, float32 or float64, any shape
+        The scores.
+    axis : int
+        The axis that sums to 1.
+
+    Returns
+    -------
+    ndarray
+        Shape and dtype of `x`. A row that is all -inf, or that holds inf or NaN, gives NaN, as in torch.
+
+    References
+    ----------
+    Milakov and Gimelshein 2018, arXiv:1805.02867, section 2 (safe softmax).
+    """
+    wide = _wide(x)
+    shifted = wide - np.max(wide, axis=axis, keepdims=True, initial=-np.inf)
+    numerator = np.exp(shifted)
+    result = numerator / np.sum(numerator, axis=axis, keepdims=True)
+    return np.asarray(result, dtype=x.dtype)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def layer_norm(
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    residual: Array | None = None,
+    eps: float = 1e-5,
+) -> Array:
+    """Layer norm, ``(z - mean z) / sqrt(var z + eps) * weight + bias`` with ``z = x + residual``.
+
+    Mean and (biased) variance are taken over the trailing axes that `weight` has; over the last axis without one.
+
+    Parameters
+    ----------
+    x : ndarray of float16, float32 or float64, (..., C)
+        The rows to normalise.
+    weight : ndarray, (C,) or several trailing axes of `x`, optional
+        The gain.
+    bias : ndarray, shape of `weight`, optional
+        The shift.
+    residual : ndarray, shape of `x`, optional
+        Added to `x` first.
+    eps : float
+        Added to the variance.
+
+    Returns
+    -------
+    ndarray
+        Shape and dtype of `x`.
+
+    References
+    ----------
+    Ba, Kiros and Hinton 2016, arXiv:1607.06450, section 3, equation 3.
+    """
+    z = _wide(x) if residual is None else _wide(x) + _wide(residual)  # (..., C)
+    scaled_by = weight if weight is not None else bias
+    axes = tuple(range(-1 if scaled_by is None else -scaled_by.ndim, 0))
+    count = max(1, math.prod(z.shape[axis] for axis in axes))
+    centred = z - np.sum(z, axis=axes, keepdims=True) / count  # (..., C)
+    variance = np.sum(centred * centred, axis=axes, keepdims=True) / count  # (..., 1)
+    result: Array = centred / np.sqrt(variance + eps)  # (..., C)
+    if weight is not None:
+        result = result * _wide(weight)
+    if bias is not None:
+        result = result + _wide(bias)
+    return result.astype(x.dtype)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def gelu(x: Array, *, approximate: str = "none") -> Array:
+    """Gaussian error linear unit, ``x Phi(x) = x / 2 (1 + erf(x / sqrt 2))``.
+
+    The tanh form is ``x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``.
+
+    Parameters
+    ----------
+    x : ndarray of float16, float32 or float64, any shape
+        The input.
+    approximate : {"none", "tanh"}
+        "none" is the erf form.
+
+    Returns
+    -------
+    ndarray
+        Shape and dtype of `x`.
+
+    Raises
+    ------
+    ValueError
+        If `approximate` is neither "none" nor "tanh".
+
+    References
+    ----------
+    Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
+    """
+    wide = _wide(x)
+    if approximate == "none":
+        gate = 1 + _erf(wide * math.sqrt(0.5))
+    elif approximate == "tanh":
+        gate = 1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))
+    else:
+        raise ValueError(f'approximate must be "none" or "tanh", got {approximate!r}')
+    return np.asarray(0.5 * wide * gate, dtype=x.dtype)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def linear(x: Array, weight: Array, bias: Array | None = None, *, activation: str | None = None) -> Array:
+    """Product with a weight matrix, ``activation(x weight^T + bias)``.
+
+    Parameters
+    ----------
+    x : ndarray of float16, float32 or float64, (..., K)
+        The rows.
+    weight : ndarray, (M, K)
+        One row per output channel, as in torch.
+    bias : ndarray, (M,), optional
+        Added to each row.
+    activation : {None, "gelu", "gelu_tanh", "relu", "silu"}
+        Applied last.
+
+    Returns
+    -------
+    ndarray, (..., M)
+        Dtype of `x`.
+
+    Raises
+    ------
+    ValueError
+        If `activation` is none of those named.
+    """
+    result = _wide(x) @ _wide(weight).T  # (..., M)
+    if bias is not None:
+        result = result + _wide(bias)
+    return _activate(result, activation).astype(x.dtype)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def attention_weights(
+    query: Array,
+    key: Array,
+    attn_mask: Array | None = None,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    softcap: float | None = None,
+    window: tuple[int | None, int | None] | None = None,
+) -> Array:
+    """Attention weights, ``softmax(mask(cap(scale query key^T)))`` with ``cap(s) = softcap tanh(s / softcap)``.
+
+    Parameters
+    ----------
+    query : ndarray of float16, float32 or float64, (..., H, L, D)
+        The queries.
+    key : ndarray, (..., H, S, D)
+        The keys; fewer heads with `enable_gqa`.
+    attn_mask : ndarray of bool or float, broadcastable to (..., H, L, S), optional
+        Bool: True takes part. Float: added to the score, and -inf masks it.
+    is_causal : bool
+        Query t sees keys 0 .. t, for L != S too.
+    scale : float, optional
+        ``1 / sqrt(D)`` by default.
+    enable_gqa : bool
+        Query head h uses key head ``h // (H / key heads)``.
+    softcap : float, optional
+        The bound that the scaled scores approach.
+    window : (left, right), optional
+        Query t sees keys t-left .. t+right; None: no bound on that side.
+
+    Returns
+    -------
+    ndarray, (..., H, L, S)
+        Dtype of `query`. A masked score is replaced by -inf whatever it was, so its weight is 0 even where the score is
+        NaN. A row whose scores are all -inf gives zeros.
+
+    Raises
+    ------
+    ValueError
+        If both `attn_mask` and `is_causal` are given, or the mask does not broadcast.
+
+    References
+    ----------
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; grouped heads: Ainslie et al. 2023, arXiv:2305.13245,
+    section 2.2; softcap: Gemma Team 2024, arXiv:2408.00118, section 2; window: Beltagy et al. 2020, arXiv:2004.05150,
+    section 3.1.
+    """
+    wide_query, wide_key = _wide(query), _wide(key)
+    if enable_gqa:
+        wide_key = np.repeat(wide_key, query.shape[-3] // key.shape[-3], axis=-3)  # (..., H, S, D)
+    if scale is None:
+        scale = 1 / math.sqrt(max(query.shape[-1], 1))
+    scores = (wide_query @ np.swapaxes(wide_key, -1, -2)) * scale  # (..., H, L, S)
+    if softcap is not None:
+        scores = softcap * np.tanh(scores / softcap)
+    if attn_mask is not None and attn_mask.dtype != np.bool_:
+        scores = scores + attn_mask.astype(scores.dtype)
+    visible = _visible(scores.shape, attn_mask, is_causal, window)
+    scores = np.where(visible, scores, -np.inf)  # (..., H, L, S)
+    no_key = np.all(scores == -np.inf, axis=-1, keepdims=True)  # (..., H, L, 1)
+    return np.where(no_key, 0, softmax(scores)).astype(query.dtype)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def scaled_dot_product_attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    attn_mask: Array | None = None,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    softcap: float | None = None,
+    window: tuple[int | None, int | None] | None = None,
+) -> Array:
+    """Attention, ``weights value`` with the weights of `attention_weights`.
+
+    Parameters
+    ----------
+    query : ndarray of float16, float32 or float64, (..., H, L, D)
+        The queries.
+    key : ndarray, (..., H, S, D)
+        The keys; fewer heads with `enable_gqa`.
+    value : ndarray, (..., H, S, E)
+        The values; fewer heads with `enable_gqa`.
+    attn_mask : ndarray of bool or float, broadcastable to (..., H, L, S), optional
+        Bool: True takes part. Float: added to the score, and -inf masks it.
+    is_causal : bool
+        Query t sees keys 0 .. t, for L != S too.
+    scale : float, optional
+        ``1 / sqrt(D)`` by default.
+    enable_gqa : bool
+        Query head h uses key and value head ``h // (H / heads)``.
+    softcap : float, optional
+        The bound that the scaled scores approach.
+    window : (left, right), optional
+        Query t sees keys t-left .. t+right; None: no bound on that side.
+
+    Returns
+    -------
+    ndarray, (..., H, L, E)
+        Dtype of `query`. A key that no query of its batch entry and head may see counts as absent, whatever its key
+        and value rows hold. A query that sees no key gives zeros.
+
+    Raises
+    ------
+    ValueError
+        If both `attn_mask` and `is_causal` are given, or the mask does not broadcast.
+
+    References
+    ----------
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1, equation 1.
+    """
+    weights = attention_weights(
+        _wide(query),
+        _wide(key),
+        attn_mask,
+        is_causal=is_causal,
+        scale=scale,
+        enable_gqa=enable_gqa,
+        softcap=softcap,
+        window=window,
+    )  # (..., H, L, S)
+    wide_value = _wide(value)
+    if enable_gqa:
+        wide_value = np.repeat(wide_value, query.shape[-3] // value.shape[-3], axis=-3)  # (..., H, S, E)
+    seen = np.any(_visible(weights.shape, attn_mask, is_causal, window), axis=-2)  # (..., H, S)
+    return (weights @ np.where(seen[..., None], wide_value, 0)).astype(query.dtype)
+
+
+def sinusoidal_positions(num_tokens: int, hidden_dim: int) -> NDArray[np.float64]:
+    """Sinusoidal positions, ``sin(t / 10000^(2i/C))`` in channel 2i and ``cos`` of the same angle in channel 2i+1.
+
+    Parameters
+    ----------
+    num_tokens : int
+        T.
+    hidden_dim : int
+        C; the last cosine is left out when it is odd.
+
+    Returns
+    -------
+    ndarray of float64, (T, C)
+        The encoding.
+
+    References
+    ----------
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
+    """
+    t = np.arange(num_tokens, dtype=np.float64)[:, None]  # (T, 1)
+    channel = np.arange(hidden_dim)[None, :]  # (1, C)
+    angle = t / 10000.0 ** ((channel - channel % 2) / max(hidden_dim, 1))  # (T, C)
+    return np.where(channel % 2 == 0, np.sin(angle), np.cos(angle))
+
+
+def embeddings(
+    parameters: Mapping[str, Array],
+    x: Array,
+    token_type_ids: Array | None = None,
+    *,
+    positions: str | None = None,
+    layer_norm_eps: float = 1e-12,
+) -> Array:
+    """Input of the first layer, ``layer_norm(token[x] + position[t] + token_type[...])``.
+
+    The token-type term and the norm are left out where their parameters are absent.
+
+    Parameters
+    ----------
+    parameters : mapping of str to ndarray
+        The encoder's parameters.
+    x : ndarray, int (..., T) or float (..., T, C)
+        Token ids, or vectors that take the place of the token embeddings.
+    token_type_ids : ndarray of int, (..., T), optional
+        Zeros by default.
+    positions : {"learned", "sinusoidal", None}
+        The positions to add, counted from 0.
+    layer_norm_eps : float
+        Added to the variance.
+
+    Returns
+    -------
+    ndarray, (..., T, C)
+        Dtype of the parameters, or of a float `x`.
+
+    Raises
+    ------
+    ValueError
+        If `positions` is none of those named.
+
+    References
+    ----------
+    Devlin et al. 2018, arXiv:1810.04805, section 3, figure 2.
+    """
+    is_ids = np.issubdtype(x.dtype, np.integer)
+    hidden = parameters["embeddings.token.weight"][x] if is_ids else x  # (..., T, C)
+    num_tokens, hidden_dim = hidden.shape[-2:]
+    if positions == "learned":
+        hidden = hidden + parameters["embeddings.position.weight"][:num_tokens]
+    elif positions == "sinusoidal":
+        hidden = hidden + sinusoidal_positions(num_tokens, hidden_dim).astype(hidden.dtype)
+    elif positions is not None:
+        raise ValueError(f'positions must be "learned", "sinusoidal" or None, got {positions!r}')
+    if "embeddings.token_type.weight" in parameters:
+        hidden = hidden + parameters["embeddings.token_type.weight"][0 if token_type_ids is None else token_type_ids]
+    return _norm(parameters, "embeddings.layer_norm", hidden, eps=layer_norm_eps)
+
+
+def feed_forward(parameters: Mapping[str, Array], prefix: str, x: Array, *, activation: str = "gelu") -> Array:
+    """Feed-forward network, ``linear(linear(x, input, activation), output)``.
+
+    Parameters
+    ----------
+    parameters : mapping of str to ndarray
+        The encoder's parameters.
+    prefix : str
+        What precedes ``.input.weight``: ``layers.{i}.feed_forward``.
+    x : ndarray, (..., T, C)
+        Hidden states.
+    activation : {"gelu", "gelu_tanh", "relu", "silu"}
+        Between the two products.
+
+    Returns
+    -------
+    ndarray, (..., T, C)
+        Dtype of `x`.
+
+    References
+    ----------
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.3, equation 2.
+    """
+    inner = _linear(parameters, f"{prefix}.input", x, activation)  # (..., T, F)
+    return _linear(parameters, f"{prefix}.output", inner)  # (..., T, C)
+
+
+def encoder_layer(
+    parameters: Mapping[str, Array],
+    index: int,
+    x: Array,
+    attn_mask: Array | None = None,
+    *,
+    num_heads: int,
+    activation: str = "gelu",
+    norm_first: bool = False,
+    layer_norm_eps: float = 1e-12,
+    is_causal: bool = False,
+) -> Array:
+    """One encoder layer.
+
+    Post-norm: ``y = norm1(x + attention(x))``, then ``norm2(y + feed_forward(y))``.
+    Pre-norm: ``y = x + attention(norm1(x))``, then ``y + feed_forward(norm2(y))``.
+
+    Parameters
+    ----------
+    parameters : mapping of str to ndarray
+        The encoder's parameters.
+    index : int
+        The layer, from 0.
+    x : ndarray, (..., T, C)
+        Hidden states.
+    attn_mask : ndarray, broadcastable to (..., H, T, T), optional
+        As in `scaled_dot_product_attention`.
+    num_heads : int
+        H.
+    activation : {"gelu", "gelu_tanh", "relu", "silu"}
+        Of the feed-forward network.
+    norm_first : bool
+        Pre-norm instead of post-norm.
+    layer_norm_eps : float
+        Added to the variance.
+    is_causal : bool
+        Token t sees tokens 0 .. t.
+
+    Returns
+    -------
+    ndarray, (..., T, C)
+        Dtype of `x`.
+
+    References
+    ----------
+    Post-norm: Vaswani et al. 2017, arXiv:1706.03762, section 3.1. Pre-norm: Xiong et al. 2020, arXiv:2002.04745,
+    section 3.1, table 1.
+    """
+    attention, ffn = f"layers.{index}.attention", f"layers.{index}.feed_forward"
+    if norm_first:
+        normed = _norm(parameters, f"{attention}.layer_norm", x, eps=layer_norm_eps)
+        y = x + _self_attention(parameters, attention, normed, attn_mask, num_heads=num_heads, is_causal=is_causal)
+        normed = _norm(parameters, f"{ffn}.layer_norm", y, eps=layer_norm_eps)
+        return y + feed_forward(parameters, ffn, normed, activation=activation)
+    attended = _self_attention(parameters, attention, x, attn_mask, num_heads=num_heads, is_causal=is_causal)
+    y = _norm(parameters, f"{attention}.layer_norm", attended, residual=x, eps=layer_norm_eps)
+    expanded = feed_forward(parameters, ffn, y, activation=activation)
+    return _norm(parameters, f"{ffn}.layer_norm", expanded, residual=y, eps=layer_norm_eps)
+
+
+def encoder(
+    parameters: Mapping[str, Array],
+    x: Array,
+    attention_mask: Array | None = None,
+    *,
+    token_type_ids: Array | None = None,
+    num_layers: int,
+    num_heads: int,
+    activation: str = "gelu",
+    norm_first: bool = False,
+    layer_norm_eps: float = 1e-12,
+    positions: str | None = None,
+    is_causal: bool = False,
+) -> Array:
+    """Encode each sequence by itself: its embeddings, then every layer, then the final norm if there is one.
+
+    Parameters
+    ----------
+    parameters : mapping of str to ndarray
+        The encoder's parameters; their dtype is the one that is computed in.
+    x : ndarray, int (B, T) or float (B, T, C)
+        Token ids, or vectors that take the place of the token embeddings.
+    attention_mask : ndarray of bool or 0/1, (B, T), optional
+        True marks a token; the others are taken out before anything is computed, so they have no influence and take up
+        no position.
+    token_type_ids : ndarray of int, (B, T), optional
+        Zeros by default.
+    num_layers : int
+        Number of layers.
+    num_heads : int
+        H.
+    activation : {"gelu", "gelu_tanh", "relu", "silu"}
+        Of the feed-forward network.
+    norm_first : bool
+        Pre-norm layers instead of post-norm.
+    layer_norm_eps : float
+        Added to the variance.
+    positions : {"learned", "sinusoidal", None}
+        The positions to add, counted from 0.
+    is_causal : bool
+        Token t sees tokens 0 .. t.
+
+    Returns
+    -------
+    ndarray, (B, T, C)
+        Hidden states; zeros where `attention_mask` is False.
+
+    References
+    ----------
+    Devlin et al. 2018, arXiv:1810.04805, section 3.
+    """
+    real = np.ones(x.shape[:2], dtype=bool) if attention_mask is None else attention_mask.astype(bool)  # (B, T)
+    hidden_dim = parameters["layers.0.attention.query.weight"].shape[1]
+    result = np.zeros((*x.shape[:2], hidden_dim), parameters["layers.0.attention.query.weight"].dtype)  # (B, T, C)
+    for b in range(x.shape[0]):
+        types = None if token_type_ids is None else token_type_ids[b, real[b]]
+        hidden = embeddings(parameters, x[b, real[b]], types, positions=positions, layer_norm_eps=layer_norm_eps)
+        for index in range(num_layers):
+            hidden = encoder_layer(
+                parameters,
+                index,
+                hidden,
+                num_heads=num_heads,
+                activation=activation,
+                norm_first=norm_first,
+                layer_norm_eps=layer_norm_eps,
+                is_causal=is_causal,
+            )
+        result[b, real[b]] = _norm(parameters, "layer_norm", hidden, eps=layer_norm_eps)
+    return result
+
+
+def pooling(hidden: Array, mode: str) -> Array:
+    """One vector for a sequence, from its hidden states ``h_1 .. h_T``.
+
+    Parameters
+    ----------
+    hidden : ndarray, (T, C)
+        The sequence, without padding.
+    mode : {"mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"}
+        ``sum h / T``, ``h_1``, ``max h``, ``sum h / sqrt T``, ``sum t h_t / sum t`` or ``h_T``.
+
+    Returns
+    -------
+    ndarray, (C,)
+        Dtype of `hidden`; zeros for T = 0.
+
+    Raises
+    ------
+    ValueError
+        If `mode` is none of those named.
+
+    References
+    ----------
+    Reimers and Gurevych 2019, arXiv:1908.10084, section 3; weighted mean: Muennighoff 2022, arXiv:2202.08904,
+    section 4.1.1, equation 2.
+    """
+    num_tokens = hidden.shape[0]
+    if num_tokens == 0:
+        return np.zeros_like(hidden, shape=hidden.shape[1])
+    if mode == "mean":
+        return np.asarray(np.sum(hidden, axis=0) / num_tokens)
+    if mode == "cls":
+        return np.asarray(hidden[0])
+    if mode == "max":
+        return np.asarray(np.max(hidden, axis=0))
+    if mode == "mean_sqrt_len_tokens":
+        return np.asarray(np.sum(hidden, axis=0) / math.sqrt(num_tokens))
+    if mode == "weightedmean":
+        weights = np.arange(1, num_tokens + 1, dtype=hidden.dtype)  # (T,)
+        return np.asarray(weights @ hidden / np.sum(weights))
+    if mode == "lasttoken":
+        return np.asarray(hidden[-1])
+    raise ValueError(f"mode {mode!r} is not a way of pooling")
+
+
+def _wide(x: Array) -> Array:
+    """Return `x` in the dtype that is computed in: float32 for float16, its own otherwise."""
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
+def _erf(x: Array) -> Array:
+    """Return the error function of `x`, taken in float64 and rounded to the dtype of `x`."""
+    return np.asarray(_erf64(x.astype(np.float64)), dtype=x.dtype)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def _activate(x: Array, activation: str | None) -> Array:
+    """Apply an activation by its name; silu is ``x / (1 + exp(-x))``."""
+    if activation is None:
+        return x
+    if activation == "gelu":
+        return gelu(x)
+    if activation == "gelu_tanh":
+        return gelu(x, approximate="tanh")
+    if activation == "relu":
+        return np.asarray(np.maximum(x, 0))
+    if activation == "silu":
+        return np.asarray(x / (1 + np.exp(-x)))
+    raise ValueError(f'activation must be None, "gelu", "gelu_tanh", "relu" or "silu", got {activation!r}')
+
+
+def _visible(
+    shape: tuple[int, ...],
+    attn_mask: Array | None,
+    is_causal: bool,
+    window: tuple[int | None, int | None] | None,
+) -> NDArray[np.bool_]:
+    """Return which key each query may see, (..., H, L, S)."""
+    t = np.arange(shape[-2])[:, None]  # (L, 1)
+    s = np.arange(shape[-1])[None, :]  # (1, S)
+    visible = np.ones(shape, dtype=bool)  # (..., H, L, S)
+    if is_causal:
+        if attn_mask is not None:
+            raise ValueError("attn_mask must be None when is_causal is True")
+        visible &= s <= t
+    if attn_mask is not None:
+        visible &= attn_mask if attn_mask.dtype == np.bool_ else attn_mask != -np.inf
+    if window is not None:
+        left, right = window
+        if left is not None:
+            visible &= s >= t - left
+        if right is not None:
+            visible &= s <= t + right
+    return visible
+
+
+def _self_attention(
+    parameters: Mapping[str, Array], prefix: str, x: Array, attn_mask: Array | None, *, num_heads: int, is_causal: bool
+) -> Array:
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2.2), (..., T, C) to (..., T, C)."""
+    split = (*x.shape[:-1], num_heads, x.shape[-1] // num_heads)  # (..., T, H, D)
+    query, key, value = (
+        np.swapaxes(_linear(parameters, f"{prefix}.{name}", x).reshape(split), -2, -3)  # (..., H, T, D)
+        for name in ("query", "key", "value")
+    )
+    heads = scaled_dot_product_attention(query, key, value, attn_mask, is_causal=is_causal)  # (..., H, T, D)
+    return _linear(parameters, f"{prefix}.output", np.swapaxes(heads, -2, -3).reshape(x.shape))  # (..., T, C)
+
+
+def _linear(parameters: Mapping[str, Array], prefix: str, x: Array, activation: str | None = None) -> Array:
+    """`linear` with the parameters under a prefix; a missing bias is none."""
+    return linear(x, parameters[f"{prefix}.weight"], parameters.get(f"{prefix}.bias"), activation=activation)
+
+
+def _norm(
+    parameters: Mapping[str, Array], prefix: str, x: Array, *, residual: Array | None = None, eps: float
+) -> Array:
+    """`layer_norm` with the parameters under a prefix; without a weight there, `x` itself."""
+    if f"{prefix}.weight" not in parameters:
+        return x
+    weight, bias = parameters[f"{prefix}.weight"], parameters.get(f"{prefix}.bias")
+    return layer_norm(x, weight, bias, residual=residual, eps=eps)

@@ -1,0 +1,160 @@
+"""What the command line prints with: tables, heat maps, one red line for an error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import typer
+from numba.core import event
+from numpy.typing import NDArray
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["announced_compiling", "error_in_eps", "heat_map", "note", "output", "reported", "table"]
+
+output = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_SHADES = " ░▒▓█"
+# Dark blue to yellow, in the 256-colour palette.
+_COLOURS = (17, 18, 19, 55, 91, 127, 163, 169, 173, 178, 220, 227)
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Turn an error that names its cause into one red line on stderr and exit code 2.
+
+    Yields
+    ------
+    None
+        Nothing.
+    """
+    try:
+        yield
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        message = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        _errors.print(f"error: {' '.join(message.split())}", style="red", markup=False)
+        raise typer.Exit(2) from None
+
+
+class _CompilingListener(event.Listener):  # type: ignore[misc]
+    """Says once that kernels are being compiled."""
+
+    said = False
+
+    def on_start(self, event: Any) -> None:
+        """Print the line the first time."""
+        if not self.said:
+            self.said = True
+            note("compiling kernels for this CPU, once (about 20 s)")
+
+    def on_end(self, event: Any) -> None:
+        """Do nothing."""
+
+
+@contextlib.contextmanager
+def announced_compiling() -> Iterator[None]:
+    """Say so in one line on stderr if kernels are compiled within this context.
+
+    Yields
+    ------
+    None
+        Nothing.
+    """
+    with event.install_listener("numba:compile", _CompilingListener()):
+        yield
+
+
+def note(message: str) -> None:
+    """Print one line on stderr.
+
+    Parameters
+    ----------
+    message : str
+        The line.
+    """
+    _errors.print(message, markup=False)
+
+
+def table(*columns: str, rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first column is text, the others are numbers.
+
+    Parameters
+    ----------
+    *columns : str
+        The heads of the columns.
+    rows : sequence of sequences of str
+        The cells.
+    """
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        grid.add_column(column, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    output.print(grid)
+
+
+def error_in_eps(result: NDArray[Any], truth: NDArray[Any]) -> float:
+    """Worst error, ``max|result - truth| / (eps max|truth|)`` with the eps of float32.
+
+    Parameters
+    ----------
+    result : float, any shape
+        What was computed.
+    truth : float64, same shape
+        What is right.
+
+    Returns
+    -------
+    float
+        The error, in units of float32 eps.
+    """
+    scale = float(np.max(np.abs(truth), initial=0)) or 1.0
+    return float(np.max(np.abs(result.astype(np.float64) - truth), initial=0) / (scale * np.finfo(np.float32).eps))
+
+
+def heat_map(
+    values: NDArray[Any], rows: Sequence[str], columns: Sequence[str] = (), *, cell: int = 2, high: float = 1
+) -> list[Text]:
+    """Draw a matrix: coloured blocks on a terminal, shades of grey elsewhere.
+
+    Parameters
+    ----------
+    values : float, (R, S)
+        The matrix, from 0 up.
+    rows : sequence of str
+        A label for each row.
+    columns : sequence of str
+        A character for each column.
+    cell : int
+        Characters across a cell.
+    high : float
+        The value that gets the brightest colour.
+
+    Returns
+    -------
+    list of Text
+        The lines.
+    """
+    lines = []
+    width = max(map(cell_len, rows), default=0)
+    if columns:
+        head = "".join(set_cell_size(character, cell) for character in columns)
+        lines.append(Text(" " * (width + 1) + head))
+    levels = np.clip(values / high, 0, 1)
+    for label, row in zip(rows, levels, strict=True):
+        line = Text(set_cell_size(label, width + 1))
+        for level in row:
+            if output.is_terminal and output.color_system:
+                line.append(" " * cell, f"on color({_COLOURS[round(float(level) * (len(_COLOURS) - 1))]})")
+            else:
+                line.append(_SHADES[round(float(level) * (len(_SHADES) - 1))] * cell)
+        lines.append(line)
+    return lines

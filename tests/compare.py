@@ -1,0 +1,124 @@
+"""The only tolerance of the tests.
+
+truth       the reference on float64 inputs
+yardstick   the reference in the working dtype; several, where the order of a sum is free: the worst of them counts
+
+``max|ours - truth| <= 2 max|yardstick - truth| + 4 eps max|truth|``: an honest computation in the same precision may be
+as far off as the yardstick; the factor 2 allows another order of summation, the 4 eps an output rounding and an exp.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastattn
+from fastattn import reference
+
+Array = NDArray[Any]
+
+# These sum over the last axis of their first two arrays. One order of a sum can be exact by luck, most easily in a
+# small result: the yardstick is taken in this many.
+CONTRACTIONS = ("linear", "scaled_dot_product_attention")
+ORDERS = 6
+
+
+def assert_matches_reference(ours: Array, truth: Array, *yardsticks: Array) -> None:
+    """Raise AssertionError unless `ours` is as near to `truth` as the yardsticks allow, element for element."""
+    dtype = yardsticks[0].dtype
+    assert isinstance(ours, np.ndarray), f"{type(ours)} is not an array"
+    assert truth.dtype == np.float64, f"the truth is {truth.dtype}"
+    assert ours.dtype == dtype, f"{ours.dtype} instead of {dtype}"
+    assert ours.shape == truth.shape, f"{ours.shape} instead of {truth.shape}"
+    assert all(y.shape == truth.shape and y.dtype == dtype for y in yardsticks), "misshapen yardstick"
+    with np.errstate(over="ignore"):
+        expected = truth.astype(dtype)  # inf where the truth is beyond the dtype
+    finite = np.isfinite(expected)
+    same = np.where(finite, np.isfinite(ours), (ours == expected) | (np.isnan(ours) & np.isnan(expected)))
+    if not same.all():
+        _fail("non-finite in different places", ours, truth, np.argmin(same))
+    if not finite.any():
+        return
+    assert all(np.isfinite(y[finite]).all() for y in yardsticks), "the yardstick is not finite"
+    slack = max(np.max(np.abs(y[finite] - truth[finite])) for y in yardsticks)
+    eps = float(np.finfo(dtype).eps)
+    bound = 2 * slack + 4 * eps * np.max(np.abs(truth[finite]))
+    error = np.abs(np.where(finite, ours, 0) - np.where(finite, truth, 0))
+    if not error.max() <= bound:
+        _fail(
+            f"error {error.max():.3g} > {bound:.3g} (yardstick {slack:.3g}, eps {eps:.3g})", ours, truth, error.argmax()
+        )
+
+
+def check(
+    op: str,
+    *args: Any,
+    ours: Callable[..., Array] | None = None,
+    twin: Callable[..., Array] | None = None,
+    **options: Any,
+) -> Array:
+    """Compare ``fastattn.<op>`` with ``reference.<op>``, or `ours` with `twin`, and return the former's result.
+
+    `out` goes to ours alone, and must come back as the result.
+    """
+    result = (ours or getattr(fastattn, op))(*args, **options)
+    if (out := options.pop("out", None)) is not None:
+        assert result is out, "out is not what came back"
+    truth, yardsticks = truth_and_yardsticks(
+        twin or getattr(reference, op), args, options, contracts=op in CONTRACTIONS
+    )
+    assert_matches_reference(result, truth, *yardsticks)
+    return result
+
+
+def truth_and_yardsticks(
+    twin: Callable[..., Array], args: tuple[Any, ...], options: dict[str, Any], *, contracts: bool = False
+) -> tuple[Array, list[Array]]:
+    """Evaluate the reference in float64 and in the dtype of the first argument.
+
+    For float64 the truth itself is float64 and would be its own yardstick, with error 0. Rounding errors grow with eps
+    and with nothing else, so the float64 yardstick is the truth off by the float32 error on the same input, in
+    proportion of the two eps.
+    """
+    dtype = args[0].dtype
+    truth = _evaluate(twin, np.float64, args, options)
+    yardsticks = []
+    for order in range(ORDERS if contracts else 1):
+        shuffled = (*_shuffle(args[0], args[1], order), *args[2:]) if contracts else args
+        if dtype == np.float64:
+            rounded, rounded_options = _cast(np.float32, shuffled, options)
+            narrow = twin(*rounded, **rounded_options)
+            ratio = np.finfo(np.float64).eps / np.finfo(np.float32).eps
+            with np.errstate(invalid="ignore"):
+                yardsticks.append(truth + ratio * (narrow - _evaluate(twin, np.float64, rounded, rounded_options)))
+        else:
+            yardsticks.append(twin(*shuffled, **options))
+    return truth, yardsticks
+
+
+def _cast(dtype: Any, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Convert every float array to `dtype`."""
+
+    def cast(x: Any) -> Any:
+        return x.astype(dtype) if isinstance(x, np.ndarray) and np.issubdtype(x.dtype, np.floating) else x
+
+    return tuple(cast(x) for x in args), {name: cast(x) for name, x in options.items()}
+
+
+def _evaluate(twin: Callable[..., Array], dtype: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Array:
+    args, options = _cast(dtype, args, options)
+    return twin(*args, **options)
+
+
+def _shuffle(a: Array, b: Array, order: int) -> tuple[Array, Array]:
+    """Reorder the last axis of both: 0 as it is, 1 reversed, then at random."""
+    count = a.shape[-1]
+    forward = np.arange(count)
+    permutation = (forward, forward[::-1])[order] if order < 2 else np.random.default_rng(order).permutation(count)
+    return a[..., permutation], b[..., permutation]
+
+
+def _fail(why: str, ours: Array, truth: Array, flat: Any) -> None:
+    at = tuple(int(i) for i in np.unravel_index(int(flat), ours.shape))
+    raise AssertionError(f"{why}; at {list(at)} of {list(ours.shape)}: {ours[at]!r} instead of {truth[at]!r}")

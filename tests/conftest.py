@@ -1,0 +1,19 @@
+"""With the JIT off the kernels run as plain Python: cases marked `jit` are too much work for that and are left out."""
+
+import pytest
+
+pytest.register_assert_rewrite("cases", "compare", "contract")
+
+from cases import JIT  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "jit: too much work for kernels in plain Python")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if JIT:
+        return
+    left_out = [item for item in items if item.get_closest_marker("jit")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not item.get_closest_marker("jit")]

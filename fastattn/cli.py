@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastattn import files
-from fastattn.terminal import announced_compiling, note, output, reported, table
+from fastattn.terminal import announced_compiling, note, output, reported
 
 if TYPE_CHECKING:
     from fastattn.sentence import SentenceTransformer
@@ -115,21 +115,17 @@ def compare() -> None:
     from fastattn.compare import compare as comparisons
 
     with reported(), announced_compiling():
-        rows = []
+        output.print(f"{'':<21} {'':>16} {'error, eps':>13} {'time, ms':>17}", style="bold")
+        output.print(
+            f"{'':<21} {'shape':>16} {'ours':>6} {'NumPy':>6} {'ours':>8} {'NumPy':>8} {'ratio':>7}", style="bold"
+        )
         for found in comparisons():
-            rows.append(
-                (
-                    found.label,
-                    found.shape,
-                    f"{found.error:.2f}",
-                    f"{found.reference_error:.2f}",
-                    f"{found.seconds * 1e3:.2f}",
-                    f"{found.reference_seconds * 1e3:.2f}",
-                    f"{found.reference_seconds / found.seconds:.1f}x",
-                )
+            ratio = found.reference_seconds / found.seconds
+            output.print(
+                f"{found.label:<21} {found.shape:>16} {found.error:6.2f} {found.reference_error:6.2f} "
+                f"{found.seconds * 1e3:8.2f} {found.reference_seconds * 1e3:8.2f} {ratio:6.1f}x"
             )
-        table("", "shape", "error", "NumPy's", "ms", "NumPy's", "speed-up", rows=rows)
-        output.print("error: max|result - truth| / (float32 eps * max|truth|)")
+        output.print("error: max|result - truth| / (eps max|truth|), eps = 2^-23", style="dim")
 
 
 @app.command()

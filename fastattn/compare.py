@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -39,10 +40,13 @@ class _Case(NamedTuple):
     arrays: list[NDArray[Any]]
     options: dict[str, Any]
 
-    def run(self, module: Any, dtype: DTypeLike = np.float32) -> Any:
-        """Run the op from `module` (ours by None) in this dtype."""
-        op = _OPS[self.op] if module is None else getattr(module, self.op)
-        return op(*(x.astype(dtype) if x.dtype.kind == "f" else x for x in self.arrays), **self.options)
+    def bound(self, op: Callable[..., Any], dtype: DTypeLike = np.float32) -> Callable[[], Any]:
+        """The op with its inputs, in this dtype."""
+
+        def cast(x: Any) -> Any:
+            return x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+
+        return functools.partial(op, *map(cast, self.arrays), **{key: cast(x) for key, x in self.options.items()})
 
 
 class Comparison(NamedTuple):
@@ -104,15 +108,10 @@ def compare() -> Iterator[Comparison]:
     from fastattn import reference
 
     for case in _cases():
-        truth = case.run(reference, np.float64)
-
-        def ours(case: _Case = case) -> Any:
-            return case.run(None)
-
-        def theirs(case: _Case = case) -> Any:
-            return case.run(reference)
-
-        yield Comparison(case.label, case.shape, *_measure(ours, theirs, truth))
+        definition = getattr(reference, case.op)
+        truth = case.bound(definition, np.float64)()
+        runs = case.bound(_OPS[case.op]), case.bound(definition)
+        yield Comparison(case.label, case.shape, *_measure(*runs, truth))
     yield _compare_encoder()
 
 
@@ -177,6 +176,6 @@ def warm_up() -> Iterator[tuple[str, float]]:
         start = time.perf_counter()
         for case in _cases():
             if case.op == op:
-                case.run(None)
-                case.run(None, np.float64)
+                for dtype in (np.float32, np.float64):
+                    case.bound(_OPS[op], dtype)()
         yield op, time.perf_counter() - start

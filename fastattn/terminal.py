@@ -1,4 +1,4 @@
-"""What the command line prints with: tables, heat maps, one red line for an error."""
+"""What the command line prints with: heat maps, one red line for an error."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from numba.core import event
 from numpy.typing import NDArray
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-__all__ = ["announced_compiling", "error_in_eps", "heat_map", "note", "output", "reported", "table"]
+__all__ = ["announced_compiling", "error_in_eps", "heat_map", "note", "output", "reported"]
 
 output = Console(highlight=False)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -83,24 +82,6 @@ def note(message: str) -> None:
     _errors.print(message, markup=False)
 
 
-def table(*columns: str, rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column is text, the others are numbers.
-
-    Parameters
-    ----------
-    *columns : str
-        The heads of the columns.
-    rows : sequence of sequences of str
-        The cells.
-    """
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for i, column in enumerate(columns):
-        grid.add_column(column, justify="right" if i else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
-    output.print(grid)
-
-
 def error_in_eps(result: NDArray[Any], truth: NDArray[Any]) -> float:
     """Worst error, ``max|result - truth| / (eps max|truth|)`` with the eps of float32.
 
@@ -152,7 +133,7 @@ def heat_map(
     for label, row in zip(rows, levels, strict=True):
         line = Text(set_cell_size(label, width + 1))
         for level in row:
-            if output.is_terminal and output.color_system:
+            if output.color_system in ("256", "truecolor"):
                 line.append(" " * cell, f"on color({_COLOURS[round(float(level) * (len(_COLOURS) - 1))]})")
             else:
                 line.append(_SHADES[round(float(level) * (len(_SHADES) - 1))] * cell)

@@ -123,7 +123,7 @@ def _show_embeddings(text: str, parameters: dict[str, Array], ids: Array) -> Arr
 def _show_positions(embedded: Array) -> Array:
     from fastattn import reference
 
-    _title(3, "Positions", "sin(t / 10000^(2i/C)) in channel 2i, cos of the same angle in channel 2i+1, are added")
+    _title(3, "Positions", "added: sin(t / 10000^(2i/C)) in channel 2i, cos of the same angle in channel 2i+1")
     t, c = embedded.shape
     exact = reference.sinusoidal_positions(t, c)
     positions = exact.astype(np.float32)
@@ -195,7 +195,7 @@ def _show_feed_forward(config: EncoderConfig, parameters: dict[str, Array], y: A
     result = linear(inner, parameters[f"{name}.output.weight"], parameters[f"{name}.output.bias"])
     _say(f"{y.shape}  -> W1 ({f}, {c}), gelu ->  {inner.shape}  -> W2 ({c}, {f}) ->  {result.shape}")
     _say(
-        f"gelu leaves {np.mean(inner > 0):.0%} of the {inner.size:,} inner values positive; the least is {inner.min():.3f}"
+        f"gelu leaves {np.mean(inner > 0):.0%} of {inner.size:,} inner values positive; the least is {inner.min():.3f}"
     )
     _values([f"out[{i}]" for i in range(min(3, len(y)))], result)
     exact = {key: array.astype(np.float64) for key, array in parameters.items()}

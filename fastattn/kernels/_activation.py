@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastattn.kernels._jit import inline, kernel
 from fastattn.kernels._math import LOG2_E, exp2, normal_tail, tanh  # noqa: F401
-from fastattn.kernels._simd import absolute, fma, lanes, load, load_part, maximum, store, store_part, where_less
+from fastattn.kernels._simd import WIDE, absolute, fma, lanes, load, load_part, load_wide, maximum, store, store_part, where_less
 
 ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4}
 GELU, GELU_TANH, RELU, SILU = 1, 2, 3, 4
@@ -50,10 +50,12 @@ def activate(x, kind):  # type: ignore[no-untyped-def]
 def activate_rows(m, n, x, ix, ldx, out, io, ldo, kind):  # type: ignore[no-untyped-def]
     """out[:m, :n] = activation(x[:m, :n]); `out` may be `x`."""
     width = lanes(x)
-    whole = n - n % width
+    whole, wide = n - n % width, n - n % (WIDE * width)
     for i in range(m):
         a, b = ix + i * ldx, io + i * ldo
-        for j in range(0, whole, width):
+        for j in range(0, wide, WIDE * width):
+            store(out, b + j, activate(load_wide(x, a + j), kind))
+        for j in range(wide, whole, width):
             store(out, b + j, activate(load(x, a + j), kind))
         if whole < n:
             store_part(out, b + whole, n - whole, activate(load_part(x, a + whole, n - whole, 0.0), kind))

@@ -40,30 +40,31 @@ def scratch_size(s_all: int, e: int, dtype: Any) -> int:
 def pack_keys(s_all, d, k, ik, ldk, out, io):  # type: ignore[no-untyped-def]
     """out = the S keys of size d in panels (ceil(S / W), d, W); zeros behind the last key."""
     width = tile_width(out)
-    for p in range((s_all + width - 1) // width):
-        base = io + p * width * d
-        keys = min(width, s_all - p * width)
-        for c in range(keys):
-            row = ik + (p * width + c) * ldk
-            for j in range(d):
-                out[base + j * width + c] = k[row + j]
-        for c in range(keys, width):
-            for j in range(d):
-                out[base + j * width + c] = 0.0
+    for first in range(0, s_all, width):
+        base = io + first * d
+        keys = min(width, s_all - first)
+        for j in range(d):
+            row = base + j * width
+            for c in range(keys):
+                out[row + c] = k[ik + (first + c) * ldk + j]
+            for c in range(keys, width):
+                out[row + c] = 0.0
 
 
 @kernel
 def pack_values(s_all, e, v, iv, ldv, live, il, out, io):  # type: ignore[no-untyped-def]
-    """out = the S value rows, each padded with zeros to whole panels; rows that `live` marks 0 become 0 and are not read."""
+    """out = the S value rows, each padded with zeros to whole panels; a row that `live` marks 0 becomes 0 and is not read.
+
+    `live` of size 0 marks none.
+    """
     width = tile_width(out)
+    step = lanes(out)
     padded = (e + width - 1) // width * width
     for s in range(s_all):
         row = io + s * padded
-        used = e if live[il + s] != 0.0 else 0
-        for j in range(used):
-            out[row + j] = v[iv + s * ldv + j]
-        for j in range(used, padded):
-            out[row + j] = 0.0
+        used = e if live.size == 0 or live[il + s] != 0.0 else 0
+        for j in range(0, padded, step):
+            store(out, row + j, load_part(v, iv + s * ldv + j, min(step, max(0, used - j)), 0.0))
 
 
 @kernel

@@ -20,7 +20,7 @@ QKV_W, QKV_B, OUT_W, OUT_B, NORM1_W, NORM1_B, IN_W, IN_B, FF_W, FF_B, NORM2_W, N
 FIELDS = 12
 
 # Rows that go through the feed-forward network together: their expansion stays in the second-level cache.
-FF_ROWS = 112
+FF_ROWS = 128
 
 
 @kernel
@@ -54,24 +54,17 @@ def attend_heads(first, last, tokens, dims, qkv, iqkv, scratch, iw, ctx, ictx): 
     d_width = (d + width - 1) // width * width
     keys = iw
     values = keys + (tokens + width - 1) // width * width * d
-    own = values
-    if d_width != d:
-        own = values + tokens * d_width + tokens
+    own = values + tokens * d_width
     right = 0 if dims[CAUSAL] else NO_BOUND
     factor = 1.0 / float(d) ** 0.5
+    none = scratch[:0]
     for h in range(first, last):
         q, k, v = iqkv + h * d, iqkv + c + h * d, iqkv + 2 * c + h * d
         pack_keys(tokens, d, qkv, k, 3 * c, scratch, keys)
-        ldv, iv = 3 * c, v
-        source = qkv
-        if d_width != d:
-            live = values + tokens * d_width
-            for t in range(tokens):
-                scratch[live + t] = 1.0
-            pack_values(tokens, d, qkv, v, 3 * c, scratch, live, scratch, values)
-            source, ldv, iv = scratch, d_width, values
+        # Rows of qkv are so far apart that a head's values would share few sets of the cache.
+        pack_values(tokens, d, qkv, v, 3 * c, none, 0, scratch, values)
         attend(
-            tokens, 0, tokens, d, d, qkv, q, 3 * c, scratch, keys, source, iv, ldv, scratch[:0], 0, 0, 0,
+            tokens, 0, tokens, d, d, qkv, q, 3 * c, scratch, keys, scratch, values, d_width, none, 0, 0, 0,
             factor, 0.0, NO_BOUND, right, scratch, own, ctx, ictx + h * d, c,
         )  # fmt: skip
 
@@ -98,8 +91,10 @@ def layer_tail(m, dims, weights, layout, layer, eps, ctx, ictx, scratch, iw, x, 
     width = tile_width(x)
     c_panels, f_panels = (c + width - 1) // width, (f + width - 1) // width
     at = layout[layer]
-    for row in range(0, m, FF_ROWS):
-        rows = min(FF_ROWS, m - row)
+    blocks = (m + FF_ROWS - 1) // FF_ROWS
+    for block in range(blocks):
+        row = m * block // blocks
+        rows = m * (block + 1) // blocks - row
         y, h = iw, iw + FF_ROWS * c
         here = ix + row * c
         linear_rows(rows, c, 0, c_panels, ctx, ictx + row * c, c, weights, at[OUT_W], weights, at[OUT_B], scratch, y, c, c, 0)

@@ -86,10 +86,14 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(dmm, fe_type, ir.VectorType(_element(fe_type.dtype), fe_type.count))
 
 
-def vector_of(array: Any) -> VectorType | None:
-    """Return the vector type for an array type, None where there is none."""
+# Registers of a wide vector: arithmetic with long chains of dependent instructions runs on so many chains in step.
+WIDE = 4
+
+
+def vector_of(array: Any, registers: int = 1) -> VectorType | None:
+    """Return the type of a vector of so many registers for an array type, None where there is none."""
     if isinstance(array, types.Array) and array.dtype in (types.float32, types.float64):
-        return VectorType(array.dtype, TARGET.vector_bytes // (4 if array.dtype == types.float32 else 8))
+        return VectorType(array.dtype, registers * TARGET.vector_bytes // (4 if array.dtype == types.float32 else 8))
     return None
 
 
@@ -190,6 +194,18 @@ def load(typingctx, x, i):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def load_wide(typingctx, x, i):  # type: ignore[no-untyped-def]
+    """Vector of WIDE * lanes elements of `x` from element i on."""
+    vector = vector_of(x, WIDE)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        pointer = element_pointer(context, builder, x, args[0], _index(builder, context, i, args[1]))
+        return load_vector(builder, pointer, llvm_vector(vector))
+
+    return vector(x, i), codegen
+
+
+@intrinsic
 def load_part(typingctx, x, i, n, fill):  # type: ignore[no-untyped-def]
     """Vector of elements i .. i+n-1, the other lanes `fill`; only these n elements are read."""
     vector = vector_of(x)
@@ -207,7 +223,7 @@ def load_part(typingctx, x, i, n, fill):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def store(typingctx, x, i, v):  # type: ignore[no-untyped-def]
-    """Write vector `v` to elements i .. i+lanes-1 of `x`."""
+    """Write vector `v`, wide or not, to the elements of `x` from i on."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         store_vector(builder, args[2], element_pointer(context, builder, x, args[0], _index(builder, context, i, args[1])))

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.kernels._simd import TARGET, TILE_BYTES
+from fastattn.kernels._simd import TARGET, TILE_BYTES, WIDE
 
 __all__ = [
-    "absolute", "atomic_next", "each_lane", "fill", "fma", "lanes", "load", "load_part", "maximum", "reduce_add", "reduce_max",
+    "absolute", "atomic_next", "each_lane", "fill", "fma", "lanes", "load", "load_part", "load_wide", "maximum", "reduce_add", "reduce_max",
     "scale_by_power", "square_root", "store", "store_part", "tile_width", "where_less",
 ]  # fmt: skip
 
@@ -39,6 +39,10 @@ def load(x: Array, i: int) -> Array:
     return _window(x, i, lanes(x)).copy()
 
 
+def load_wide(x: Array, i: int) -> Array:
+    return _window(x, i, WIDE * lanes(x)).copy()
+
+
 def load_part(x: Array, i: int, n: int, fill: float) -> Array:
     v = np.full(lanes(x), fill, x.dtype)
     v[:n] = _window(x, i, n)
@@ -46,7 +50,7 @@ def load_part(x: Array, i: int, n: int, fill: float) -> Array:
 
 
 def store(x: Array, i: int, v: Array) -> None:
-    _window(x, i, lanes(x))[:] = v
+    _window(x, i, len(v))[:] = v
 
 
 def store_part(x: Array, i: int, n: int, v: Array) -> None:

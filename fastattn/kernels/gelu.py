@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 
 from fastattn.kernels._activation import ACTIVATIONS, activate_rows
 from fastattn.kernels._arrays import Array, check_out, finish, float_array, kernel_out, workers_for, working

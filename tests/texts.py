@@ -1,0 +1,58 @@
+"""Real texts for tests: docstrings of the standard library, and some that are hard on a tokenizer."""
+
+import ast
+import functools
+import sysconfig
+from pathlib import Path
+
+COUNT = 1000
+
+# Empty, blank, one word, other scripts, no spaces, special tokens in the text, what normalisation changes, too long.
+ODD = [
+    "",
+    " ",
+    "\n\t\n",
+    "a",
+    "Hello",
+    "don't",
+    "1234567890 3.14159 1e-9",
+    "[CLS] [SEP] [MASK] [UNK] [PAD]",
+    "Crème brûlée, naïve café",
+    "Cre\u0300me bru\u0302le\u0301e",
+    "ÀÉÎÕÜ straße İstanbul",
+    "Быстрая лиса прыгает через ленивую собаку.",
+    "敏捷的棕色狐狸跳过了懒狗。",
+    "素早い茶色の狐がのろまな犬を飛び越える。",
+    "الثعلب البني السريع يقفز فوق الكلب الكسول",
+    "तेज़ भूरी लोमड़ी आलसी कुत्ते के ऊपर कूदती है",
+    "ไทยไม่มีช่องว่าง",
+    "👩‍👩‍👧‍👦 emoji 🎉🇩🇪",
+    "zero\u200bwidth\u00a0and\u2028separators\x00nul\ufffd",
+    "ﬁ ligature ① ½ Ⅷ",
+    "https://example.org/a/b?c=d&e=f#g",
+    "snake_case CamelCase kebab-case dot.ted",
+    "x" * 150,
+    "!?" * 100,
+    "word " * 300,
+]
+
+
+def _docstrings() -> list[str]:
+    """Docstrings of the standard library's top-level modules in file order, each once."""
+    found: dict[str, None] = {}
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+                found[text] = None
+    return list(found)
+
+
+@functools.cache
+def texts() -> list[str]:
+    """`COUNT` texts of 2 to more than 256 tokens, in a mixed order; the same ones for one version of Python."""
+    docstrings = _docstrings()
+    wanted = COUNT - len(ODD)
+    step = len(docstrings) // wanted
+    chosen = ODD + docstrings[::step][:wanted]
+    # 389 shares no factor with COUNT, so this visits every text once.
+    return [chosen[i * 389 % COUNT] for i in range(COUNT)]

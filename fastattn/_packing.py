@@ -151,7 +151,12 @@ def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
     kind = ACTIVATIONS[config.activation]
     sizes = [c, config.num_heads, config.ff_dim, kind, int(config.norm_first), int(config.is_causal), *norms]
     weights = arena.fill()
-    return Packed(weights, layout, np.array(sizes, np.int64), *(_table(parameters, n) for n in ("token", "position", "token_type")))
+    return Packed(
+        weights,
+        layout,
+        np.array(sizes, np.int64),
+        *(_table(parameters, n) for n in ("token", "position", "token_type")),
+    )
 
 
 def _table(parameters: Mapping[str, Array], name: str) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,11 @@ Array = NDArray[Any]
 
 
 def forward(
-    config: EncoderConfig, packed: Packed, offsets: NDArray[np.int64], inputs: tuple[Array, ...], rng: np.random.Generator
+    config: EncoderConfig,
+    packed: Packed,
+    offsets: NDArray[np.int64],
+    inputs: tuple[Array, ...],
+    rng: np.random.Generator,
 ) -> Array:
     """Hidden states (N, C) of packed sequences, with dropout drawn from `rng` in the order of the tokens."""
     ids, types, given, tokens, positions, token_types = inputs
@@ -58,7 +63,7 @@ def forward(
         normed = norm(x, *norm1) if config.norm_first else x
         qkv = product(normed, at[_layer.QKV_W], at[_layer.QKV_B], 3 * c).reshape(n, 3, heads, c // heads)
         ctx = np.empty((n, c), np.float32)
-        for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+        for start, stop in itertools.pairwise(offsets):
             q, k, v = qkv[start:stop].transpose(1, 2, 0, 3)
             head_out = scaled_dot_product_attention(q, k, v, is_causal=config.is_causal)
             ctx[start:stop] = head_out.transpose(1, 0, 2).reshape(stop - start, c)

@@ -26,14 +26,10 @@ app = typer.Typer(
 
 _Model = Annotated[
     str | None,
-    typer.Option(
-        "--model", "-m", help="A model folder, or a name on the Hugging Face Hub. [default: all-MiniLM-L6-v2]"
-    ),
+    typer.Option("--model", "-m", help="A model folder, or a name on the Hugging Face Hub. [default: all-MiniLM-L6-v2]"),
 ]
 _Column = Annotated[str, typer.Option(help="The key of the text in a .jsonl file.")]
-_Paragraphs = Annotated[
-    bool, typer.Option("--paragraphs", help="Texts are separated by blank lines, not by line ends.")
-]
+_Paragraphs = Annotated[bool, typer.Option("--paragraphs", help="Texts are separated by blank lines, not by line ends.")]
 
 
 def _load(model: str | None) -> SentenceTransformer:
@@ -116,9 +112,7 @@ def compare() -> None:
 
     with reported(), announced_compiling():
         output.print(f"{'':<21} {'':>16} {'error, eps':>13} {'time, ms':>17}", style="bold")
-        output.print(
-            f"{'':<21} {'shape':>16} {'ours':>6} {'NumPy':>6} {'ours':>8} {'NumPy':>8} {'ratio':>7}", style="bold"
-        )
+        output.print(f"{'':<21} {'shape':>16} {'ours':>6} {'NumPy':>6} {'ours':>8} {'NumPy':>8} {'ratio':>7}", style="bold")
         for found in comparisons():
             ratio = found.reference_seconds / found.seconds
             output.print(

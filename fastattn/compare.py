@@ -26,9 +26,7 @@ _RUNS = 5
 _MINILM = EncoderConfig(
     num_layers=6, num_heads=12, hidden_dim=384, ff_dim=1536, positions="learned", vocab_size=1000, type_vocab_size=2
 )
-_OPS: dict[str, Callable[..., Any]] = {
-    op.__name__: op for op in (softmax, layer_norm, gelu, linear, scaled_dot_product_attention)
-}
+_OPS: dict[str, Callable[..., Any]] = {op.__name__: op for op in (softmax, layer_norm, gelu, linear, scaled_dot_product_attention)}
 
 
 class _Case(NamedTuple):
@@ -78,9 +76,7 @@ def _cases() -> list[_Case]:
     return [
         _Case("softmax", "softmax", "12x128x128", [scores], {}),
         _Case("layer_norm", "layer_norm", "512x384", [tokens, gain, shift], {}),
-        _Case(
-            "layer_norm", "layer_norm, residual", "512x384", [tokens, gain, shift], {"residual": tokens[::-1].copy()}
-        ),
+        _Case("layer_norm", "layer_norm, residual", "512x384", [tokens, gain, shift], {"residual": tokens[::-1].copy()}),
         _Case("gelu", "gelu, erf", "512x1536", [wide], {}),
         _Case("gelu", "gelu, tanh", "512x1536", [wide], {"approximate": "tanh"}),
         _Case("linear", "linear", "512x384x1536", [tokens, up, bias], {}),
@@ -142,9 +138,7 @@ def _compare_encoder() -> Comparison:
     return Comparison("encoder, 6 layers", "4x(17..128)x384", *_measure(lambda: encoder(ids, mask), theirs, truth))
 
 
-def _measure(
-    ours: Callable[[], Any], theirs: Callable[[], Any], truth: NDArray[np.float64]
-) -> tuple[float, float, float, float]:
+def _measure(ours: Callable[[], Any], theirs: Callable[[], Any], truth: NDArray[np.float64]) -> tuple[float, float, float, float]:
     """Return both errors, then the median times of runs in turns."""
     errors = [error_in_eps(run(), truth) for run in (ours, theirs)]
     times: list[list[float]] = [[], []]

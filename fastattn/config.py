@@ -65,7 +65,15 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for name in ("num_layers", "num_heads", "hidden_dim", "ff_dim", "vocab_size", "max_positions", "type_vocab_size"):
+        for name in (
+            "num_layers",
+            "num_heads",
+            "hidden_dim",
+            "ff_dim",
+            "vocab_size",
+            "max_positions",
+            "type_vocab_size",
+        ):
             value, least = getattr(self, name), 0 if name == "type_vocab_size" else 1
             if value is None and name == "vocab_size":
                 continue

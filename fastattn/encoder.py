@@ -194,7 +194,8 @@ class Encoder:
         TypeError
             An array has the wrong dtype.
         ValueError
-            A shape is wrong, the offsets do not rise from 0 to N, an id is out of range, or a sequence is longer than the positions.
+            A shape is wrong, the offsets do not rise from 0 to N, an id is out of range, or a sequence is longer than the
+            positions.
         """
         ids, offsets = np.asarray(ids), np.asarray(offsets)
         if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
@@ -343,5 +344,3 @@ def balance(sizes: NDArray[np.int64], workers: int) -> float:
         least = busy.index(min(busy))
         busy[least] += size
     return sum(busy) / (workers * max(busy)) if max(busy) else 1.0
-
-

@@ -48,9 +48,7 @@ def read_texts(name: str, *, column: str = "text", paragraphs: bool = False) -> 
         return _read("stdin", sys.stdin, paragraphs)
     if path.suffix not in (*_TEXT_FILES, ".jsonl"):
         kinds = ", ".join((*_TEXT_FILES, ".jsonl"))
-        raise ValueError(
-            f"{name}: cannot read {path.suffix or 'a file without a suffix'}; supported: {kinds}, or - for stdin"
-        )
+        raise ValueError(f"{name}: cannot read {path.suffix or 'a file without a suffix'}; supported: {kinds}, or - for stdin")
     if paragraphs and path.suffix == ".jsonl":
         raise ValueError(f"{name}: a .jsonl file has a text a line, not paragraphs")
     with path.open(encoding="utf-8-sig") as file:

@@ -58,11 +58,13 @@ def find_model(
     tried = []
     if name is not None:
         folder = Path(name)
+        if name == "":
+            raise FileNotFoundError("the model's name is empty")
         if folder.is_dir():
             return folder
         if folder.exists():
             raise NotADirectoryError(f"{folder}: not a model folder but a file")
-        if not isinstance(name, str) or folder.is_absolute() or not name or name[0] in ".~" or len(folder.parts) > 2:
+        if not isinstance(name, str) or folder.is_absolute() or name[0] in ".~" or len(folder.parts) > 2:
             raise FileNotFoundError(f"{folder}: no such folder")
         tried.append(f"folder {folder} (does not exist)")
     if name in _PACKAGE_NAMES:

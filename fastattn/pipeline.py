@@ -127,9 +127,7 @@ class Pipeline:
         """Embeddings of one batch, pooled without the first `prompt_tokens` of each text, (B, C)."""
         modes = self.recipe.pooling
         if len(modes) == 1 and not prompt_tokens:
-            return self.encoder.forward_packed(
-                batch.ids, batch.offsets, pooling=modes[0], normalize=self.recipe.normalize
-            )
+            return self.encoder.forward_packed(batch.ids, batch.offsets, pooling=modes[0], normalize=self.recipe.normalize)
         hidden = self.encoder.forward_packed(batch.ids, batch.offsets)
         rows = np.stack(
             [

@@ -68,9 +68,6 @@ def read_recipe(folder: Path) -> Recipe:
             path = transformer / "sentence_bert_config.json"
             raise CheckpointError(f"{path}: {key} {limits[key]!r} is not supported")
     tokenizer = _object(transformer / "tokenizer_config.json")
-    max_seq_length = limits.get("max_seq_length")
-    if max_seq_length is None:
-        max_seq_length = tokenizer.get("model_max_length")
     settings_path = folder / "config_sentence_transformers.json"
     settings = _object(settings_path)
     prompts = settings.get("prompts") or {}
@@ -83,8 +80,7 @@ def read_recipe(folder: Path) -> Recipe:
         pooling=pooling,
         include_prompt=include_prompt,
         normalize=normalize,
-        # A tokenizer without a limit says so by a number with 30 digits.
-        max_seq_length=int(max_seq_length) if isinstance(max_seq_length, (int, float)) else None,
+        max_seq_length=_max_seq_length(transformer, limits, tokenizer),
         do_lower_case=bool(limits.get("do_lower_case")),
         cut_left=tokenizer.get("truncation_side") == "left",
         prompts={name: text or "" for name, text in prompts.items()},
@@ -92,6 +88,21 @@ def read_recipe(folder: Path) -> Recipe:
         similarity=similarity if similarity in SIMILARITIES else "cosine",
         truncate_dim=truncate_dim if isinstance(truncate_dim, int) else None,
     )
+
+
+def _max_seq_length(folder: Path, limits: dict[str, Any], tokenizer: dict[str, Any]) -> int | None:
+    """Return the limit of the model, else of its tokenizer; one without a limit gives a number of 30 digits."""
+    for name, key, content in (
+        ("sentence_bert_config.json", "max_seq_length", limits),
+        ("tokenizer_config.json", "model_max_length", tokenizer),
+    ):
+        value = content.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, (int, float)) or not 1 <= value < float("inf"):
+            raise CheckpointError(f"{folder / name}: {key} must be a positive number, found {value!r}")
+        return int(value)
+    return None
 
 
 def _read_steps(folder: Path) -> tuple[tuple[str, ...], bool, bool]:

@@ -647,9 +647,7 @@ def _linear(parameters: Mapping[str, Array], prefix: str, x: Array, activation: 
     return linear(x, parameters[f"{prefix}.weight"], parameters.get(f"{prefix}.bias"), activation=activation)
 
 
-def _norm(
-    parameters: Mapping[str, Array], prefix: str, x: Array, *, residual: Array | None = None, eps: float
-) -> Array:
+def _norm(parameters: Mapping[str, Array], prefix: str, x: Array, *, residual: Array | None = None, eps: float) -> Array:
     """`layer_norm` with the parameters under a prefix; without a weight there, `x` itself."""
     if f"{prefix}.weight" not in parameters:
         return x

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from rich.text import Text
 
@@ -32,7 +33,7 @@ def show_hits(texts: list[str], scores: NDArray[np.float32], k: int) -> None:
     for i in np.argsort(-scores, kind="stable")[:k]:
         text = " ".join(texts[i].split())
         if not output.is_terminal:
-            output.print(f"{scores[i]:.4f}\t{text}", markup=False, soft_wrap=True)
+            typer.echo(f"{scores[i]:.4f}\t{text}")
             continue
         lines = textwrap.wrap(text, max(20, output.width - 8), max_lines=_LINES, placeholder=" ...")
         for j, line in enumerate(lines):

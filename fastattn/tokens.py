@@ -168,9 +168,7 @@ class TextPacker:
         except TypeError:
             for i, text in enumerate(texts):
                 if any("\ud800" <= character <= "\udfff" for character in text):
-                    raise ValueError(
-                        f"inputs[{start + i}] is not valid Unicode: it holds half a surrogate pair"
-                    ) from None
+                    raise ValueError(f"inputs[{start + i}] is not valid Unicode: it holds half a surrogate pair") from None
             raise
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         groups: list[list[int]] = []

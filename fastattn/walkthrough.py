@@ -194,9 +194,7 @@ def _show_feed_forward(config: EncoderConfig, parameters: dict[str, Array], y: A
     inner = linear(y, parameters[f"{name}.input.weight"], parameters[f"{name}.input.bias"], activation="gelu")
     result = linear(inner, parameters[f"{name}.output.weight"], parameters[f"{name}.output.bias"])
     _say(f"{y.shape}  -> W1 ({f}, {c}), gelu ->  {inner.shape}  -> W2 ({c}, {f}) ->  {result.shape}")
-    _say(
-        f"gelu leaves {np.mean(inner > 0):.0%} of {inner.size:,} inner values positive; the least is {inner.min():.3f}"
-    )
+    _say(f"gelu leaves {np.mean(inner > 0):.0%} of {inner.size:,} inner values positive; the least is {inner.min():.3f}")
     _values([f"out[{i}]" for i in range(min(3, len(y)))], result)
     exact = {key: array.astype(np.float64) for key, array in parameters.items()}
     _error("linear + gelu kernels", result, reference.feed_forward(exact, name, y.astype(np.float64)))
@@ -212,9 +210,7 @@ def _show_stack(config: EncoderConfig, parameters: dict[str, Array], ids: Array)
 
 
 def _show_dropout(config: EncoderConfig, parameters: dict[str, Array], ids: Array) -> None:
-    _title(
-        8, "Dropout", f"in training each element is dropped with probability {config.dropout:g}; inference drops none"
-    )
+    _title(8, "Dropout", f"in training each element is dropped with probability {config.dropout:g}; inference drops none")
     encoder = Encoder(config, parameters=parameters)
 
     def train(seed: int) -> Array:
@@ -310,9 +306,7 @@ def _wrapped(name: str, items: list[str]) -> None:
     cell = max(map(len, items)) + 2
     each = max(1, (output.width - 6) // cell)
     for start in range(0, len(items), each):
-        output.print(
-            "      " + "".join(item.ljust(cell) for item in items[start : start + each]).rstrip(), markup=False
-        )
+        output.print("      " + "".join(item.ljust(cell) for item in items[start : start + each]).rstrip(), markup=False)
 
 
 def _range(values: Array) -> str:

@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 JIT = not numba.config.DISABLE_JIT
 # Work (elements, or products of a sum) that the kernels still do in reasonable time as plain Python.
-SMALL = 600
+SMALL = 12_000
 
 EDGES = (1, 2, 7, 13, 14, 15, 16, 17, 27, 28, 29, 31, 32, 33, 63, 64, 65, 127, 511, 512, 513)  # around every tile size
 SCALES = (1e-3, 1.0, 80.0, 1e4)
@@ -29,9 +29,7 @@ def sizes(cases: Iterable[Any], work: Callable[..., float] | None = None) -> lis
     for case in cases:
         values = case if isinstance(case, tuple) else (case,)
         much = (work(*values) if work else math.prod(values)) > SMALL
-        marked.append(
-            pytest.param(*values, marks=[pytest.mark.jit] if much else [], id="x".join(str(v) for v in values))
-        )
+        marked.append(pytest.param(*values, marks=[pytest.mark.jit] if much else [], id="x".join(str(v) for v in values)))
     return marked
 
 

@@ -47,9 +47,7 @@ def assert_matches_reference(ours: Array, truth: Array, *yardsticks: Array) -> N
     bound = 2 * slack + 4 * eps * np.max(np.abs(truth[finite])) + 4 * float(np.finfo(np.float64).eps)
     error = np.abs(np.where(finite, ours, 0) - np.where(finite, truth, 0))
     if not error.max() <= bound:
-        _fail(
-            f"error {error.max():.3g} > {bound:.3g} (yardstick {slack:.3g}, eps {eps:.3g})", ours, truth, error.argmax()
-        )
+        _fail(f"error {error.max():.3g} > {bound:.3g} (yardstick {slack:.3g}, eps {eps:.3g})", ours, truth, error.argmax())
 
 
 def check(
@@ -66,9 +64,7 @@ def check(
     result = (ours or getattr(fastattn, op))(*args, **options)
     if (out := options.pop("out", None)) is not None:
         assert result is out, "out is not what came back"
-    truth, yardsticks = truth_and_yardsticks(
-        twin or getattr(reference, op), args, options, contracts=op in CONTRACTIONS
-    )
+    truth, yardsticks = truth_and_yardsticks(twin or getattr(reference, op), args, options, contracts=op in CONTRACTIONS)
     assert_matches_reference(result, truth, *yardsticks)
     return result
 

@@ -17,3 +17,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.get_closest_marker("jit")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if not item.get_closest_marker("jit")]
+    for item in items:
+        # Compiled arithmetic on infinities is silent; as plain Python it is NumPy's, which warns.
+        item.add_marker(pytest.mark.filterwarnings("ignore::RuntimeWarning"))

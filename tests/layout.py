@@ -200,11 +200,7 @@ def numba_options_in_one_place(root: Path) -> list[str]:
         for node in ast.walk(module):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "numba":
                 found += [f"{source}:{node.lineno} imports {x.name}" for x in node.names if x.name in JIT_NAMES]
-            elif (
-                isinstance(node, ast.Attribute)
-                and node.attr in JIT_NAMES
-                and ast.unparse(node.value) in ("numba", "nb")
-            ):
+            elif isinstance(node, ast.Attribute) and node.attr in JIT_NAMES and ast.unparse(node.value) in ("numba", "nb"):
                 found.append(f"{source}:{node.lineno} uses {ast.unparse(node)}")
             elif isinstance(node, ast.Call) and ast.unparse(node.func) not in OUR_DECORATORS:
                 found += [f"{source}:{node.lineno} sets {x.arg}=" for x in node.keywords if x.arg in JIT_OPTIONS]

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import CONFIG, HEADS, LAYERS, C, F, P, V, Y, bert_tensors, write_bert, write_json, write_safetensors
 
 from fastattn import Encoder, EncoderConfig
 from fastattn.checkpoint import CheckpointError, read_encoder
+from models import CONFIG, HEADS, LAYERS, C, F, P, V, Y, bert_tensors, write_bert, write_json, write_safetensors
 
 QUERY = "encoder.layer.0.attention.self.query"
 
@@ -62,9 +62,7 @@ def test_config(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("theirs", "ours"), [("gelu", "gelu"), ("gelu_new", "gelu_tanh"), ("relu", "relu"), ("silu", "silu")]
-)
+@pytest.mark.parametrize(("theirs", "ours"), [("gelu", "gelu"), ("gelu_new", "gelu_tanh"), ("relu", "relu"), ("silu", "silu")])
 def test_activation(tmp_path: Path, theirs: str, ours: str) -> None:
     assert read_encoder(write_bert(tmp_path, hidden_act=theirs))[0].activation == ours
 

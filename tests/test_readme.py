@@ -41,9 +41,7 @@ def test_commands_are_those_of_the_command_line() -> None:
     assert shown == commands
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"((?:fastattn|tests|benchmarks|examples)/[\w./]*)(?![\w<])", README)))
-)
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"((?:fastattn|tests|benchmarks|examples)/[\w./]*)(?![\w<])", README))))
 def test_paths_exist(path: str) -> None:
     assert (ROOT / path).exists()
 

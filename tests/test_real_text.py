@@ -13,9 +13,9 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from texts import texts
 
 from fastattn import SentenceTransformer
+from texts import texts
 
 pytestmark = pytest.mark.jit
 

@@ -119,8 +119,7 @@ class TestAttention:
         close(attend(query, key, value, is_causal=True), attend(query, key, value, np.array(causal)))
         for left, right in ((0, 0), (1, 2), (None, 1), (2, None)):
             band = [
-                [(left is None or s >= t - left) and (right is None or s <= t + right) for s in range(keys)]
-                for t in range(queries)
+                [(left is None or s >= t - left) and (right is None or s <= t + right) for s in range(keys)] for t in range(queries)
             ]
             close(attend(query, key, value, window=(left, right)), attend(query, key, value, np.array(band)))
             close(

@@ -12,9 +12,23 @@ from cases import JIT, layouts, normal
 from compare import check
 
 Array = NDArray[Any]
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
-random_calls = settings(max_examples=500 if JIT else 5, derandomize=True, deadline=None, database=None)
+
+class Call:
+    """The arguments of a call; a failure shows shapes instead of numbers."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.args, self.options = args, options
+
+    def __repr__(self) -> str:
+        def short(x: Any) -> str:
+            return f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else repr(x)
+
+        named = [f"{name}={short(x)}" for name, x in self.options.items()]
+        return f"({', '.join([*map(short, self.args), *named])})"
+
+
+random_calls = settings(max_examples=500 if JIT else 25, derandomize=True, deadline=None, database=None)
 sides = st.integers(1, 40) if JIT else st.integers(1, 6)
 few = st.integers(1, 4) if JIT else st.integers(1, 2)
 DTYPE_SCALES = [(np.float32, s) for s in (1e-3, 1.0, 80.0, 1e4)] + [(np.float64, 1.0), (np.float16, 1.0)]
@@ -41,7 +55,7 @@ def softmax_calls(draw: Any) -> Call:
     dtype, scale = draw(dtype_scales)
     shape = draw(st.lists(sides if JIT else few, min_size=1, max_size=3))
     x = draw(arrays(*shape, dtype=dtype, scale=scale, bad=True))
-    return (x, draw(st.integers(-x.ndim, x.ndim - 1))), {}
+    return Call(x, draw(st.integers(-x.ndim, x.ndim - 1)))
 
 
 @st.composite
@@ -51,20 +65,19 @@ def layer_norm_calls(draw: Any) -> Call:
     axes = draw(st.integers(1, len(shape)))
     x = draw(arrays(*shape, dtype=dtype, scale=scale, bad=True))
     weight, bias = (
-        draw(st.none() | arrays(*shape[-axes:], dtype=dtype, scale=1.0)) if draw(st.booleans()) else None
-        for _ in range(2)
+        draw(st.none() | arrays(*shape[-axes:], dtype=dtype, scale=1.0)) if draw(st.booleans()) else None for _ in range(2)
     )
     options = {"eps": draw(st.sampled_from([1e-12, 1e-5, 0.1]))}
     if draw(st.booleans()):
         options["residual"] = draw(arrays(*shape, dtype=dtype, scale=scale))
-    return (x, weight, bias), options
+    return Call(x, weight, bias, **options)
 
 
 @st.composite
 def gelu_calls(draw: Any) -> Call:
     dtype, scale = draw(dtype_scales)
     x = draw(arrays(*draw(st.lists(sides, min_size=1, max_size=2)), dtype=dtype, scale=scale, bad=True))
-    return (x,), {"approximate": draw(st.sampled_from(["none", "tanh"]))}
+    return Call(x, approximate=draw(st.sampled_from(["none", "tanh"])))
 
 
 @st.composite
@@ -74,7 +87,7 @@ def linear_calls(draw: Any) -> Call:
     x = draw(arrays(*lead, inputs, dtype=dtype, scale=scale, bad=True))
     weight = draw(arrays(outputs, inputs, dtype=dtype, scale=1.0))
     bias = draw(st.none() | arrays(outputs, dtype=dtype, scale=1.0))
-    return (x, weight, bias), {"activation": draw(st.sampled_from([None, "gelu", "gelu_tanh", "relu", "silu"]))}
+    return Call(x, weight, bias, activation=draw(st.sampled_from([None, "gelu", "gelu_tanh", "relu", "silu"])))
 
 
 @st.composite
@@ -108,37 +121,37 @@ def attention_calls(draw: Any, ours_only: bool = True) -> Call:
         takes_part = np.random.default_rng(seed).random(mask_shape) < draw(st.sampled_from([0.1, 0.5, 0.9]))
         added = normal(*mask_shape, seed=seed, dtype=dtype)
         options["attn_mask"] = takes_part if kind == "bool" else np.where(takes_part, added, dtype(-np.inf))
-    return (query, key, value), options
+    return Call(query, key, value, **options)
 
 
 @random_calls
 @given(softmax_calls())
 def test_softmax(call: Call) -> None:
-    check("softmax", *call[0], **call[1])
+    check("softmax", *call.args, **call.options)
 
 
 @random_calls
 @given(layer_norm_calls())
 def test_layer_norm(call: Call) -> None:
-    check("layer_norm", *call[0], **call[1])
+    check("layer_norm", *call.args, **call.options)
 
 
 @random_calls
 @given(gelu_calls())
 def test_gelu(call: Call) -> None:
-    check("gelu", *call[0], **call[1])
+    check("gelu", *call.args, **call.options)
 
 
 @random_calls
 @given(linear_calls())
 def test_linear(call: Call) -> None:
-    check("linear", *call[0], **call[1])
+    check("linear", *call.args, **call.options)
 
 
 @random_calls
 @given(attention_calls())
 def test_scaled_dot_product_attention(call: Call) -> None:
-    check("scaled_dot_product_attention", *call[0], **call[1])
+    check("scaled_dot_product_attention", *call.args, **call.options)
 
 
 @random_calls
@@ -147,7 +160,7 @@ def test_softmax_torch(torch: Any, call: Call) -> None:
     def twin(x: Array, axis: int) -> Array:
         return numpy_of(torch.nn.functional.softmax(tensor(torch, x), dim=axis))
 
-    check("softmax", *call[0], twin=twin)
+    check("softmax", *call.args, twin=twin)
 
 
 @random_calls
@@ -159,7 +172,7 @@ def test_layer_norm_torch(torch: Any, call: Call) -> None:
         shape = x.shape[-1:] if first is None else first.shape
         return numpy_of(torch.nn.functional.layer_norm(z, shape, tensor(torch, weight), tensor(torch, bias), eps=eps))
 
-    check("layer_norm", *call[0], twin=twin, **call[1])
+    check("layer_norm", *call.args, twin=twin, **call.options)
 
 
 @random_calls
@@ -168,7 +181,7 @@ def test_gelu_torch(torch: Any, call: Call) -> None:
     def twin(x: Array, *, approximate: str) -> Array:
         return numpy_of(torch.nn.functional.gelu(tensor(torch, x), approximate=approximate))
 
-    check("gelu", *call[0], twin=twin, **call[1])
+    check("gelu", *call.args, twin=twin, **call.options)
 
 
 @random_calls
@@ -187,15 +200,13 @@ def test_linear_torch(torch: Any, call: Call) -> None:
         product = functional.linear(tensor(torch, x), tensor(torch, weight), tensor(torch, bias))
         return numpy_of(activations[activation](product))
 
-    check("linear", *call[0], twin=twin, **call[1])
+    check("linear", *call.args, twin=twin, **call.options)
 
 
 @random_calls
 @given(attention_calls(ours_only=False))
 def test_scaled_dot_product_attention_torch(torch: Any, call: Call) -> None:
-    def twin(
-        query: Array, key: Array, value: Array, *, attn_mask: Any = None, window: Any = None, **options: Any
-    ) -> Array:
+    def twin(query: Array, key: Array, value: Array, *, attn_mask: Any = None, window: Any = None, **options: Any) -> Array:
         if window is not None:  # as a mask: torch has no window
             distance = np.arange(key.shape[-2]) - np.arange(query.shape[-2])[:, None]
             left, right = window
@@ -210,7 +221,7 @@ def test_scaled_dot_product_attention_torch(torch: Any, call: Call) -> None:
         tensors = (tensor(torch, x) for x in (query, key, value, attn_mask))
         return numpy_of(torch.nn.functional.scaled_dot_product_attention(*tensors, **options))
 
-    check("scaled_dot_product_attention", *call[0], twin=twin, **call[1])
+    check("scaled_dot_product_attention", *call.args, twin=twin, **call.options)
 
 
 def tensor(torch: Any, x: Array | None) -> Any:

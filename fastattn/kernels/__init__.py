@@ -1,6 +1,7 @@
 """Kernels: one operation a file.
 
-Shape letters: B batch, T tokens, C hidden, H heads, D = C / H, F feed-forward, V vocabulary, N packed tokens, L query tokens, S key tokens.
+Shape letters: B batch, T tokens, C hidden, H heads, D = C / H, F feed-forward, V vocabulary, N packed tokens, L query tokens,
+S key tokens.
 
 The contract of every ``*_kernel``: its arrays are C-contiguous, of the documented shape and already checked; it allocates nothing,
 writes every element of ``out`` and reads none before writing it.  Inside, a matrix is a flat array, the offset of its first

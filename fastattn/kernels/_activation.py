@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from fastattn.kernels._jit import inline, kernel
 from fastattn.kernels._math import LOG2_E, exp2, normal_tail, tanh  # noqa: F401
-from fastattn.kernels._simd import WIDE, absolute, fma, lanes, load, load_part, load_wide, maximum, store, store_part, where_less
+from fastattn.kernels._simd import (
+    WIDE,
+    absolute,
+    fma,
+    lanes,
+    load,
+    load_part,
+    load_wide,
+    maximum,
+    store,
+    store_part,
+    where_less,
+)
 
 ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4}
 GELU, GELU_TANH, RELU, SILU = 1, 2, 3, 4

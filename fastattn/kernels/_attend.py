@@ -33,7 +33,7 @@ NO_BOUND = 1 << 40
 def scratch_size(s_all: int, e: int, dtype: Any) -> int:
     """Elements of scratch that `attend` needs for values of head size `e` (and `live_keys` for S keys)."""
     count, width = panels(e, dtype)
-    return int(max(TILE_ROWS * (KEY_BLOCK + count * width + 2) + count * width + 64, s_all + 64)) // 64 * 64 + 64
+    return int(max(TILE_ROWS * (KEY_BLOCK + 2 * count * width + 3) + count * width + 64, s_all + 64)) // 64 * 64 + 64
 
 
 @kernel
@@ -120,8 +120,10 @@ def attend(  # type: ignore[no-untyped-def]
     width = tile_width(scratch)
     e_width = (e + width - 1) // width * width
     scores, values = iw, iw + TILE_ROWS * KEY_BLOCK
-    zeros = values + TILE_ROWS * e_width
-    tops, totals = zeros + e_width, zeros + e_width + TILE_ROWS
+    added = values + TILE_ROWS * e_width
+    zeros = added + TILE_ROWS * e_width
+    tops = zeros + e_width
+    totals, fades = tops + TILE_ROWS, tops + 2 * TILE_ROWS
     for j in range(e_width):
         scratch[zeros + j] = 0.0
     plain = mask.size == 0 and softcap == 0.0
@@ -142,11 +144,37 @@ def attend(  # type: ignore[no-untyped-def]
             stop = min(last, high - block)
             for p in range(first, last, width):
                 panel = ik + (block + p) * d
-                panel_product(m, d, q, iq + done * ldq, ldq, keys, panel, width, 0, scratch, zeros, 0, scratch, scores + p, KEY_BLOCK, width)
+                panel_product(
+                    m,
+                    d,
+                    q,
+                    iq + done * ldq,
+                    ldq,
+                    keys,
+                    panel,
+                    width,
+                    0,
+                    scratch,
+                    zeros,
+                    0,
+                    scratch,
+                    scores + p,
+                    KEY_BLOCK,
+                    width,
+                )
             for i in range(m):
                 t, at = t0 + i, scores + i * KEY_BLOCK
                 if not plain:
-                    finish_scores(stop - first, scratch, at + first, scale, softcap, mask, im + t * mask_row + (block + first) * mask_column, mask_column)
+                    finish_scores(
+                        stop - first,
+                        scratch,
+                        at + first,
+                        scale,
+                        softcap,
+                        mask,
+                        im + t * mask_row + (block + first) * mask_column,
+                        mask_column,
+                    )
                 seen_from = min(max(t - left - block, first), last)
                 seen_to = max(min(min(t + right + 1, s_all) - block, last), seen_from)
                 if seen_from > first:
@@ -156,30 +184,35 @@ def attend(  # type: ignore[no-untyped-def]
                 top, before = row_max(last - first, scratch, at + first), scratch[tops + i]
                 if before > top:
                     top = before
+                scratch[fades + i] = 1.0
                 if top == -np.inf:
                     for j in range(first, last):
                         scratch[at + j] = 0.0
                     continue
                 total = row_exp(last - first, scratch, at + first, scratch, at + first, top, c)
                 if not fresh:
-                    fade = reduce_max(exp2(fill(scratch, before) - top, c))
-                    scale_row(e_width, scratch, values + i * e_width, scratch, values + i * e_width, fade)
-                    total += scratch[totals + i] * fade
+                    scratch[fades + i] = reduce_max(exp2(fill(scratch, before) - top, c))
+                    total += scratch[totals + i] * scratch[fades + i]
                 scratch[tops + i], scratch[totals + i] = top, total
-            start, step = (zeros, 0) if fresh else (values, e_width)
+            # A block's sum starts at 0 and joins the others afterwards: the error grows with the block, not with S.
+            to = values if fresh else added
             for p in range(0, e_width, width):
-                here = start if fresh else start + p
                 panel_product(
                     m, stop - first, scratch, scores + first, KEY_BLOCK, v, iv + (block + first) * ldv + p, ldv, 0,
-                    scratch, here, step, scratch, values + p, e_width, width,
+                    scratch, zeros, 0, scratch, to + p, e_width, width,
                 )  # fmt: skip
+            if not fresh:
+                for i in range(m):
+                    fade = fill(scratch, scratch[fades + i])
+                    for j in range(i * e_width, (i + 1) * e_width, lanes(scratch)):
+                        store(scratch, values + j, fma(load(scratch, values + j), fade, load(scratch, added + j)))
             fresh = False
         for i in range(m):
             total = scratch[totals + i]
-            to = io + (done + i) * ldo
+            row_out = io + (done + i) * ldo
             if fresh or total == 0.0:
                 for j in range(e):
-                    out[to + j] = 0.0
+                    out[row_out + j] = 0.0
             else:
-                scale_row(e, scratch, values + i * e_width, out, to, 1.0 / total)
+                scale_row(e, scratch, values + i * e_width, out, row_out, 1.0 / total)
         done += m

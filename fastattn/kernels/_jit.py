@@ -21,7 +21,17 @@ import llvmlite
 import numba
 from numba import config, prange, types
 
-__all__ = ["JIT", "OPTIONS", "ParallelKernel", "cache_directory", "inline", "kernel", "prange", "thread_count", "threading_layer"]
+__all__ = [
+    "JIT",
+    "OPTIONS",
+    "ParallelKernel",
+    "cache_directory",
+    "inline",
+    "kernel",
+    "prange",
+    "thread_count",
+    "threading_layer",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,7 +88,7 @@ def _serial(fn: F, **options: Any) -> Any:
     dispatcher = numba.njit(**OPTIONS, **options)(fn)
     template = dispatcher.get_call_template
 
-    def one_for_all_numbers(args: tuple[Any, ...], kws: Any) -> Any:
+    def one_for_all_numbers(args: Any, kws: Any) -> Any:
         # Numba would compile the function anew for each literal number that it is called with.
         return template(tuple(types.unliteral(arg) for arg in args), kws)
 
@@ -88,12 +98,12 @@ def _serial(fn: F, **options: Any) -> Any:
 
 def kernel(fn: F) -> F:
     """Compile a serial kernel: what the parallel ones are made of."""
-    return _serial(fn) if JIT else fn  # type: ignore[no-any-return]
+    return _serial(fn) if JIT else fn
 
 
 def inline(fn: F) -> F:
     """Compile a helper that disappears into its callers: vector arithmetic of a few instructions."""
-    return _serial(fn, forceinline=True) if JIT else fn  # type: ignore[no-any-return]
+    return _serial(fn, forceinline=True) if JIT else fn
 
 
 class ParallelKernel:
@@ -108,7 +118,7 @@ class ParallelKernel:
         self.py_func = fn
         self.__name__ = fn.__name__
         self.__doc__ = fn.__doc__
-        self.dispatcher = _compile_cached(fn, parallel=True) if JIT else fn
+        self.dispatcher: Any = _compile_cached(fn, parallel=True) if JIT else fn
 
     def __call__(self, *args: Any) -> Any:
         """Run the kernel."""

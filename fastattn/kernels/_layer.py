@@ -13,7 +13,18 @@ from fastattn.kernels.layer_norm import layer_norm_rows
 from fastattn.kernels.linear import linear_rows
 
 # Fields of `dims`.
-DIMS = ("hidden", "heads", "ff", "activation", "norm_first", "is_causal", "embed_norm_w", "embed_norm_b", "final_norm_w", "final_norm_b")
+DIMS = (
+    "hidden",
+    "heads",
+    "ff",
+    "activation",
+    "norm_first",
+    "is_causal",
+    "embed_norm_w",
+    "embed_norm_b",
+    "final_norm_w",
+    "final_norm_b",
+)
 C, H, F, ACTIVATION, NORM_FIRST, CAUSAL, EMBED_NORM_W, EMBED_NORM_B, FINAL_NORM_W, FINAL_NORM_B = range(10)
 # Fields of `layout`: the query, key and value matrices are one.
 QKV_W, QKV_B, OUT_W, OUT_B, NORM1_W, NORM1_B, IN_W, IN_B, FF_W, FF_B, NORM2_W, NORM2_B = range(12)
@@ -104,7 +115,22 @@ def layer_tail(m, dims, weights, layout, layer, eps, ctx, ictx, scratch, iw, x, 
             norm_of(rows, c, x, here, weights, at[NORM2_W], at[NORM2_B], eps, scratch, y)
             source, start = scratch, y
         linear_rows(
-            rows, c, 0, f_panels, source, start, c, weights, at[IN_W], weights, at[IN_B], scratch, h, ldh, f, dims[ACTIVATION]
+            rows,
+            c,
+            0,
+            f_panels,
+            source,
+            start,
+            c,
+            weights,
+            at[IN_W],
+            weights,
+            at[IN_B],
+            scratch,
+            h,
+            ldh,
+            f,
+            dims[ACTIVATION],
         )
         linear_rows(rows, f, 0, c_panels, scratch, h, ldh, weights, at[FF_W], weights, at[FF_B], scratch, y, c, c, 0)
         add_norm(rows, dims, scratch, y, weights, at[NORM2_W], at[NORM2_B], eps, x, here)

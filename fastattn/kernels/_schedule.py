@@ -1,8 +1,8 @@
 """The whole encoder over packed sequences, as a list of steps; each step is shared by all threads, in one parallel region.
 
 Throughput: one step.  Each thread takes a chunk of whole sequences through all layers, without a barrier, and the chunk's
-activations stay in its cache.  Latency: several steps a layer, each cut by rows, or for few rows by columns of the weights, so that
-every weight is read by one thread.  The steps are the same functions in the same order of sums: same bits.
+activations stay in its cache.  Latency: several steps a layer, each cut by rows, or for few rows by columns of the weights, so
+that every weight is read by one thread.  The steps are the same functions in the same order of sums: same bits.
 """
 
 from __future__ import annotations
@@ -123,14 +123,27 @@ def run_step(  # type: ignore[no-untyped-def]
             first, last = chunks[i], chunks[i + 1]
             start = offsets[first]
             m = offsets[last] - start
-            embed_range(start, start + m, offsets, dims, ids, types, given, tokens, positions, token_types, weights, eps, scratch, ix)
+            embed_range(
+                start,
+                start + m,
+                offsets,
+                dims,
+                ids,
+                types,
+                given,
+                tokens,
+                positions,
+                token_types,
+                weights,
+                eps,
+                scratch,
+                ix,
+            )
             for inner in range(layout.shape[0]):
                 project_qkv(m, dims, weights, layout, inner, eps, scratch, ix, scratch, ictx, scratch, iqkv)
                 for s in range(first, last):
                     row, count = offsets[s] - start, offsets[s + 1] - offsets[s]
-                    attend_heads(
-                        0, h_all, count, dims, scratch, iqkv + row * 3 * c, scratch, rest, scratch, ictx + row * c
-                    )
+                    attend_heads(0, h_all, count, dims, scratch, iqkv + row * 3 * c, scratch, rest, scratch, ictx + row * c)
                 layer_tail(m, dims, weights, layout, inner, eps, scratch, ictx, scratch, rest, scratch, ix)
             finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, scratch, ix, out)
             i = atomic_next(counter, 0)
@@ -148,7 +161,22 @@ def run_step(  # type: ignore[no-untyped-def]
             m = n * (i + 1) // blocks - row
             following = layer
             if step == EMBED_ROWS:
-                embed_range(row, row + m, offsets, dims, ids, types, given, tokens, positions, token_types, weights, eps, x, row * c)
+                embed_range(
+                    row,
+                    row + m,
+                    offsets,
+                    dims,
+                    ids,
+                    types,
+                    given,
+                    tokens,
+                    positions,
+                    token_types,
+                    weights,
+                    eps,
+                    x,
+                    row * c,
+                )
             else:
                 layer_tail(m, dims, weights, layout, layer, eps, ctx, row * c, scratch, own, x, row * c)
                 following = layer + 1
@@ -206,6 +234,6 @@ def encoder_kernel(  # type: ignore[no-untyped-def]
         if step != FINISH:
             for w in prange(workers):
                 run_step(
-                    step, layer, np.int64(w), workers, chunks, blocks, rows_max, offsets, dims, ids, types, given, tokens, positions,
-                    token_types, weights, layout, eps, mode, normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
+                    step, layer, np.int64(w), workers, chunks, blocks, rows_max, offsets, dims, ids, types, given, tokens,
+                    positions, token_types, weights, layout, eps, mode, normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
                 )  # fmt: skip

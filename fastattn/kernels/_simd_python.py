@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from fastattn.kernels._simd import TARGET, TILE_BYTES, WIDE
 
 __all__ = [
-    "absolute", "atomic_next", "each_lane", "fill", "fma", "lanes", "load", "load_part", "load_wide", "maximum", "reduce_add", "reduce_max",
+    "absolute", "atomic_next", "each_lane", "fill", "fma", "lanes", "load", "load_part", "load_wide",
+    "maximum", "reduce_add", "reduce_max",
     "scale_by_power", "square_root", "store", "store_part", "tile_width", "where_less",
 ]  # fmt: skip
 
@@ -24,7 +25,8 @@ Array = NDArray[Any]
 def _window(x: Array, i: int, n: int) -> Array:
     if n and (i < 0 or i + n > x.size):
         raise IndexError(f"elements {i} to {i + n} of an array of {x.size}")
-    return x.reshape(-1)[i : i + n]
+    window: Array = x.reshape(-1)[i : i + n]
+    return window
 
 
 def lanes(x: Array) -> int:
@@ -36,11 +38,11 @@ def tile_width(x: Array) -> int:
 
 
 def load(x: Array, i: int) -> Array:
-    return _window(x, i, lanes(x)).copy()
+    return np.array(_window(x, i, lanes(x)))
 
 
 def load_wide(x: Array, i: int) -> Array:
-    return _window(x, i, WIDE * lanes(x)).copy()
+    return np.array(_window(x, i, WIDE * lanes(x)))
 
 
 def load_part(x: Array, i: int, n: int, fill: float) -> Array:
@@ -70,27 +72,28 @@ def fma(a: Any, b: Any, c: Any) -> Array:
 
 def where_less(a: Any, b: Any, x: Any, y: Any) -> Array:
     dtype = next(v.dtype for v in (a, b, x, y) if isinstance(v, np.ndarray))
-    return np.where(np.less(a, b), x, y).astype(dtype)
+    return np.asarray(np.where(np.less(a, b), x, y), dtype)
 
 
 def maximum(a: Any, b: Any) -> Array:
     dtype = next(v.dtype for v in (a, b) if isinstance(v, np.ndarray))
-    return np.where(np.greater(a, b), a, b).astype(dtype)
+    return np.asarray(np.where(np.greater(a, b), a, b), dtype)
 
 
 def absolute(v: Array) -> Array:
-    return np.abs(v)
+    return np.asarray(np.abs(v))
 
 
 def square_root(v: Array) -> Array:
-    return np.sqrt(v)
+    return np.asarray(np.sqrt(v))
 
 
 def scale_by_power(p: Array, shifted: Array) -> Array:
-    return ((p.view(np.uint32) + (shifted.view(np.uint32) << np.uint32(23))) & np.uint32(0xFFFFFFFF)).view(np.float32)
+    out: Array = ((p.view(np.uint32) + (shifted.view(np.uint32) << np.uint32(23))) & np.uint32(0xFFFFFFFF)).view(np.float32)
+    return out
 
 
-_LIBRARY = {
+_LIBRARY: dict[str, Any] = {
     "llvm.exp2.f64": np.exp2,
     "erfc": np.vectorize(math.erfc, otypes=[np.float64]),
     "tanh": np.tanh,
@@ -120,4 +123,3 @@ def atomic_next(counter: Array, i: int) -> int:
     value = int(counter[i])
     counter[i] += 1
     return value
-

@@ -1,22 +1,20 @@
 """The microkernel: a tile of the product, its accumulators in registers while k runs.
 
-``C[m, W] = init + A[m, K] B[K, W]`` with W two vectors wide.  One multiply-add per k and element, k upwards, whatever m is: an element's
-bits do not depend on how the rows are cut into tiles.  A is read element by element (no row beyond m), B and `init` in whole
-vectors, and of C only the first n columns are written.
+``C[m, W] = init + A[m, K] B[K, W]`` with W two vectors wide.  One multiply-add per k and element, k upwards, whatever m is: an
+element's bits do not depend on how the rows are cut into tiles.  A is read element by element (no row beyond m), B and `init` in
+whole vectors, and of C only the first n columns are written.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
-from fastattn.kernels._jit import inline, kernel
+from fastattn.kernels._jit import kernel
 from fastattn.kernels._simd import (
-    I32,
     I64,
     TARGET,
     TILE_ROWS,
@@ -24,8 +22,8 @@ from fastattn.kernels._simd import (
     element_pointer,
     first_lanes,
     lanes,
-    load_vector,
     llvm_vector,
+    load_vector,
     multiply_add,
     prefetch_line,
     store_lanes,
@@ -43,7 +41,11 @@ def _tile(typingctx, m, k_end, a, ia, lda, b, ib, ldb, ahead, init, ii, ldi, c, 
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         kind, count = llvm_vector(vector), vector.count
-        number = {i: context.cast(builder, args[i], sig.args[i], types.int64) for i, t in enumerate(sig.args) if isinstance(t, types.Integer)}
+        number = {
+            i: context.cast(builder, args[i], sig.args[i], types.int64)
+            for i, t in enumerate(sig.args)
+            if isinstance(t, types.Integer)
+        }
         ap, bp, ip, cp = (element_pointer(context, builder, sig.args[i], args[i], number[i + 1]) for i in (2, 5, 9, 12))
         k_stop, lda, ldb, ahead, ldi, ldc, n = (number[i] for i in (1, 4, 7, 8, 11, 14, 15))
         done = builder.append_basic_block("done")
@@ -122,7 +124,7 @@ def _accumulate(builder: Any, rows: int, kind: Any, k_stop: Any, a: Any, b: Any,
 
 
 def _tile_python(m, k_end, a, ia, lda, b, ib, ldb, ahead, init, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
-    from fastattn.kernels._simd_python import fma, load, lanes, store_part
+    from fastattn.kernels._simd_python import fma, lanes, load, store_part
 
     width = lanes(c)
     flat = a.reshape(-1)
@@ -152,5 +154,22 @@ def panel_product(m, k, a, ia, lda, b, ib, ldb, ahead, init, ii, ldi, c, ic, ldc
         rows = (m - done + tiles - t - 1) // (tiles - t)
         # The panel that comes next is asked for once: every other line by the first tile, the rest by the second.
         distance = ahead + t * line if t < 2 else 0
-        tile(rows, k, a, ia + done * lda, lda, b, ib, ldb, distance, init, ii + done * ldi, ldi, c, ic + done * ldc, ldc, n)
+        tile(
+            rows,
+            k,
+            a,
+            ia + done * lda,
+            lda,
+            b,
+            ib,
+            ldb,
+            distance,
+            init,
+            ii + done * ldi,
+            ldi,
+            c,
+            ic + done * ldc,
+            ldc,
+            n,
+        )
         done += rows

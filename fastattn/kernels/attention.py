@@ -20,7 +20,7 @@ from fastattn.kernels._arrays import (
     workers_for,
     working,
 )
-from fastattn.kernels._attend import KEY_BLOCK, NO_BOUND, attend, live_keys, pack_keys, pack_values
+from fastattn.kernels._attend import NO_BOUND, attend, live_keys, pack_keys, pack_values
 from fastattn.kernels._jit import ParallelKernel, prange
 from fastattn.kernels._simd import TILE_ROWS, atomic_next, tile_width
 
@@ -97,7 +97,7 @@ def _additive(mask: Any, dtype: np.dtype[Any], lead: tuple[int, ...], scores: tu
         raise ValueError(f"attn_mask must broadcast to {scores}, got shape {array.shape}") from None
     array = array.reshape((1,) * (max(3, len(scores)) - array.ndim) + array.shape)
     heads = array.shape[-3:]
-    if array.size and any(n != 1 for n in array.shape[:-3]):
+    if array.size and math.prod(array.shape[:-3]) != 1:
         array = np.broadcast_to(array, (*lead, *heads))
     array = np.ascontiguousarray(array, dtype).reshape(-1, *heads)
     strides = [0 if n == 1 else s // array.itemsize for n, s in zip(array.shape, array.strides, strict=True)]
@@ -173,7 +173,8 @@ def scaled_dot_product_attention(
     References
     ----------
     Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; Milakov & Gimelshein 2018, arXiv:1805.02867, algorithm 3.
-    torch.nn.functional.scaled_dot_product_attention, its documentation.  Definition: fastattn.reference.scaled_dot_product_attention.
+    torch.nn.functional.scaled_dot_product_attention, its documentation.
+    Definition: fastattn.reference.scaled_dot_product_attention.
     """
     query, key, value = float_array("query", query), float_array("key", key), float_array("value", value)
     same_dtype("query", query, key=key, value=value)

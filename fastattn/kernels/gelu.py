@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-
 from fastattn.kernels._activation import ACTIVATIONS, activate_rows
 from fastattn.kernels._arrays import Array, check_out, finish, float_array, kernel_out, workers_for, working
 from fastattn.kernels._jit import ParallelKernel, prange

@@ -61,9 +61,7 @@ def layer_norm_kernel(x, residual, weight, bias, out, eps, workers):  # type: ig
             w = np.int64(part)
             start, stop = m * w // workers, m * (w + 1) // workers
             at = start * n
-            layer_norm_rows(
-                stop - start, n, x.reshape(-1), at, n, residual, at, n, weight, 0, bias, 0, out.reshape(-1), at, n, eps
-            )
+            layer_norm_rows(stop - start, n, x.reshape(-1), at, n, residual, at, n, weight, 0, bias, 0, out.reshape(-1), at, n, eps)
 
 
 def layer_norm(

@@ -28,7 +28,7 @@ ROW_BLOCK = 112
 
 
 def pack_weight(weight: Array, out: Array) -> None:
-    """Write weight (C_out, C_in) to `out` in panels (ceil(C_out / W), C_in, W), W columns of the product's tile; zeros behind the last."""
+    """Write weight (C_out, C_in) to `out` in panels (ceil(C_out / W), C_in, W), W the tile's columns; zeros behind the last."""
     n, k = weight.shape
     count, width = panels(n, out.dtype)
     grid = out[: count * k * width].reshape(count, k, width)
@@ -71,9 +71,7 @@ def linear_kernel(x, packed, bias, out, kind, counter, workers):  # type: ignore
             while task < blocks * groups:
                 row, group = task // groups * ROW_BLOCK, task % groups
                 first, last = count * group // groups, count * (group + 1) // groups
-                linear_rows(
-                    min(ROW_BLOCK, m - row), k, first, last, a, row * k, k, packed, 0, bias, 0, c, row * n, n, n, kind
-                )
+                linear_rows(min(ROW_BLOCK, m - row), k, first, last, a, row * k, k, packed, 0, bias, 0, c, row * n, n, n, kind)
                 task = atomic_next(counter, 0)
 
 

@@ -1,0 +1,21 @@
+"""Real text of mixed length that needs no download: docstrings of the standard library."""
+
+from __future__ import annotations
+
+import ast
+import random
+import sysconfig
+from pathlib import Path
+
+DISTINCT = 2000
+
+
+def corpus(count: int) -> list[str]:
+    """Return `count` docstrings in a mixed order, the same in every run; beyond `DISTINCT` they come over again."""
+    found: dict[str, None] = {}
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+                found[text] = None
+    texts = random.Random(0).sample(list(found), DISTINCT)
+    return [texts[i % DISTINCT] for i in range(count)]

@@ -1,0 +1,402 @@
+"""The command line: what it writes and prints, and one red line and exit code 2 for every bad input."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from fastattn import SentenceTransformer, terminal
+from fastattn.cli import app
+from fastattn.files import replacing
+from models import C, write_sentence_model
+
+pytestmark = pytest.mark.jit
+
+ROOT = Path(__file__).parents[1]
+LINES = ["the cat sat on the mat", "a dog", "the dog sat on a mat"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_sentence_model(tmp_path_factory.mktemp("model"), normalize=True))
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> str:
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join([LINES[0], "", "  ", *LINES[1:]]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def run(*arguments: str, stdin: str | None = None, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, arguments, input=stdin)
+    assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
+    return result
+
+
+def python(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "fastattn", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, **options)
+
+
+def test_embed_lines(model: str, lines: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    result = run("embed", lines, "-o", str(out), "--model", model)
+    assert np.array_equal(np.load(out), SentenceTransformer(model).encode(LINES))
+    assert result.stdout == ""
+    closing = result.stderr.splitlines()[-1]
+    assert re.fullmatch(rf"3 texts, 20 tokens, [\d,]+ tokens/s, 0 truncated to 12 tokens: {re.escape(str(out))}", closing)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.txt", "out.npy"]
+
+
+def test_embed_to_json_lines(model: str, lines: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    run("embed", lines, "-o", str(out), "--model", model)
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [row["text"] for row in rows] == LINES
+    found = np.array([row["embedding"] for row in rows], np.float32)
+    assert np.array_equal(found, SentenceTransformer(model).encode(LINES))
+
+
+def test_embed_paragraphs(model: str, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("\n\nthe cat\nsat\n\n \na dog\n", encoding="utf-8")
+    run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.jsonl"), "--paragraphs", "-m", model)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == ["the cat\nsat", "a dog"]
+
+
+def test_embed_a_column(model: str, tmp_path: Path) -> None:
+    rows = [{"id": i, "body": text} for i, text in enumerate([*LINES, ""])]
+    (tmp_path / "in.jsonl").write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8-sig")
+    run("embed", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.npy"), "--column", "body", "-m", model)
+    assert np.array_equal(np.load(tmp_path / "out.npy"), SentenceTransformer(model).encode([*LINES, ""]))
+
+
+def test_embed_stdin(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    found = python("embed", "-", "-o", str(out), "-m", model, input="the cat sat\n\nnaïve dog\n", encoding="utf-8")
+    assert found.returncode == 0, found.stderr
+    assert np.array_equal(np.load(out), SentenceTransformer(model).encode(["the cat sat", "naïve dog"]))
+
+
+def test_embed_nothing(model: str, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("\n")
+    result = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model)
+    assert np.load(tmp_path / "out.npy").shape == (0, C)
+    assert result.stderr.splitlines()[-1].startswith("0 texts, 0 tokens, ")
+
+
+def test_embed_counts_truncated_texts(model: str, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("the cat\n" + "dog " * 40 + "\n")
+    result = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model)
+    assert "2 texts, 16 tokens, " in result.stderr
+    assert ", 1 truncated to 12 tokens" in result.stderr
+
+
+def test_output_is_replaced_with_the_usual_permissions(model: str, lines: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    out.write_bytes(b"old")
+    before = os.umask(0o027)
+    try:
+        run("embed", lines, "-o", str(out), "-m", model)
+    finally:
+        os.umask(before)
+    assert np.load(out).shape == (3, C)
+    if os.name == "posix":
+        assert out.stat().st_mode & 0o777 == 0o640
+
+
+def test_search_texts(model: str, lines: str) -> None:
+    result = run("search", lines, "the dog sat", "-k", "2", "-m", model)
+    encoder = SentenceTransformer(model)
+    scores = encoder.similarity(encoder.encode("the dog sat"), encoder.encode(LINES))[0]
+    best = np.argsort(-scores)[:2]
+    assert result.stdout.splitlines() == [f"{scores[i]:.4f}\t{LINES[i]}" for i in best]
+
+
+def test_search_embeddings(model: str, lines: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    run("embed", lines, "-o", str(out), "-m", model)
+    found = run("search", str(out), "the dog sat", "--texts", lines, "-m", model)
+    assert found.stdout == run("search", lines, "the dog sat", "-m", model).stdout
+    assert len(found.stdout.splitlines()) == 3
+
+
+def test_search_cuts_long_texts_on_a_terminal(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastattn import search
+
+    monkeypatch.setattr(search, "output", Console(force_terminal=True, width=40, color_system=None))
+    search.show_hits(["dog " * 100, "cat"], np.array([0.5, 0.75], np.float32), 2)
+    assert capsys.readouterr().out.splitlines() == [
+        "0.750   cat",
+        "0.500   dog dog dog dog dog dog dog dog",
+        "        dog dog dog dog dog dog dog dog",
+        "        dog dog dog dog dog dog dog ...",
+    ]
+
+
+def test_info() -> None:
+    result = run("info")
+    for word in ("CPU", "bits", "threads", "threading layer", "kernel cache", "numba", "default model"):
+        assert word in result.stdout
+
+
+def test_compare() -> None:
+    result = run("compare")
+    rows = re.findall(r"^(\S.*?) +(\S+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)x$", result.stdout, re.M)
+    assert {row[0].split(",")[0] for row in rows} == {"softmax", "layer_norm", "gelu", "linear", "attention", "encoder"}
+    for label, _, error, reference_error, ours, theirs, ratio in rows:
+        # What is right to the last few bits, and what is not, lie five orders of magnitude apart; the tests of the ops
+        # have the tolerance.
+        assert 0 < float(error) < 100, label
+        assert 0 < float(reference_error) < 100, label
+        assert float(ratio) == pytest.approx(float(theirs) / float(ours), rel=0.2, abs=0.1), label
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_warmup() -> None:
+    result = run("warmup")
+    assert "encoder, one text" in result.stdout
+    assert "scaled_dot_product_attention" in result.stdout
+    assert re.search(r"\d\.\d s  in total", result.stdout)
+
+
+@pytest.mark.parametrize("text", ["hello world", "a", "aaaa", "a line\nof two", "naïve 漢字 🎉", "x " * 60])
+def test_walkthrough(text: str) -> None:
+    result = run("walkthrough", text)
+    titles = ["Text to tokens", "Embeddings", "Positions", "Self-attention", "Add and layer norm"]
+    titles += ["Feed-forward network", "The encoder", "Dropout", "Bidirectional and causal"]
+    assert re.findall(r"^(\d)  (.*)$", result.stdout, re.M) == [(str(i), title) for i, title in enumerate(titles, 1)]
+    errors = [float(error) for error in re.findall(r"against the reference ([\d.]+) eps", result.stdout)]
+    assert len(errors) >= 8
+    assert max(errors) < 30
+    assert "\x1b" not in result.stdout
+    assert "same bits" in result.stdout
+    from rich.cells import cell_len
+
+    assert max(map(cell_len, result.stdout.splitlines())) <= 80
+
+
+def test_walkthrough_keeps_the_order_of_the_characters() -> None:
+    out = run("walkthrough", "banana").stdout
+    assert "0:a  1:b  2:n" in out
+    assert "b:1  a:0  n:2  a:0  n:2  a:0" in out
+    assert "ids (6,) int32: the text has T = 6 tokens of V = 3 kinds" in out
+    assert "bidirectional: another last character changes 6 of 6 hidden states" in out
+    assert "causal: another last character changes 1 of 6 hidden states" in out
+
+
+def test_walkthrough_options() -> None:
+    out = run("walkthrough", "abc", *"--dim 8 --heads 2 --ff 16 --layers 1 --dropout 0".split()).stdout
+    assert "table (3, 8)" in out
+    assert "H = 2 heads of D = C/H = 4 channels" in out
+    assert "(3, 16)" in out
+    assert "on average training is 0.000 away from inference" in out
+
+
+def test_heat_map_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "output", Console(force_terminal=True, color_system="256"))
+    (line,) = terminal.heat_map(np.array([[0, 0.5, 1]]), ["x"])
+    assert line.plain == "x " + " " * 6
+    assert len({str(span.style) for span in line.spans}) == 3
+    monkeypatch.setattr(terminal, "output", Console(force_terminal=True, color_system=None))
+    (line,) = terminal.heat_map(np.array([[0, 0.5, 1]]), ["x"])
+    assert line.plain == "x   ▒▒██"
+
+
+def test_help_names_every_command() -> None:
+    text = run("--help").stdout
+    for command in ("embed", "search", "compare", "info", "warmup", "walkthrough"):
+        assert command in text
+        assert "Usage" in run(command, "--help").stdout
+
+
+def spoil(name: str, content: bytes) -> Callable[[Path], str]:
+    def write(folder: Path) -> str:
+        path = folder / name
+        path.write_bytes(content)
+        return str(path)
+
+    return write
+
+
+def embedded(content: Any) -> Callable[[Path], str]:
+    def write(folder: Path) -> str:
+        np.save(folder / "x.npy", content)
+        return str(folder / "x.npy")
+
+    return write
+
+
+GOOD = spoil("good.txt", b"the cat\na dog\n")
+# Arguments ({} the file made, {out} the output, {model} and {good} a good model and input), the file, what the line says.
+BAD: dict[str, tuple[str, Callable[[Path], str], str]] = {
+    "input missing": ("embed {}.txt -o {out}.npy", GOOD, r"good\.txt\.txt: No such file"),
+    "input is a folder": (
+        "embed {}.d.txt -o {out}.npy",
+        lambda p: (p / "x.d.txt").mkdir() or str(p / "x"),
+        "s a directory",
+    ),
+    "input of another kind": (
+        "embed {} -o {out}.npy",
+        spoil("x.csv", b"a"),
+        r"x\.csv: cannot read \.csv; supported: \.txt",
+    ),
+    "input not UTF-8": ("embed {} -o {out}.npy", spoil("x.txt", b"\xff\xfe"), r"x\.txt: not UTF-8"),
+    "line not JSON": ("embed {} -o {out}.npy", spoil("x.jsonl", b'{"text": "a"}\n{'), r"x\.jsonl, line 2: not JSON"),
+    "line not an object": ("embed {} -o {out}.npy", spoil("x.jsonl", b"[1]"), r"line 1: no column 'text', found list"),
+    "no such column": (
+        "embed {} -o {out}.npy --column body",
+        spoil("x.jsonl", b'{"text": "a"}'),
+        "line 1: no column 'body', found columns text",
+    ),
+    "text not str": ("embed {} -o {out}.npy", spoil("x.jsonl", b'{"text": 3}'), "line 1: 'text' must be text, got int"),
+    "JSON not UTF-8": ("embed {} -o {out}.npy", spoil("x.jsonl", b'{"text": "\xff"}'), r"x\.jsonl: not UTF-8"),
+    "half a surrogate pair": (
+        "embed {} -o {out}.npy -m {model}",
+        spoil("x.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}'),
+        r"inputs\[1\] is not valid Unicode",
+    ),
+    "paragraphs of JSON": ("embed {} -o {out}.npy --paragraphs", spoil("x.jsonl", b""), "not paragraphs"),
+    "output of another kind": ("embed {} -o {out}.csv", GOOD, r"cannot write \.csv; supported: \.npy, \.jsonl"),
+    "output folder missing": (
+        "embed {} -o {out}/no/such/x.npy",
+        GOOD,
+        r"no/such/x\.npy: cannot be written: No such file or directory",
+    ),
+    "output is a folder": (
+        "embed {good} -o {} -m {model}",
+        lambda p: (p / "x.npy").mkdir() or str(p / "x.npy"),
+        r"x\.npy: cannot be written: it is a folder",
+    ),
+    "model missing": ("embed {good} -o {out}.npy -m {}/nowhere/x", str, "nowhere/x: no such folder"),
+    "model damaged": (
+        "embed {good} -o {out}.npy -m {}",
+        lambda p: (write_sentence_model(p / "m") / "model.safetensors").write_bytes(b"x") and str(p / "m"),
+        r"model\.safetensors: not a complete safetensors file",
+    ),
+    "embeddings without texts": ("search {} query", embedded(np.zeros((2, C))), r"x\.npy: --texts must name the file"),
+    "texts with texts": ("search {good} query --texts {}", GOOD, r"good\.txt: --texts goes with an \.npy file"),
+    "embeddings of other texts": (
+        "search {} query --texts {good}",
+        embedded(np.zeros((3, C))),
+        "3 embeddings, but there are 2 texts",
+    ),
+    "embeddings of another model": (
+        "search {} query --texts {good} -m {model}",
+        embedded(np.zeros((2, C + 1))),
+        "embeddings of width 33, but the model's have 32",
+    ),
+    "embeddings of one axis": (
+        "search {} query --texts {good}",
+        embedded(np.zeros(2)),
+        r"found float64 of shape \(2,\)",
+    ),
+    "embeddings of objects": (
+        "search {} query --texts {good}",
+        embedded(np.array([[None]])),
+        "not a complete .npy file",
+    ),
+    "embeddings cut": ("search {} query --texts {good}", spoil("x.npy", b"\x93NUMPY"), "not a complete .npy file"),
+    "embeddings missing": ("search {}.npy query --texts {good}", GOOD, r"good\.txt\.npy: No such file"),
+    "heads do not divide": ("walkthrough hello --heads 7", str, "num_heads must divide hidden_dim"),
+    "dropout out of range": ("walkthrough hello --dropout 1", str, r"dropout must be in \[0, 1\)"),
+    "no text": ("walkthrough |", str, "the text is empty"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name: str, model: str, tmp_path: Path) -> None:
+    arguments, make, message = BAD[name]
+    good = GOOD(tmp_path)
+    made = make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    filled = arguments.format(made, out=tmp_path / "out", model=model, good=good)
+    result = run(*(word.replace("|", "") for word in filled.split(" ")), code=2)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert re.search(message, line), line
+    assert result.stdout == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_error_line_is_red_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(stderr=True, force_terminal=True, color_system="standard", soft_wrap=True)
+    monkeypatch.setattr(terminal, "_errors", console)
+    assert run("walkthrough", "", code=2).stderr == "\x1b[31merror: the text is empty: give at least one character\x1b[0m\n"
+
+
+def test_no_traceback_from_the_real_program(tmp_path: Path) -> None:
+    found = python("embed", str(tmp_path / "nowhere.txt"), "-o", str(tmp_path / "x.npy"))
+    assert found.returncode == 2
+    assert found.stdout == ""
+    assert found.stderr == f"error: {tmp_path / 'nowhere.txt'}: No such file or directory\n"
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_temporary_file_is_removed(tmp_path: Path, kind: type[BaseException]) -> None:
+    (tmp_path / "x.npy").write_bytes(b"old")
+    with pytest.raises(kind), replacing(tmp_path / "x.npy") as file:
+        file.write(b"new")
+        assert len(list(tmp_path.iterdir())) == 2
+        raise kind
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_interrupt_leaves_nothing_behind(model: str, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("the cat sat on the mat\n" * 300_000)
+    command = [
+        sys.executable,
+        "-m",
+        "fastattn",
+        "embed",
+        str(tmp_path / "in.txt"),
+        "-o",
+        str(tmp_path / "x.npy"),
+        "-m",
+        model,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".x.npy.*.tmp")) and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode != 0
+    assert "Traceback" not in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+
+
+def test_compiling_is_announced_once(model: str, lines: str, tmp_path: Path) -> None:
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "fastattn", "embed", lines, "-o", str(tmp_path / "x.npy"), "-m", model]
+    errors = []
+    for _ in range(2):
+        found = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        errors.append(found.stderr.splitlines())
+    assert len(errors[0]) == 2
+    assert errors[0][0].startswith("compiling kernels for this CPU, once")
+    assert len(errors[1]) == 1

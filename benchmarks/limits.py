@@ -30,7 +30,7 @@ STEPS = 1_000_000
 
 @intrinsic
 def _multiply_adds(typingctx, steps, x, i):  # type: ignore[no-untyped-def]
-    """`SUMS` sums of `steps` multiply-adds of vectors, in registers alone; factors x[i], x[i + 1]; the total goes to x[i + 32 ..]."""
+    """`SUMS` sums of `steps` multiply-adds of vectors, all in registers; factors x[i], x[i + 1], the total to x[i + 32 ..]."""
     vector = vector_of(x)
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]

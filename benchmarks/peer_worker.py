@@ -15,6 +15,7 @@ it is not takes no time from the others.  Requests, by their "do":
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import sys
@@ -99,7 +100,7 @@ class Worker:
             run()
             stamps.append(clock())
         gc.enable()
-        return {"seconds": [after - before for before, after in zip(stamps, stamps[1:], strict=False)]}
+        return {"seconds": [after - before for before, after in itertools.pairwise(stamps)]}
 
     def memory(self, key: str) -> dict[str, Any]:
         """Run once; the peak above what was held before, result included."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastattn.config import EncoderConfig
 from fastattn.kernels._activation import ACTIVATIONS
 from fastattn.kernels._arrays import aligned_empty, panels
-from fastattn.kernels._layer import FIELDS
+from fastattn.kernels._layer import FIELDS, ff_stride
 from fastattn.kernels.linear import pack_weight
 
 Array = NDArray[Any]
@@ -149,7 +149,16 @@ def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
         else:
             norms += [-1, -1]
     kind = ACTIVATIONS[config.activation]
-    sizes = [c, config.num_heads, config.ff_dim, kind, int(config.norm_first), int(config.is_causal), *norms]
+    sizes = [
+        c,
+        config.num_heads,
+        config.ff_dim,
+        ff_stride(config.ff_dim),
+        kind,
+        int(config.norm_first),
+        int(config.is_causal),
+        *norms,
+    ]
     weights = arena.fill()
     return Packed(
         weights,

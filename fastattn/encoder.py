@@ -26,6 +26,8 @@ __all__ = ["Encoder", "EncoderConfig"]
 CHUNK_TOKENS = 128
 # Fewer rows a thread than this, and the threads share the columns of the weights, each of which is then read once.
 _ROWS_PER_THREAD = 24
+# Chunks are handed out where they keep the threads busy for this share of the time, and the steps are shared otherwise.
+_BALANCED = 0.8
 _FLOP_PER_US = 2e5
 _IDS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
 
@@ -295,9 +297,9 @@ class Encoder:
         flop = self.config.num_layers * (2 * (4 * c * c + 2 * c * f) * n + 4 * c * float(np.dot(lengths, lengths)))
         workers = min(thread_count(), max(1, int(flop / _FLOP_PER_US / 50)))
         attention = self._attention_scratch(longest)
-        own = FF_ROWS * (c + int(ff_stride(f)))
+        own = FF_ROWS * (c + ff_stride(f))
         rows_max, blocks, width = int(sizes.max()), 0, 0
-        if workers == 1 or balance(sizes, workers) > 0.8:
+        if workers == 1 or balance(sizes, workers) > _BALANCED:
             steps = throughput_steps()
             workers = min(workers, len(sizes))
             per_worker = 5 * rows_max * c + max(attention, own)
@@ -308,7 +310,7 @@ class Encoder:
             per_worker, width = max(attention, own), n
         columns = width if blocks and by_columns else 0
         x, qkv, ctx = (_scratch(name, width * m) for name, m in (("x", c), ("qkv", 3 * c), ("ctx", c)))
-        y, expanded = _scratch("y", columns * c), _scratch("expanded", columns * int(ff_stride(f)))
+        y, expanded = _scratch("y", columns * c), _scratch("expanded", columns * ff_stride(f))
         scratch = _scratch("scratch", workers * -(-per_worker // 16) * 16)
         encoder_kernel(
             steps, chunks, blocks, rows_max, offsets, packed.dims, *inputs, packed.weights, packed.layout,

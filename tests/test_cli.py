@@ -243,7 +243,7 @@ def embedded(content: Any) -> Callable[[Path], str]:
 
 
 GOOD = spoil("good.txt", b"the cat\na dog\n")
-# Arguments ({} the file made, {out} the output, {model} and {good} a good model and input), the file, what the line says.
+# Arguments ({} the file made, {out} the output, {model} and {good} a good model and input), the file, what is said.
 BAD: dict[str, tuple[str, Callable[[Path], str], str]] = {
     "input missing": ("embed {}.txt -o {out}.npy", GOOD, r"good\.txt\.txt: No such file"),
     "input is a folder": (

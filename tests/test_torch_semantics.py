@@ -83,7 +83,8 @@ def gelu_calls(draw: Any) -> Call:
 @st.composite
 def linear_calls(draw: Any) -> Call:
     dtype, scale = draw(dtype_scales)
-    lead, outputs, inputs = draw(st.lists(few, max_size=2)), draw(sides), draw(sides)
+    # A sum of a few terms can be exact by luck: enough of them that the yardstick is typical.
+    lead, outputs, inputs = [*draw(st.lists(few, max_size=1)), draw(st.integers(12, 24))], draw(sides), draw(sides)
     x = draw(arrays(*lead, inputs, dtype=dtype, scale=scale, bad=True))
     weight = draw(arrays(outputs, inputs, dtype=dtype, scale=1.0))
     bias = draw(st.none() | arrays(outputs, dtype=dtype, scale=1.0))

@@ -45,9 +45,12 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
 
 
 def working(x: Array) -> Array:
-    """Return `x` C-contiguous, aligned, in native byte order, float16 as float32: what a kernel takes."""
+    """Return `x` C-contiguous, aligned, writable, in native byte order, float16 as float32: what a kernel takes.
+
+    A read-only array is copied: Numba would compile every kernel anew for its type.
+    """
     dtype = np.dtype(np.float64 if x.dtype.type is np.float64 else np.float32)
-    return np.require(x, dtype, ("C_CONTIGUOUS", "ALIGNED"))
+    return np.require(x, dtype, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE"))
 
 
 def kernel_out(out: Array | None, shape: tuple[int, ...], like: Array, *inputs: Array | None) -> Array:

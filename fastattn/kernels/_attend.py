@@ -126,7 +126,8 @@ def attend(  # type: ignore[no-untyped-def]
     totals, fades = tops + TILE_ROWS, tops + 2 * TILE_ROWS
     for j in range(e_width):
         scratch[zeros + j] = 0.0
-    plain = mask.size == 0 and softcap == 0.0
+    # A factor that is not positive would turn the maximum into a minimum, or -inf into NaN.
+    plain = mask.size == 0 and softcap == 0.0 and scale > 0.0
     c = scale * LOG2_E if plain else LOG2_E
     tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
     done = 0

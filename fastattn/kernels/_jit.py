@@ -106,6 +106,9 @@ def inline(fn: F) -> F:
     return _serial(fn, forceinline=True) if JIT else fn
 
 
+_kernels: list[ParallelKernel] = []
+
+
 class ParallelKernel:
     """A kernel with ``prange`` loops, launched under what the threading layer needs.
 
@@ -119,6 +122,7 @@ class ParallelKernel:
         self.__name__ = fn.__name__
         self.__doc__ = fn.__doc__
         self.dispatcher: Any = _compile_cached(fn, parallel=True) if JIT else fn
+        _kernels.append(self)
 
     def __call__(self, *args: Any) -> Any:
         """Run the kernel."""
@@ -216,6 +220,8 @@ def thread_count() -> int:
     One in a child forked after the kernels ran, unless the layer is tbb: the threads of omp and workqueue do not survive.
     """
     global _quota
+    # First of all: Numba starts its threads when it is asked for their number, and libtbb must be loaded by then.
+    threading_layer()
     if not JIT:
         return 1
     if _forked and _layer != "tbb":
@@ -232,7 +238,5 @@ def thread_count() -> int:
 
 def cache_directory() -> pathlib.Path:
     """Return the directory in which compiled kernels are kept."""
-    from fastattn.kernels import softmax
-
-    stats = softmax.softmax_kernel.dispatcher.stats if JIT else None
-    return pathlib.Path(stats.cache_path) if stats is not None and stats.cache_path else _HERE / "__pycache__"
+    paths = [stats.cache_path for stats in (getattr(k.dispatcher, "stats", None) for k in _kernels) if stats is not None]
+    return pathlib.Path(paths[0]) if paths else _HERE / "__pycache__"

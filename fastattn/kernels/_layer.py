@@ -13,19 +13,7 @@ from fastattn.kernels.layer_norm import layer_norm_rows
 from fastattn.kernels.linear import linear_rows
 
 # Fields of `dims`.
-DIMS = (
-    "hidden",
-    "heads",
-    "ff",
-    "activation",
-    "norm_first",
-    "is_causal",
-    "embed_norm_w",
-    "embed_norm_b",
-    "final_norm_w",
-    "final_norm_b",
-)
-C, H, F, ACTIVATION, NORM_FIRST, CAUSAL, EMBED_NORM_W, EMBED_NORM_B, FINAL_NORM_W, FINAL_NORM_B = range(10)
+C, H, F, FF_STRIDE, ACTIVATION, NORM_FIRST, CAUSAL, EMBED_NORM_W, EMBED_NORM_B, FINAL_NORM_W, FINAL_NORM_B = range(11)
 # Fields of `layout`: the query, key and value matrices are one.
 QKV_W, QKV_B, OUT_W, OUT_B, NORM1_W, NORM1_B, IN_W, IN_B, FF_W, FF_B, NORM2_W, NORM2_B = range(12)
 FIELDS = 12
@@ -34,8 +22,7 @@ FIELDS = 12
 FF_ROWS = 128
 
 
-@kernel
-def ff_stride(f):  # type: ignore[no-untyped-def]
+def ff_stride(f: int) -> int:
     """Row distance of the feed-forward expansion: rows a multiple of 4 KiB apart would share one set of the first-level cache."""
     return f + 16 if f % 512 == 0 else f
 
@@ -98,7 +85,7 @@ def project_qkv(m, dims, weights, layout, layer, eps, x, ix, scratch, iw, qkv, i
 def layer_tail(m, dims, weights, layout, layer, eps, ctx, ictx, scratch, iw, x, ix):  # type: ignore[no-untyped-def]
     """What follows the attention, for m rows: output product, residual and norm, feed-forward network, residual and norm."""
     c, f = dims[C], dims[F]
-    ldh = ff_stride(f)
+    ldh = dims[FF_STRIDE]
     width = tile_width(x)
     c_panels, f_panels = (c + width - 1) // width, (f + width - 1) // width
     at = layout[layer]

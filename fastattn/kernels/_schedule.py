@@ -17,6 +17,7 @@ from fastattn.kernels._layer import (
     EMBED_NORM_B,
     EMBED_NORM_W,
     FF_B,
+    FF_STRIDE,
     FF_W,
     FINAL_NORM_B,
     FINAL_NORM_W,
@@ -36,7 +37,6 @@ from fastattn.kernels._layer import (
     H,
     add_norm,
     attend_heads,
-    ff_stride,
     layer_tail,
     norm_of,
     project_qkv,
@@ -109,7 +109,7 @@ def run_step(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One worker's share of one step; work that is not cut evenly is handed out by `counter`."""
     c, f, h_all = dims[C], dims[F], dims[H]
-    ldh = ff_stride(f)
+    ldh = dims[FF_STRIDE]
     sequences = offsets.size - 1
     n = offsets[sequences]
     at = layout[layer]

@@ -30,7 +30,7 @@ ROW_BLOCK = 8 * TILE_ROWS
 
 @ParallelKernel
 def attention_kernel(q, k, v, mask, mask_strides, shape, scale, softcap, left, right, keys, values, scratch, counter, out, workers):  # type: ignore[no-untyped-def]
-    """Attention of q (B, H, L, D) on k (B, G, S, D) and v (B, G, S, E); `shape` is (B, H, G, L, S, D, E).
+    """Attention of q (B, H, L, D) on k (B, G, S, D) and v (B, G, S, E), all flat; `shape` is (B, H, G, L, S, D, E).
 
     keys: room for B * G packed heads.  values: likewise for B * H where value rows must be copied, else empty.
     """
@@ -39,14 +39,13 @@ def attention_kernel(q, k, v, mask, mask_strides, shape, scale, softcap, left, r
     keys_size = (s_all + width - 1) // width * width * d
     e_width = (e + width - 1) // width * width
     copied = values.size > 0
-    query, key, value, flat_out, bias = q.reshape(-1), k.reshape(-1), v.reshape(-1), out.reshape(-1), mask.reshape(-1)
     per_worker = scratch.size // workers
     blocks = (length + ROW_BLOCK - 1) // ROW_BLOCK
     for part in prange(workers):
         w = np.int64(part)
         task = atomic_next(counter, 0)
         while task < b_all * g_all:
-            pack_keys(s_all, d, key, task * s_all * d, d, keys, task * keys_size)
+            pack_keys(s_all, d, k, task * s_all * d, d, keys, task * keys_size)
             task = atomic_next(counter, 0)
         if copied:
             task = atomic_next(counter, 8)
@@ -54,9 +53,9 @@ def attention_kernel(q, k, v, mask, mask_strides, shape, scale, softcap, left, r
                 b, h = task // h_all, task % h_all
                 at = w * per_worker
                 place = b * mask_strides[0] + h * mask_strides[1]
-                live_keys(length, s_all, bias, place, mask_strides[2], mask_strides[3], left, right, scratch, at)
+                live_keys(length, s_all, mask, place, mask_strides[2], mask_strides[3], left, right, scratch, at)
                 source = (b * g_all + h // (h_all // g_all)) * s_all * e
-                pack_values(s_all, e, value, source, e, scratch, at, values, task * s_all * e_width)
+                pack_values(s_all, e, v, source, e, scratch, at, values, task * s_all * e_width)
                 task = atomic_next(counter, 8)
     for part in prange(workers):
         w = np.int64(part)
@@ -70,13 +69,13 @@ def attention_kernel(q, k, v, mask, mask_strides, shape, scale, softcap, left, r
             at_q, at_out, at_w = (head * length + row) * d, (head * length + row) * e, w * per_worker
             # fmt: off
             if copied:
-                attend(rows, row, s_all, d, e, query, at_q, d, keys, group * keys_size,
-                       values, head * s_all * e_width, e_width, bias, place, mask_strides[2], mask_strides[3],
-                       scale, softcap, left, right, scratch, at_w, flat_out, at_out, e)
+                attend(rows, row, s_all, d, e, q, at_q, d, keys, group * keys_size,
+                       values, head * s_all * e_width, e_width, mask, place, mask_strides[2], mask_strides[3],
+                       scale, softcap, left, right, scratch, at_w, out, at_out, e)
             else:
-                attend(rows, row, s_all, d, e, query, at_q, d, keys, group * keys_size,
-                       value, group * s_all * e, e, bias, place, mask_strides[2], mask_strides[3],
-                       scale, softcap, left, right, scratch, at_w, flat_out, at_out, e)
+                attend(rows, row, s_all, d, e, q, at_q, d, keys, group * keys_size,
+                       v, group * s_all * e, e, mask, place, mask_strides[2], mask_strides[3],
+                       scale, softcap, left, right, scratch, at_w, out, at_out, e)
             # fmt: on
             task = atomic_next(counter, 16)
 
@@ -101,7 +100,12 @@ def _additive(mask: Any, dtype: np.dtype[Any], lead: tuple[int, ...], scores: tu
         array = np.broadcast_to(array, (*lead, *heads))
     array = np.ascontiguousarray(array, dtype).reshape(-1, *heads)
     strides = [0 if n == 1 else s // array.itemsize for n, s in zip(array.shape, array.strides, strict=True)]
-    return array, np.array(strides, np.int64)
+    return array.reshape(-1), np.array(strides, np.int64)
+
+
+def _flat(x: Array, shape: tuple[int, ...]) -> Array:
+    """Return `x`, broadcast to `shape`, as the kernel takes it."""
+    return working(x if x.size == math.prod(shape) else np.broadcast_to(x, shape)).reshape(-1)
 
 
 def _bounds(is_causal: bool, window: Any) -> tuple[int, int]:
@@ -197,9 +201,9 @@ def scaled_dot_product_attention(
     check_out(out, shape, query.dtype)
     dtype = np.dtype(np.float64 if query.dtype == np.float64 else np.float32)
     batch = math.prod(lead)
-    q = working(np.broadcast_to(query, (*lead, heads, length, d)))
-    k = working(np.broadcast_to(key, (*lead, groups, s_all, d)))
-    v = working(np.broadcast_to(value, (*lead, groups, s_all, e)))
+    q = _flat(query, (*lead, heads, length, d))
+    k = _flat(key, (*lead, groups, s_all, d))
+    v = _flat(value, (*lead, groups, s_all, e))
     if attn_mask is None:
         mask, strides = np.empty(0, dtype), np.zeros(4, np.int64)
     else:
@@ -218,7 +222,7 @@ def scaled_dot_product_attention(
         factor = 1.0 / math.sqrt(d) if scale is None and d else float(scale or 0.0)
         attention_kernel(
             q, k, v, mask, strides, dims, factor, float(softcap or 0.0), left, right,
-            keys, values, scratch, np.zeros(24, np.int64), result, workers,
+            keys, values, scratch, np.zeros(24, np.int64), result.reshape(-1), workers,
         )  # fmt: skip
     return finish(result, out, query.dtype)
 

@@ -129,9 +129,9 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
         count, width = panels(n, work.dtype)
         packed = aligned_empty(count * k * width, work.dtype)
         pack_weight(weight, packed)
-        padded = np.zeros(count * width, work.dtype)
-        if bias is not None:
-            padded[:n] = bias
+        padded = aligned_empty(count * width, work.dtype)
+        padded[:n] = 0 if bias is None else bias
+        padded[n:] = 0
         m = result.size // n
         workers = workers_for(2e-5 * m * max(k, 1) * n, count * -(-m // ROW_BLOCK))
         rows, target = work.reshape(m, k), result.reshape(m, n)

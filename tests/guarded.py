@@ -1,0 +1,115 @@
+"""Run every kernel on arrays with a page without access right behind them, then right before them.
+
+Run by test_bounds.py in a process of its own: a kernel that reads or writes outside an array ends it by a signal.
+"""
+
+import ctypes
+import itertools
+import math
+import mmap
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import fastattn
+from fastattn import Encoder, EncoderConfig, _packing, encoder
+from fastattn.kernels import attention, linear
+from fastattn.kernels._simd import TILE_ROWS
+
+PAGE = mmap.PAGESIZE
+LIBC = ctypes.CDLL(None, use_errno=True)
+EDGES = (1, 2, 15, 16, 17, 31, 32, 33, 65)
+ROWS = (1, TILE_ROWS - 1, TILE_ROWS, TILE_ROWS + 1, 2 * TILE_ROWS + 1)
+
+
+class Guard:
+    """Allocates arrays that touch a page without access: behind them, or before them."""
+
+    def __init__(self, behind: bool) -> None:
+        self.behind = behind
+        self.maps: list[mmap.mmap] = []
+
+    def empty(self, shape: Any, dtype: Any = np.float32) -> Any:
+        shape = shape if isinstance(shape, tuple) else (shape,)
+        size = int(math.prod(shape)) * np.dtype(dtype).itemsize
+        pages = -(-size // PAGE) + 2
+        region = mmap.mmap(-1, pages * PAGE)
+        self.maps.append(region)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(region))
+        for page in (0, pages - 1):
+            if LIBC.mprotect(ctypes.c_void_p(start + page * PAGE), PAGE, 0):
+                raise OSError(ctypes.get_errno(), "mprotect")
+        at = (pages - 1) * PAGE - size if self.behind else PAGE
+        return np.frombuffer(region, dtype, math.prod(shape), at).reshape(shape)
+
+    def copy(self, x: Any) -> Any:
+        out = self.empty(x.shape, x.dtype)
+        out[...] = x
+        return out
+
+
+def normal(guard: Guard, *shape: int, dtype: Any = np.float32) -> Any:
+    return guard.copy(np.random.default_rng(shape).standard_normal(shape).astype(dtype))
+
+
+def cases(guard: Guard, dtype: Any) -> Iterator[str]:
+    """Run each op at each edge; a name is yielded for each, before it runs."""
+    for n in (*EDGES, 511, 513):
+        x = normal(guard, 3, n, dtype=dtype)
+        for form in ("none", "tanh"):
+            yield f"gelu {n} {form}"
+            fastattn.gelu(x, approximate=form, out=guard.empty(x.shape, dtype))
+        yield f"softmax {n}"
+        fastattn.softmax(x, out=guard.empty(x.shape, dtype))
+        yield f"layer_norm {n}"
+        one = normal(guard, n, dtype=dtype)
+        fastattn.layer_norm(x, one, one, residual=x, out=guard.empty(x.shape, dtype))
+    for m, n, k in itertools.product(ROWS, EDGES, (0, 1, 5)):
+        yield f"linear {m} {n} {k}"
+        bias = normal(guard, n, dtype=dtype)
+        out = guard.empty((m, n), dtype)
+        fastattn.linear(normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype), bias, activation="gelu", out=out)
+    for length, s, d, e in ((1, 1, 1, 1), (13, 31, 6, 5), (15, 33, 32, 32), (14, 32, 16, 33), (29, 520, 5, 64), (2, 1025, 8, 32)):
+        q, k, v = (normal(guard, 2, *shape, dtype=dtype) for shape in ((length, d), (s, d), (s, e)))
+        mask = guard.copy(np.random.default_rng(0).random((length, s)) > 0.5)
+        for options in ({}, {"is_causal": True}, {"window": (3, 1)}, {"attn_mask": mask, "softcap": 2.0}):
+            yield f"attention {length} {s} {d} {e} {list(options)}"
+            fastattn.scaled_dot_product_attention(q, k, v, out=guard.empty((2, length, e), dtype), **options)
+
+
+def encoders(guard: Guard) -> Iterator[str]:
+    """Run both schedules at edges of every size."""
+    for c, heads, ff, first in ((32, 1, 64, False), (30, 5, 33, True), (5, 1, 1, False), (48, 3, 100, True)):
+        config = EncoderConfig(2, heads, c, ff, vocab_size=9, positions="learned", max_positions=70, type_vocab_size=2, norm_first=first)
+        parameters = {name: guard.copy(value) for name, value in _packing.random_parameters(config, 0).items()}
+        model = Encoder(config, parameters=parameters)
+        for lengths in ([1], [17, 1, 33], [70], [14, 0, 28]):
+            offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
+            n = int(offsets[-1])
+            ids, types = guard.copy(np.arange(n, dtype=np.int32) % 9), guard.copy(np.arange(n, dtype=np.int32) % 2)
+            for balanced, rows in ((0.0, 24), (2.0, 0), (2.0, 10**6)):
+                encoder._BALANCED, encoder._ROWS_PER_THREAD, encoder._FLOP_PER_US = balanced, rows, 0.01
+                for pooling in (None, "mean", "max", "weightedmean"):
+                    yield f"encoder {c} {lengths} {balanced} {rows} {pooling}"
+                    out = guard.empty((len(lengths) if pooling else n, c))
+                    model.forward_packed(ids, offsets, token_type_ids=types, pooling=pooling, normalize=bool(pooling), out=out)
+
+
+def main() -> None:
+    done = 0
+    for behind in (True, False):
+        guard = Guard(behind)
+        for module in (attention, linear, _packing):
+            module.aligned_empty = guard.empty  # type: ignore[attr-defined]
+        encoder._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
+        for steps in (cases(guard, np.float32), cases(guard, np.float64), encoders(guard)):
+            for name in steps:
+                print(name, file=sys.stderr, flush=True)
+                done += 1
+    print(done)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,19 +8,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import shapes
-from benchmarks.peers import Array
 from benchmarks.session import PEER_LIMIT, Session, derived, faster, record, share_of_limit, within
-from benchmarks.shapes import Model
+from benchmarks.shapes import Model, normal
 from benchmarks.turns import Contender, ratio
 from fastattn import reference
 
 # The gate looks at so many rows, and at the first head.
 GATE_ROWS = 128
-
-
-def normal(*shape: int, seed: int = 0) -> Array:
-    """Normal random numbers, float32."""
-    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
 
 
 def products(session: Session, model: Model, rows: tuple[int, ...]) -> None:

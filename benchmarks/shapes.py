@@ -5,7 +5,10 @@ Shape letters as in ``fastattn.kernels``: B batch, T tokens, C hidden, H heads, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class Model(NamedTuple):
@@ -41,6 +44,8 @@ MINILM = Model(
 BERT_BASE = Model("bert-base", 12, 768, 12, 3072, ((1, 16), (1, 128), (8, 128), (4, 512)), "the sizes of BERT-base, random weights")
 MODELS = {model.name: model for model in (MINILM, BERT_BASE)}
 
+# The reference is timed up to here, where a call takes well under a second.
+REFERENCE_FLOP = 5e9
 PRODUCT_ROWS = (128, 512, 4096)
 ATTENTION_HEADS = 8
 ATTENTION_TOKENS = (128, 512, 2048, 8192)
@@ -48,8 +53,13 @@ ATTENTION_SIZES = (32, 64)
 ELEMENTS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 # Rows of attention scores, of MiniLM's hidden states and of its feed-forward expansion.
 ROW_LENGTHS = {"softmax": 128, "layer_norm": 384, "layer_norm, residual": 384, "gelu": 1536}
-# Arrays that must be read or written once.
+# Arrays of the shape of the input that must be read or written once.
 STREAMS = {"softmax": 2, "layer_norm": 2, "layer_norm, residual": 3, "gelu": 2}
+
+
+def normal(*shape: int, seed: int = 0) -> NDArray[Any]:
+    """Normal random numbers, float32, the same for a shape and seed."""
+    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
 
 
 def rows_of(op: str, elements: int) -> tuple[int, int]:

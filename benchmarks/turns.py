@@ -6,6 +6,7 @@ the machine's speed meets all of them; ratios are taken within a round.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -92,7 +93,8 @@ class Worker:
     def close(self) -> None:
         """Let the process end."""
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:

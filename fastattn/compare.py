@@ -48,7 +48,23 @@ class _Case(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Errors in units of float32 eps, relative to the largest true value; times are medians, in seconds."""
+    """One op in one form, against the reference.
+
+    Parameters
+    ----------
+    label : str
+        The op and its form.
+    shape : str
+        The shape of the inputs.
+    error : float
+        Worst error, in units of float32 eps, relative to the largest true value.
+    reference_error : float
+        The same of the reference in float32.
+    seconds : float
+        Median time.
+    reference_seconds : float
+        Median time of the reference in float32.
+    """
 
     label: str
     shape: str

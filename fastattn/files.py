@@ -143,6 +143,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Raises
     ------
+    IsADirectoryError
+        `path` is a folder.
     OSError
         It cannot be written; the message names `path`.
     """

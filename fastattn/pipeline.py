@@ -22,7 +22,17 @@ _SLICE = 1024
 
 
 class Counts(NamedTuple):
-    """What was read: texts, tokens (special ones included), and texts that were cut."""
+    """What was read.
+
+    Parameters
+    ----------
+    texts : int
+        Texts.
+    tokens : int
+        Tokens, special ones included.
+    truncated : int
+        Texts that were cut.
+    """
 
     texts: int
     tokens: int

@@ -25,7 +25,33 @@ _UNSUPPORTED = ("processing_kwargs", "query_length", "document_length", "query_e
 
 
 class Recipe(NamedTuple):
-    """How texts become embeddings round the encoder."""
+    """How texts become embeddings round the encoder.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``config.json`` and the tokenizer.
+    pooling : tuple of str
+        The poolings, which are concatenated.
+    include_prompt : bool
+        Pooling sees the tokens of the prompt.
+    normalize : bool
+        Embeddings are divided by their length.
+    max_seq_length : int or None
+        The most tokens of a text, special ones included.
+    do_lower_case : bool
+        Texts are lowercased first.
+    cut_left : bool
+        A text that is too long loses its beginning.
+    prompts : dict of str to str
+        Texts to put before an input, by name.
+    default_prompt_name : str or None
+        The prompt that is used where none is given.
+    similarity : str
+        How embeddings are compared.
+    truncate_dim : int or None
+        Channels to keep.
+    """
 
     folder: Path
     pooling: tuple[str, ...]

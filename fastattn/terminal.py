@@ -32,9 +32,16 @@ def reported() -> Iterator[None]:
     ------
     None
         Nothing.
+
+    Raises
+    ------
+    Exit
+        There was such an error.
     """
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever read the output has seen enough; typer ends the program without a word
     except (OSError, ValueError, TypeError, ImportError) as error:
         message = str(error)
         if isinstance(error, OSError) and error.strerror:

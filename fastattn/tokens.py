@@ -21,7 +21,19 @@ _TOKENS_PER_FORWARD = 16_384
 
 
 class Packed(NamedTuple):
-    """Texts as token ids end to end: what one forward takes."""
+    """Texts as token ids end to end: what one forward takes.
+
+    Parameters
+    ----------
+    rows : int64, (B,)
+        The numbers of the texts.
+    ids : int32, (N,)
+        Their token ids.
+    offsets : int64, (B + 1,)
+        Text b has ids offsets[b] .. offsets[b + 1] - 1.
+    truncated : int
+        Texts that were cut, of the whole call of `TextPacker.pack`; 0 in all but its first.
+    """
 
     rows: NDArray[np.int64]
     ids: NDArray[np.int32]

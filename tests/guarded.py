@@ -82,7 +82,9 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
 def encoders(guard: Guard) -> Iterator[str]:
     """Run both schedules at edges of every size."""
     for c, heads, ff, first in ((32, 1, 64, False), (30, 5, 33, True), (5, 1, 1, False), (48, 3, 100, True)):
-        config = EncoderConfig(2, heads, c, ff, vocab_size=9, positions="learned", max_positions=70, type_vocab_size=2, norm_first=first)
+        config = EncoderConfig(
+            2, heads, c, ff, vocab_size=9, positions="learned", max_positions=70, type_vocab_size=2, norm_first=first
+        )
         parameters = {name: guard.copy(value) for name, value in _packing.random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters)
         for lengths in ([1], [17, 1, 33], [70], [14, 0, 28]):

@@ -128,6 +128,7 @@ def test_writing_to_a_parameter_leaves_the_file_alone(tmp_path: Path) -> None:
     assert_reads_the_same(tmp_path)
 
 
+@pytest.mark.jit
 def test_encoder_from_pretrained(tmp_path: Path) -> None:
     encoder = Encoder.from_pretrained(write_bert(tmp_path))
     assert encoder.config == read_encoder(tmp_path)[0]

@@ -1,5 +1,6 @@
 """500 random calls of each op against the reference, and, where torch is installed, against torch itself."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,13 @@ LAYOUTS = ("contiguous", "transposed", "negative")
 
 
 @pytest.fixture(scope="module")
-def torch() -> Any:
-    return pytest.importorskip("torch")
+def torch() -> Iterator[Any]:
+    """Torch on one thread: for arrays this small its pool only gets in the way."""
+    module = pytest.importorskip("torch")
+    threads = module.get_num_threads()
+    module.set_num_threads(1)
+    yield module
+    module.set_num_threads(threads)
 
 
 @st.composite

@@ -145,6 +145,13 @@ def load_vector(builder: Any, pointer: Any, kind: Any) -> Any:
     return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=4)
 
 
+def load_lanes(builder: Any, pointer: Any, kind: Any, mask: Any, other: Any = None) -> Any:
+    """Emit a load of the lanes in `mask`, the others `other` or 0; their memory is not touched."""
+    other = ir.Constant(kind, [0.0] * kind.count) if other is None else other
+    pointer = builder.bitcast(pointer, kind.as_pointer())
+    return call(builder, f"llvm.masked.load.{suffix(kind)}.p0", kind, [pointer, I32(4), mask, other])
+
+
 def store_vector(builder: Any, value: Any, pointer: Any) -> None:
     """Emit an unaligned store of a vector."""
     builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=4)
@@ -215,8 +222,7 @@ def load_part(typingctx, x, i, n, fill):  # type: ignore[no-untyped-def]
         pointer = element_pointer(context, builder, x, args[0], _index(builder, context, i, args[1]))
         mask = first_lanes(builder, _index(builder, context, n, args[2]), vector.count)
         other = broadcast(builder, context.cast(builder, args[3], fill, vector.dtype), vector.count)
-        pointer = builder.bitcast(pointer, kind.as_pointer())
-        return call(builder, f"llvm.masked.load.{suffix(kind)}.p0", kind, [pointer, I32(4), mask, other])
+        return load_lanes(builder, pointer, kind, mask, other)
 
     return vector(x, i, n, fill), codegen
 

@@ -1,8 +1,8 @@
 """The microkernel: a tile of the product, its accumulators in registers while k runs.
 
-``C[m, W] = init + A[m, K] B[K, W]`` with W two vectors wide.  One multiply-add per k and element, k upwards, whatever m is: an
-element's bits do not depend on how the rows are cut into tiles.  A is read element by element (no row beyond m), B and `init` in
-whole vectors, and of C only the first n columns are written.
+``C[m, W] = A[m, K] B[K, W] + add`` with W two vectors wide.  One multiply-add per k and element, k upwards, whatever m is: an
+element's bits do not depend on how the rows are cut into tiles.  A is read element by element (no row beyond m), B in
+whole vectors, and of `add` and C only the first n columns are touched.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from fastattn.kernels._simd import (
     first_lanes,
     lanes,
     llvm_vector,
+    load_lanes,
     load_vector,
     multiply_add,
     prefetch_line,
@@ -35,9 +36,9 @@ _VECTORS = TARGET.tile[1]
 
 
 @intrinsic
-def _tile(typingctx, m, k_end, a, ia, lda, b, ib, ldb, ahead, init, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
+def _tile(typingctx, m, k_end, a, ia, lda, b, ib, ldb, ahead, add, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
     vector = vector_of(c)
-    sig = types.void(m, k_end, a, ia, lda, b, ib, ldb, ahead, init, ii, ldi, c, ic, ldc, n)
+    sig = types.void(m, k_end, a, ia, lda, b, ib, ldb, ahead, add, ii, ldi, c, ic, ldc, n)
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         kind, count = llvm_vector(vector), vector.count
@@ -54,17 +55,20 @@ def _tile(typingctx, m, k_end, a, ia, lda, b, ib, ldb, ahead, init, ii, ldi, c, 
             start = builder.append_basic_block(f"rows{rows}")
             switch.add_case(I64(rows), start)
             builder.position_at_end(start)
-            acc = _accumulate(builder, rows, kind, k_stop, (ap, lda), (bp, ldb, ahead), (ip, ldi))
+            acc = _accumulate(builder, rows, kind, k_stop, (ap, lda), (bp, ldb, ahead))
             whole, part = builder.append_basic_block("whole"), builder.append_basic_block("part")
             builder.cbranch(builder.icmp_signed(">=", n, I64(_VECTORS * count)), whole, part)
             builder.position_at_end(whole)
-            for i, j, pointer in _places(builder, rows, count, cp, ldc):
-                store_vector(builder, acc[i][j], pointer)
+            summands = _places(builder, rows, count, ip, ldi)
+            for (i, j, pointer), (_, _, add_pointer) in zip(_places(builder, rows, count, cp, ldc), summands, strict=True):
+                store_vector(builder, builder.fadd(acc[i][j], load_vector(builder, add_pointer, kind)), pointer)
             builder.branch(done)
             builder.position_at_end(part)
             masks = [first_lanes(builder, _clip(builder, builder.sub(n, I64(j * count)), count), count) for j in range(_VECTORS)]
-            for i, j, pointer in _places(builder, rows, count, cp, ldc):
-                store_lanes(builder, acc[i][j], pointer, masks[j])
+            summands = _places(builder, rows, count, ip, ldi)
+            for (i, j, pointer), (_, _, add_pointer) in zip(_places(builder, rows, count, cp, ldc), summands, strict=True):
+                total = builder.fadd(acc[i][j], load_lanes(builder, add_pointer, kind, masks[j]))
+                store_lanes(builder, total, pointer, masks[j])
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -84,12 +88,9 @@ def _places(builder: Any, rows: int, count: int, pointer: Any, stride: Any) -> A
             yield i, j, builder.gep(row, [I64(j * count)])
 
 
-def _accumulate(builder: Any, rows: int, kind: Any, k_stop: Any, a: Any, b: Any, init: Any) -> Any:
+def _accumulate(builder: Any, rows: int, kind: Any, k_stop: Any, a: Any, b: Any) -> Any:
     """Emit the loop over k for a number of rows; returns the accumulators after it."""
     count = kind.count
-    first = [[None] * _VECTORS for _ in range(rows)]
-    for i, j, pointer in _places(builder, rows, count, *init):
-        first[i][j] = load_vector(builder, pointer, kind)
     a_rows = [builder.gep(a[0], [builder.mul(a[1], I64(i))]) for i in range(rows)]
     entry, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("store")
     builder.cbranch(builder.icmp_signed(">", k_stop, I64(0)), loop, after)
@@ -113,39 +114,40 @@ def _accumulate(builder: Any, rows: int, kind: Any, k_stop: Any, a: Any, b: Any,
     builder.cbranch(builder.icmp_signed("<", k_next, k_stop), loop, after)
 
     builder.position_at_end(after)
-    out = [[builder.phi(kind) for _ in range(_VECTORS)] for _ in range(rows)]
+    total = [[builder.phi(kind) for _ in range(_VECTORS)] for _ in range(rows)]
+    zero = ir.Constant(kind, [0.0] * count)
     for i in range(rows):
         for j in range(_VECTORS):
-            acc[i][j].add_incoming(first[i][j], entry)
-            acc[i][j].add_incoming(after_k[i][j], loop)
-            out[i][j].add_incoming(first[i][j], entry)
-            out[i][j].add_incoming(after_k[i][j], loop)
-    return out
+            for phi in (acc[i][j], total[i][j]):
+                phi.add_incoming(zero, entry)
+                phi.add_incoming(after_k[i][j], loop)
+    return total
 
 
-def _tile_python(m, k_end, a, ia, lda, b, ib, ldb, ahead, init, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
-    from fastattn.kernels._simd_python import fma, lanes, load, store_part
+def _tile_python(m, k_end, a, ia, lda, b, ib, ldb, ahead, add, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
+    from fastattn.kernels._simd_python import fill, fma, lanes, load, load_part, store_part
 
     width = lanes(c)
     flat = a.reshape(-1)
     for i in range(m):
         for j in range(_VECTORS):
-            acc = load(init, ii + i * ldi + j * width)
+            acc = fill(c, 0.0)
             for k in range(k_end):
                 acc = fma(flat[ia + i * lda + k], load(b, ib + k * ldb + j * width), acc)
-            store_part(c, ic + i * ldc + j * width, max(0, min(width, n - j * width)), acc)
+            count = max(0, min(width, n - j * width))
+            store_part(c, ic + i * ldc + j * width, count, acc + load_part(add, ii + i * ldi + j * width, count, 0.0))
 
 
 tile = _tile_python if config.DISABLE_JIT else _tile
 
 
 @kernel
-def panel_product(m, k, a, ia, lda, b, ib, ldb, ahead, init, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
-    """C[:m, :n] = init + A[:m, :k] B[:k, :n] for one panel of B, n at most two vectors; rows are cut into nearly equal tiles.
+def panel_product(m, k, a, ia, lda, b, ib, ldb, ahead, add, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
+    """C[:m, :n] = A[:m, :k] B[:k, :n] + add for one panel of B, n at most two vectors; rows are cut into nearly equal tiles.
 
     Each matrix is a flat C-contiguous array, the offset of its first element and the distance of its rows.
-    `init` with row distance 0 is a bias; with c's own place it accumulates.  B is read again `ahead` elements further on soon:
-    prefetched there, 0 for nothing.
+    `add` with row distance 0 is a bias; with c's own place, the product so far.
+    What lies `ahead` elements further on than B is read soon: it is prefetched; 0 for nothing.
     """
     tiles = (m + TILE_ROWS - 1) // TILE_ROWS
     line = lanes(c) if ahead else 0
@@ -164,7 +166,7 @@ def panel_product(m, k, a, ia, lda, b, ib, ldb, ahead, init, ii, ldi, c, ic, ldc
             ib,
             ldb,
             distance,
-            init,
+            add,
             ii + done * ldi,
             ldi,
             c,

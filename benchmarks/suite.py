@@ -81,6 +81,8 @@ def main() -> int:
     out: Path = options.out or (WORK / "quick" if options.quick else ROOT / "benchmarks")
     for folder in (out, WORK):
         folder.mkdir(parents=True, exist_ok=True)
+    for log in WORK.glob("*.log"):
+        log.unlink()
     began = time.perf_counter()
     date = datetime.datetime.now(datetime.timezone.utc)
     session = Session(available_threads(), QUICK_ROUNDS if options.quick else ROUNDS, WORK)

@@ -17,7 +17,7 @@ _FLOATS = (np.float16, np.float32, np.float64)
 
 def float_array(name: str, x: Any) -> Array:
     """Return `x` as an array, a TypeError unless its dtype is float16, float32 or float64."""
-    array = np.asarray(x)
+    array = x if type(x) is np.ndarray else np.asarray(x)
     if array.dtype.type not in _FLOATS:
         raise TypeError(f"{name} must be float32, float64 or float16, got {array.dtype}")
     return array
@@ -49,6 +49,9 @@ def working(x: Array) -> Array:
 
     A read-only array is copied: Numba would compile every kernel anew for its type.
     """
+    flags = x.flags
+    if flags.carray and x.dtype.isnative and x.dtype.type is not np.float16:
+        return x
     dtype = np.dtype(np.float64 if x.dtype.type is np.float64 else np.float32)
     return np.require(x, dtype, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE"))
 

@@ -14,7 +14,7 @@ import pathlib
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import llvmlite
@@ -125,9 +125,11 @@ class ParallelKernel:
         _kernels.append(self)
 
     def __call__(self, *args: Any) -> Any:
-        """Run the kernel."""
-        with _launch():
-            return self.dispatcher(*args)
+        """Run the kernel; its last argument is the number of workers, and one worker starts no thread."""
+        if args[-1] != 1 and threading_layer() == "workqueue":
+            with _workqueue_lock:
+                return self.dispatcher(*args)
+        return self.dispatcher(*args)
 
 
 _layer: str | None = None
@@ -173,15 +175,6 @@ def threading_layer() -> str:
                 _launch_threads()
                 _layer = numba.threading_layer()
     return _layer
-
-
-@contextlib.contextmanager
-def _launch() -> Iterator[None]:
-    if threading_layer() == "workqueue":
-        with _workqueue_lock:
-            yield
-    else:
-        yield
 
 
 def _cpu_quota() -> float:

@@ -231,7 +231,14 @@ def encoder_kernel(  # type: ignore[no-untyped-def]
         step, layer = steps[i, 0], steps[i, 1]
         counter[0] = 0
         between_steps(step, layer, offsets, dims, weights, layout, eps, mode, normalise, x, ctx, y, out)
-        if step != FINISH:
+        if step == FINISH:
+            continue
+        if workers == 1:
+            run_step(
+                step, layer, 0, workers, chunks, blocks, rows_max, offsets, dims, ids, types, given, tokens,
+                positions, token_types, weights, layout, eps, mode, normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
+            )  # fmt: skip
+        else:
             for w in prange(workers):
                 run_step(
                     step, layer, np.int64(w), workers, chunks, blocks, rows_max, offsets, dims, ids, types, given, tokens,

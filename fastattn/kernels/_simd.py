@@ -87,7 +87,7 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
 
 
 # Registers of a wide vector: arithmetic with long chains of dependent instructions runs on so many chains in step.
-WIDE = 4
+WIDE = 2
 
 
 def vector_of(array: Any, registers: int = 1) -> VectorType | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -105,10 +106,10 @@ def layer_norm(
     Ba, Kiros & Hinton 2016, arXiv:1607.06450, equation 4.  Definition: fastattn.reference.layer_norm.
     """
     x = float_array("x", x)
-    given = {"weight": weight, "bias": bias, "residual": residual}
-    arrays = {name: None if array is None else float_array(name, array) for name, array in given.items()}
-    same_dtype("x", x, **arrays)
-    weight, bias, residual = arrays["weight"], arrays["bias"], arrays["residual"]
+    weight = None if weight is None else float_array("weight", weight)
+    bias = None if bias is None else float_array("bias", bias)
+    residual = None if residual is None else float_array("residual", residual)
+    same_dtype("x", x, weight=weight, bias=bias, residual=residual)
     if x.ndim == 0:
         raise ValueError("x must have at least one axis, got shape ()")
     if not eps >= 0:
@@ -124,7 +125,7 @@ def layer_norm(
         raise ValueError(f"residual must have the shape of x, {x.shape}, got {residual.shape}")
     check_out(out, x.shape, x.dtype)
     work = working(x)
-    n = int(np.prod(axes))
+    n = math.prod(axes)
     extra = np.empty(0, work.dtype) if residual is None else working(residual).reshape(-1)
     factor = np.ones(n, work.dtype) if weight is None else working(weight).reshape(-1)
     summand = np.zeros(n, work.dtype) if bias is None else working(bias).reshape(-1)

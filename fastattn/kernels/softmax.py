@@ -127,8 +127,8 @@ def softmax(x: Any, axis: int = -1, *, out: Array | None = None) -> Array:
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis must be in {-x.ndim} .. {x.ndim - 1} for an array of shape {x.shape}, got {axis}")
     check_out(out, x.shape, x.dtype)
-    work = working(np.moveaxis(x, axis, -1))
-    last = axis % x.ndim == x.ndim - 1
+    last = axis in (-1, x.ndim - 1)
+    work = working(x if last else np.moveaxis(x, axis, -1))
     result = kernel_out(out if last else None, work.shape, work, work)
     if work.size:
         rows = work.reshape(-1, work.shape[-1])

@@ -44,7 +44,8 @@ def test_compiled_for(target: str, tmp_path: Path) -> None:
 
 def test_generic_code_compiles_for_aarch64(tmp_path: Path) -> None:
     """What the kernels are on a CPU without wide vectors holds nothing that only x86 has."""
-    environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_OPT": "0", "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    numba = {"NUMBA_CPU_NAME": "generic", "NUMBA_OPT": "0", "NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = {**os.environ, **numba, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests" / "generic_ir.py"), str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     assert run.returncode == 0, run.stderr[-3000:]

@@ -19,6 +19,7 @@ from fastattn.kernels._jit import thread_count
 from fastattn.kernels._layer import FF_ROWS, ff_stride
 from fastattn.kernels._pool import POOLINGS
 from fastattn.kernels._schedule import encoder_kernel, latency_steps, throughput_steps
+from fastattn.lookup import find_model
 
 __all__ = ["Encoder", "EncoderConfig"]
 
@@ -83,7 +84,7 @@ class Encoder:
         Parameters
         ----------
         path_or_name : str or path
-            A folder with ``config.json`` and safetensors weights.
+            A folder with ``config.json`` and safetensors weights, or a name as in `SentenceTransformer`.
         precision : "float32"
             Of the arithmetic.
 
@@ -100,7 +101,7 @@ class Encoder:
         """
         if precision != "float32":
             raise ValueError(f'precision must be "float32", got {precision!r}')
-        config, parameters = read_encoder(path_or_name)
+        config, parameters = read_encoder(find_model(path_or_name))
         return cls(config, parameters=parameters)
 
     def __call__(

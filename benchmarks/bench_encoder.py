@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.peers import encoder_options
+from benchmarks.own import encoder_options
 from benchmarks.shapes import BERT_BASE, MINILM, MODELS, REFERENCE_FLOP
 from benchmarks.timed import time_call
 from compare import assert_matches_reference

@@ -104,7 +104,7 @@ def export_onnx(model: Model, folder: Path) -> None:
         folder / "checkpoint", attn_implementation="eager", dtype=torch.float32, add_pooling_layer=False
     ).eval()
 
-    class LastHiddenState(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class LastHiddenState(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.bert = bert

@@ -7,7 +7,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from benchmarks.peers import Array, Arrays, Library, Run
+from benchmarks.library import Array, Arrays, Library, Run
 from fastattn.kernels._jit import ParallelKernel, prange, thread_count
 from fastattn.kernels._simd import (
     I64,

@@ -6,7 +6,7 @@ it is not takes no time from the others.  Requests, by their "do":
     prepare  key, work, arrays (.npz), options   loads; nothing is timed
     check    key, out (.npy)                     runs once and writes the result; seconds of that run
     warm     key, seconds                        runs until the thread pool and the clock have settled; of the last run
-    time     key, calls, wake                    a turn, after that many seconds untimed; of each call
+    time     key, calls, wake                    a turn, after that many seconds untimed; of each call, and of all cores
     memory   key                                 bytes that one run needs beyond what was there before it
     clear                                        forgets what was prepared
     facts                                        what else decides the speed
@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import Run
+from benchmarks.library import Run
 
 LIBRARIES = {
-    "fastattn": "benchmarks.peers:Fastattn",
-    "numpy": "benchmarks.peers:Reference",
+    "fastattn": "benchmarks.own:Fastattn",
+    "numpy": "benchmarks.own:Reference",
     "torch": "benchmarks.peers:Torch",
     "sentence-transformers": "benchmarks.peers:SentenceTransformers",
     "onnxruntime": "benchmarks.peers:OnnxRuntime",
@@ -94,13 +94,15 @@ class Worker:
         run, clock = self.runs[key], time.perf_counter
         if wake:
             self.warm(key, wake)
-        stamps = [clock()]
         gc.disable()
+        cpu = time.process_time()
+        stamps = [clock()]
         for _ in range(calls):
             run()
             stamps.append(clock())
+        cpu = time.process_time() - cpu
         gc.enable()
-        return {"seconds": [after - before for before, after in itertools.pairwise(stamps)]}
+        return {"seconds": [after - before for before, after in itertools.pairwise(stamps)], "cpu": cpu}
 
     def memory(self, key: str) -> dict[str, Any]:
         """Run once; the peak above what was held before, result included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ LABELS = {
     "numpy": "NumPy",
     "machine": "machine",
 }
+# Share of the cores' time that the multiply-adds must have got.
+QUIET = 0.95
 BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
 Results = dict[str, Any]
 Cell = dict[str, Any]
@@ -81,6 +84,11 @@ def verdict(goal: Cell) -> str:
     return f"**SHORT** {text}" if goal["met"] is False else text
 
 
+def place(cell: Cell) -> str:
+    """Return the model, where there is one, and the case."""
+    return " ".join(filter(None, (cell.get("model"), cell["case"])))
+
+
 def rate(cell: Cell) -> str:
     """Write what fastattn does per second in this cell."""
     entry = cell["times"].get("fastattn")
@@ -97,7 +105,8 @@ def rate(cell: Cell) -> str:
 
 def section(row: str, cells: list[Cell]) -> Iterator[str]:
     """Yield one row of the comparison: a table of its cells."""
-    yield f"## {row[0].upper()}{row[1:]}"
+    title = row.replace("_", " ")
+    yield f"## {title[0].upper()}{title[1:]}"
     yield ""
     names = list(dict.fromkeys(name for cell in cells for name in cell["times"] if name != "machine"))
     rates = any(rate(cell) for cell in cells)
@@ -106,7 +115,7 @@ def section(row: str, cells: list[Cell]) -> Iterator[str]:
         head,
         (
             [
-                f"{cell['model']} {cell['case']}" if "model" in cell else cell["case"],
+                place(cell),
                 *(duration(cell["times"].get(name)) for name in names),
                 *([rate(cell)] if rates else []),
                 "<br>".join(map(verdict, cell["goals"])),
@@ -144,12 +153,13 @@ def markdown(results: Results) -> str:
         lines += ["A quick run, to see that everything works: not for publishing.", ""]
     lines += [METHOD.format(**results), ""]
     lines += [f"{judged - len(short)} of {judged} goals are met; measured {results['date']} in {results['seconds']} s.", ""]
+    lines += quiet(cells)
     about = [*results["machine"].items(), ("threads of each library", str(results["threads"]))]
     about += [(name, version) for name, version in results["versions"].items()]
     about += [(f"{label(name)}, {key}", value) for name, found in results["facts"].items() for key, value in found.items()]
     lines += table(("machine and versions", ""), ([key, str(value)] for key, value in dict(about).items()))
     lines += ["## Cells that fall short", ""]
-    lines += [f"- {cell['row']}, {cell.get('model', '')} {cell['case']}: {verdict(goal)}" for cell, goal in short]
+    lines += [f"- {cell['row']}, {place(cell)}: {verdict(goal).removeprefix('**SHORT** ')}" for cell, goal in short]
     lines += ["" if short else "None.", "## Gate", ""]
     lines += table(
         ("library", "model", "error of the hidden states", "limit", ""),
@@ -164,6 +174,21 @@ def markdown(results: Results) -> str:
     if any(cell["row"] == "forward" for cell in cells):
         lines += ["![tokens per second by shape](tokens.png)", ""]
     return "\n".join(lines)
+
+
+def quiet(cells: list[Cell]) -> Iterator[str]:
+    """Yield the FMA limits of the run, and whether other work took part of the cores."""
+    measured = [cell for cell in cells if "fma_limit" in cell]
+    if measured:
+        limits = [cell["fma_limit"] / 1e9 for cell in measured]
+        share = statistics.mean(cell["cores_got"] for cell in measured)
+        yield (
+            f"The FMA limit of all cores was {statistics.median(limits):.0f} GFLOP/s, from {min(limits):.0f} to {max(limits):.0f} "
+            f"in the run; it got {100 * share:.0f} % of the cores' time."
+        )
+        if share < QUIET:
+            yield "**Other work took the rest: these numbers say little. Measure again on a quiet machine.**"
+        yield ""
 
 
 def readme_table(results: Results) -> str:
@@ -184,7 +209,12 @@ def readme_table(results: Results) -> str:
     used = ", ".join(f"{label(name)} {versions[name]}" for name in names if name in versions)
     where = f"{machine['CPU']}, {results['threads']} threads, float32; {used}; {results['date'][:10]}"
     return "\n".join(
-        [*lines, "", f"Medians on {where}.", "All cells, their goals and where they are missed: `benchmarks/report.md`."]
+        [
+            *lines,
+            *([""] if lines[-1] else []),
+            f"Medians on {where}.",
+            "All cells, their goals and where they are missed: `benchmarks/report.md`.",
+        ]
     )
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from benchmarks import ROOT
 from benchmarks.corpus import corpus
-from benchmarks.peers import MAX_TOKENS, Array
+from benchmarks.library import MAX_TOKENS, Array
 from benchmarks.session import EMBEDDING_LIMIT, ENCODERS, EncoderGate, Session, faster, record
 from benchmarks.shapes import MINILM
-from benchmarks.turns import Contender, WorkerError, environment, quartiles, ratio, timing
+from benchmarks.turns import Contender, Turn, WorkerError, environment, quartiles, ratio, timing
 
 GATE_TEXTS = 16
 # A round of these takes minutes.
@@ -141,7 +141,7 @@ def start(session: Session, *, cold: bool) -> None:
                     taken[name].append(first_embedding(code))
                 except WorkerError as error:
                     failures[name] = str(error)
-    times = {name: timing([[seconds] for seconds in runs]) for name, runs in taken.items() if name not in failures}
+    times = {name: timing([Turn([seconds], 0) for seconds in runs]) for name, runs in taken.items() if name not in failures}
     cell: dict[str, Any] = {
         "row": "start", "case": "process start to first embedding, warm cache", "model": MINILM.name,
         "failures": failures, "goals": [], "times": {name: timing_entry(taken[name]) for name in times},

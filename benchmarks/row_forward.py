@@ -53,8 +53,7 @@ def threads(session: Session) -> None:
     counts = (1, min(2, session.threads))
     workers = {count: session.fresh_worker("fastattn", count, NUMBA_NUM_THREADS=str(count)) for count in counts}
     contenders = [
-        Contender(f"fastattn, {count} threads", worker, "forward", check, {"folder": str(folder)})
-        for count, worker in workers.items()
+        Contender(f"fastattn on {count}", worker, "forward", check, {"folder": str(folder)}) for count, worker in workers.items()
     ]
     cell, times = session.measure(
         "1 thread to 2", f"({batch}, {tokens})", contenders, arrays,
@@ -62,7 +61,7 @@ def threads(session: Session) -> None:
     )  # fmt: skip
     for worker in workers.values():
         worker.close()
-    one, two = (times.get(f"fastattn, {count} threads") for count in (1, 2))
+    one, two = (times.get(f"fastattn on {count}") for count in (1, 2))
     if session.threads < 2:
         record(cell, "1 thread", "x", None, None, note="this machine has one core")
     else:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from benchmarks import ROOT
 from benchmarks.export import export_key
+from benchmarks.library import Array
 from benchmarks.limits import fma_flop
-from benchmarks.peers import Array, encoder_options
+from benchmarks.own import encoder_options
 from benchmarks.shapes import Model
 from benchmarks.turns import Contender, Measured, Timing, Worker, WorkerError, environment, in_turns, ratio
 from compare import assert_matches_reference, truth_and_yardsticks
@@ -39,8 +40,8 @@ class Session:
         self._workers: dict[str, Worker] = {}
 
     def worker(self, library: str) -> Worker:
-        """Return the process of a library, started on first use."""
-        if library not in self._workers:
+        """Return the process of a library, started on first use and where the last one died."""
+        if library not in self._workers or self._workers[library].ended:
             self._workers[library] = self.fresh_worker(library)
         return self._workers[library]
 
@@ -81,6 +82,9 @@ class Session:
         measured: Measured = in_turns(contenders, arrays, rounds or self.rounds)
         times = {name: {"median": t.median, "low": t.low, "high": t.high, "calls": t.calls} for name, t in measured.timings.items()}
         cell = {"row": row, "case": case, "times": times, "failures": measured.failures, "goals": [], **facts}
+        if any(one.name == "machine" and one.work == "fma" for one in contenders) and "machine" in times:
+            cell["fma_limit"] = fma_flop(self.threads) / times["machine"]["median"]
+            cell["cores_got"] = measured.timings["machine"].cores / self.threads
         self.cells.append(cell)
         shown = ", ".join(f"{name} {1e3 * t.median:.4g}" for name, t in measured.timings.items())
         sys.stderr.write(f"{row} {facts.get('model', '')} {case}: {shown} ms\n")

@@ -10,7 +10,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -40,7 +39,6 @@ def machine() -> dict[str, Any]:
     return {
         **{name: value for name, value in facts() if name in kept},
         "second-level caches": f"{second_level_cache() / 2**20:g} MiB",
-        "system": platform.platform(),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import fastattn
-from benchmarks.peers import Array
+from benchmarks.library import Array
 from benchmarks.turns import WARM_SECONDS
 from compare import check
 from fastattn import reference

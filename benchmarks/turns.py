@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ MOST_CALLS = 200
 # of more than LONG_SECONDS does not notice.
 WAKE_SECONDS = 0.03
 LONG_SECONDS = 0.5
+# A library that has not answered by then is ended.
+PATIENCE_SECONDS = 1200
 # Settings that would change the threads or the kernels that a library chooses by itself.
 _FOREIGN = ("OPENBLAS_", "OMP_", "MKL_", "GOTO_", "BLIS_", "KMP_", "NUMBA_NUM_THREADS", "TOKENIZERS_PARALLELISM")
 
@@ -62,9 +65,17 @@ class Worker:
             text=True,
         )
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
     def _answer(self) -> dict[str, Any]:
         stream = self._process.stdout
+        watch = threading.Timer(PATIENCE_SECONDS, self._process.kill)
+        watch.start()
         line = stream.readline() if stream is not None else ""
+        watch.cancel()
         if not line:
             raise WorkerError(f"the process ended with code {self._process.wait()}")
         content: dict[str, Any] = json.loads(line)
@@ -114,13 +125,21 @@ class Contender(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Seconds of a call: the median and quartiles of all, and the median of each round."""
+    """Seconds of a call: the median and quartiles of all, and the median of each round; how many cores were busy for it."""
 
     median: float
     low: float
     high: float
     calls: int
     rounds: list[float]
+    cores: float
+
+
+class Turn(NamedTuple):
+    """Seconds of each call, and of all cores together."""
+
+    seconds: list[float]
+    cpu: float
 
 
 class Measured(NamedTuple):
@@ -156,26 +175,38 @@ def in_turns(contenders: list[Contender], arrays: Mapping[str, Array] | None, ro
                 continue
             seconds[one.name] = first
     running = [one for one in contenders if one.name in seconds]
-    for one in running:
-        if seconds[one.name] < 2 * WARM_SECONDS:
-            seconds[one.name] = one.worker.ask("warm", key=one.name, seconds=WARM_SECONDS)["seconds"]
-    taken: dict[str, list[list[float]]] = {one.name: [] for one in running}
-    for number in range(rounds):
+    taken: dict[str, list[Turn]] = {one.name: [] for one in running}
+    for number in range(-1, rounds):
         # Every other round backwards: nobody always follows the same one.
         for one in running if number % 2 == 0 else running[::-1]:
-            expected = seconds[one.name]
-            calls = max(1, min(MOST_CALLS, round(TURN_SECONDS / expected)))
-            wake = WAKE_SECONDS if expected < LONG_SECONDS else 0
-            taken[one.name].append(one.worker.ask("time", key=one.name, calls=calls, wake=wake)["seconds"])
-    for worker in {id(one.worker): one.worker for one in running}.values():
-        worker.ask("clear")
+            if one.name in failures:
+                continue
+            try:
+                if number >= 0:
+                    taken[one.name].append(turn(one, seconds[one.name]))
+                elif seconds[one.name] < 2 * WARM_SECONDS:
+                    seconds[one.name] = one.worker.ask("warm", key=one.name, seconds=WARM_SECONDS)["seconds"]
+            except WorkerError as error:
+                failures[one.name] = f"{type(error).__name__}: {error}"
+                del taken[one.name]
+    for worker in {id(one.worker): one.worker for one in contenders}.values():
+        with contextlib.suppress(WorkerError):
+            worker.ask("clear")
     return Measured({name: timing(turns) for name, turns in taken.items()}, failures)
 
 
-def timing(turns: list[list[float]]) -> Timing:
+def turn(one: Contender, expected: float) -> Turn:
+    """Let a contender take its turn."""
+    calls = max(1, min(MOST_CALLS, round(TURN_SECONDS / expected)))
+    wake = WAKE_SECONDS if expected < LONG_SECONDS else 0
+    return Turn(**one.worker.ask("time", key=one.name, calls=calls, wake=wake))
+
+
+def timing(turns: list[Turn]) -> Timing:
     """Summarise the calls of all turns."""
-    every = [seconds for turn in turns for seconds in turn]
-    return Timing(*quartiles(every), len(every), [statistics.median(turn) for turn in turns])
+    every = [seconds for turn in turns for seconds in turn.seconds]
+    cores = sum(turn.cpu for turn in turns) / sum(every)
+    return Timing(*quartiles(every), len(every), [statistics.median(turn.seconds) for turn in turns], cores)
 
 
 def ratio(theirs: Timing, ours: Timing) -> tuple[float, float, float]:

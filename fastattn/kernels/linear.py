@@ -75,14 +75,16 @@ def linear_kernel(x, packed, bias, out, kind, counter, workers):  # type: ignore
             linear_rows(min(ROW_BLOCK, m - row), k, 0, count, a, row * k, k, packed, 0, bias, 0, c, row * n, n, n, kind)
     else:
         blocks = (m + ROW_BLOCK - 1) // ROW_BLOCK
-        # With few row blocks the panels are shared out too.
-        groups = min(count, max(1, 4 * workers // blocks))
+        # The panels are shared out too, until there are tasks enough to keep the threads busy to the end.
+        groups = min(count, max(1, (8 * workers + blocks - 1) // blocks))
         for _ in prange(workers):
             task = atomic_next(counter, 0)
             while task < blocks * groups:
-                row, group = task // groups * ROW_BLOCK, task % groups
+                block, group = task // groups, task % groups
+                row = m * block // blocks
+                rows = m * (block + 1) // blocks - row
                 first, last = count * group // groups, count * (group + 1) // groups
-                linear_rows(min(ROW_BLOCK, m - row), k, first, last, a, row * k, k, packed, 0, bias, 0, c, row * n, n, n, kind)
+                linear_rows(rows, k, first, last, a, row * k, k, packed, 0, bias, 0, c, row * n, n, n, kind)
                 task = atomic_next(counter, 0)
 
 

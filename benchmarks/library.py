@@ -1,0 +1,95 @@
+"""How a library does a piece of work.  An instance lives in a process of its own (``peer_worker``).
+
+A method prepares the work and returns the call that is timed, whose result is an array for the gate.  Everything that a
+user does once (loading, compiling, packing weights, converting inputs) belongs to the preparation.  Outputs of the
+elementwise ops and of the product are allocated there too, for every library alike.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+Run = Callable[[], Array]
+Hidden = Callable[[Array, Array], Array]  # ids (B, T), mask (B, T) -> (B, T, C)
+
+# As in the checkpoint's sentence_bert_config.json.
+MAX_TOKENS = 256
+BATCH = 32
+
+
+class Library:
+    """A library, and the packages whose versions matter."""
+
+    packages: tuple[str, ...] = ()
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of its packages."""
+        return {name: importlib.metadata.version(name) for name in self.packages}
+
+    def facts(self) -> dict[str, str]:
+        """What else decides its speed; asked after the work is done."""
+        return {}
+
+
+class PaddedEncoder(Library):
+    """An encoder of padded batches, and what is needed around it to embed texts with it."""
+
+    def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
+        """Load the encoder, for one shape (B, T) only or for all."""
+        raise NotImplementedError
+
+    def forward(self, arrays: Arrays, folder: str) -> Run:
+        """Last hidden states of a batch."""
+        ids, mask = arrays["ids"], arrays["mask"]
+        call = self.hidden(Path(folder), ids.shape)
+        return lambda: call(ids, mask)
+
+    def encode(self, arrays: Arrays, folder: str, texts: str) -> Run:
+        """Texts to vectors: the same tokenizer, sorted by length, padded batches of 32, mean pooling, unit length."""
+        from tokenizers import Tokenizer
+
+        call = self.hidden(Path(folder), None)
+        tokenizer = Tokenizer.from_file(f"{folder}/checkpoint/tokenizer.json")
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(MAX_TOKENS)
+        inputs = json.loads(Path(texts).read_text("utf-8"))
+
+        def run() -> Array:
+            rows = [encoding.ids for encoding in tokenizer.encode_batch_fast(inputs)]
+            order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+            result: Array | None = None
+            for start in range(0, len(order), BATCH):
+                group = order[start : start + BATCH]
+                lengths = np.array([len(rows[i]) for i in group])
+                mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+                ids = np.zeros(mask.shape, np.int64)
+                ids[mask.astype(bool)] = np.concatenate([rows[i] for i in group])
+                hidden = call(ids, mask)
+                pooled = np.matmul(mask[:, None, :].astype(np.float32), hidden)[:, 0] / lengths[:, None]
+                pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
+                if result is None:
+                    result = np.empty((len(rows), pooled.shape[1]), np.float32)
+                result[group] = pooled
+            return np.empty((0, 0), np.float32) if result is None else result
+
+        return run
+
+
+def exported(folder: Path, part: str) -> Path:
+    """Return the path of an export, an OSError with the reason where it could not be made."""
+    reason = folder / f"{part}.error"
+    if reason.exists():
+        raise OSError(f"export failed: {reason.read_text('utf-8')}")
+    return folder / part

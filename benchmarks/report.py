@@ -246,8 +246,9 @@ def plot(results: Results, path: Path) -> None:
             axis.bar(positions, heights, 0.8 / len(names), label=label(name))
         axis.set_xticks(range(len(cells)), [cell["case"] for cell in cells])
         axis.set(title=model, xlabel="(texts, tokens of each)", ylabel="tokens/s")
-    axes[0][0].legend(fontsize="small")
-    figure.tight_layout()
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=len(names), fontsize="small")
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

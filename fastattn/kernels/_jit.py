@@ -125,8 +125,8 @@ class ParallelKernel:
         _kernels.append(self)
 
     def __call__(self, *args: Any) -> Any:
-        """Run the kernel; its last argument is the number of workers, and one worker starts no thread."""
-        if args[-1] != 1 and threading_layer() == "workqueue":
+        """Run the kernel."""
+        if threading_layer() == "workqueue":
             with _workqueue_lock:
                 return self.dispatcher(*args)
         return self.dispatcher(*args)

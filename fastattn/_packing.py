@@ -30,29 +30,43 @@ class Packed(NamedTuple):
 
 def expected_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every weight that an encoder of this configuration must have."""
-    c, f = config.hidden_dim, config.ff_dim
+    c, e, f = config.hidden_dim, config.input_dim, config.ff_dim
     shapes: dict[str, tuple[int, ...]] = {}
     if config.vocab_size is not None:
-        shapes["embeddings.token.weight"] = (config.vocab_size, c)
+        shapes["embeddings.token.weight"] = (config.vocab_size, e)
     if config.positions == "learned":
-        shapes["embeddings.position.weight"] = (config.max_positions, c)
+        shapes["embeddings.position.weight"] = (config.max_positions, e)
     if config.type_vocab_size:
-        shapes["embeddings.token_type.weight"] = (config.type_vocab_size, c)
+        shapes["embeddings.token_type.weight"] = (config.type_vocab_size, e)
+    if config.embedding_dim is not None:
+        shapes["embeddings.projection.weight"] = (c, e)
+    if config.relative_buckets:
+        shapes["relative_bias.weight"] = (config.relative_buckets, config.num_heads)
     for i in range(config.num_layers):
         for name in ("query", "key", "value", "output"):
             shapes[f"layers.{i}.attention.{name}.weight"] = (c, c)
-        shapes[f"layers.{i}.attention.layer_norm.weight"] = (c,)
+        if config.gated:
+            shapes[f"layers.{i}.feed_forward.gate.weight"] = (f, c)
         shapes[f"layers.{i}.feed_forward.input.weight"] = (f, c)
         shapes[f"layers.{i}.feed_forward.output.weight"] = (c, f)
-        shapes[f"layers.{i}.feed_forward.layer_norm.weight"] = (c,)
-    return shapes
+    return shapes | ({} if config.norm_first else _layer_norms(config))
+
+
+def _layer_norms(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    parts = ("attention", "feed_forward")
+    return {f"layers.{i}.{part}.layer_norm.weight": (config.hidden_dim,) for i in range(config.num_layers) for part in parts}
+
+
+def optional_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight that may be absent: a norm without one is left out."""
+    outer = {"embeddings.layer_norm.weight": (config.input_dim,), "layer_norm.weight": (config.hidden_dim,)}
+    return outer | (_layer_norms(config) if config.norm_first else {})
 
 
 def check_parameters(config: EncoderConfig, parameters: Mapping[str, Array]) -> None:
-    """Raise a ValueError for the first parameter that is missing or has the wrong shape."""
-    shapes = expected_shapes(config)
-    optional = {"embeddings.layer_norm.weight": (config.hidden_dim,), "layer_norm.weight": (config.hidden_dim,)}
-    for name, shape in {**shapes, **optional}.items():
+    """Raise a ValueError for the first parameter that is missing, has the wrong shape, or would be left unused."""
+    required, optional = expected_shapes(config), optional_shapes(config)
+    for name, shape in (required | optional).items():
         if name not in parameters:
             if name in optional:
                 continue
@@ -61,21 +75,29 @@ def check_parameters(config: EncoderConfig, parameters: Mapping[str, Array]) -> 
         for key, wanted in ((name, shape), (bias, shape[:1])):
             if key in parameters and parameters[key].shape != wanted:
                 raise ValueError(f"parameter {key} must have shape {wanted}, got {parameters[key].shape}")
+    for name, field in (
+        ("embeddings.projection.weight", "embedding_dim"),
+        ("relative_bias.weight", "relative_buckets"),
+        ("layers.0.feed_forward.gate.weight", "gated"),
+    ):
+        if name in parameters and name not in required:
+            raise ValueError(f"parameters have {name}, for which the configuration's {field} must be set")
 
 
 def random_parameters(config: EncoderConfig, seed: int) -> dict[str, Array]:
     """Return normal weights of standard deviation 0.02 (norms: 1), zero biases, as BERT starts."""
     rng = np.random.default_rng(seed)
     parameters: dict[str, Array] = {}
-    shapes = expected_shapes(config)
-    if config.vocab_size is not None:
-        shapes["embeddings.layer_norm.weight"] = (config.hidden_dim,)
-    if config.norm_first:
-        shapes["layer_norm.weight"] = (config.hidden_dim,)
+    shapes = expected_shapes(config) | optional_shapes(config)
+    if config.vocab_size is None:
+        del shapes["embeddings.layer_norm.weight"]
+    if not config.norm_first:
+        del shapes["layer_norm.weight"]
     for name, shape in shapes.items():
         norm = "layer_norm" in name
+        table = name.startswith(("embeddings.", "relative_bias.")) and "projection" not in name
         parameters[name] = np.ones(shape, np.float32) if norm else rng.standard_normal(shape, np.float32) * np.float32(0.02)
-        if norm or not name.startswith("embeddings."):
+        if norm or not table:
             parameters[name.removesuffix("weight") + "bias"] = np.zeros(shape[0], np.float32)
     return parameters
 

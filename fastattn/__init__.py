@@ -4,6 +4,7 @@ from fastattn import reference
 from fastattn.config import EncoderConfig
 from fastattn.encoder import Encoder
 from fastattn.kernels.attention import scaled_dot_product_attention
+from fastattn.kernels.attention_weights import attention_weights
 from fastattn.kernels.gelu import gelu
 from fastattn.kernels.layer_norm import layer_norm
 from fastattn.kernels.linear import linear
@@ -17,6 +18,7 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "SentenceTransformer",
+    "attention_weights",
     "gelu",
     "layer_norm",
     "linear",

@@ -1,6 +1,7 @@
 """fastattn: a transformer encoder for the CPU whose hot loops are Numba kernels."""
 
 from fastattn import reference
+from fastattn.accelerate import FallbackWarning, accelerate, restore
 from fastattn.config import EncoderConfig
 from fastattn.encoder import Encoder
 from fastattn.kernels.attention import scaled_dot_product_attention
@@ -17,12 +18,15 @@ __version__ = "0.1.0"
 __all__ = [
     "Encoder",
     "EncoderConfig",
+    "FallbackWarning",
     "SentenceTransformer",
+    "accelerate",
     "attention_weights",
     "gelu",
     "layer_norm",
     "linear",
     "reference",
+    "restore",
     "rotary_embedding",
     "scaled_dot_product_attention",
     "softmax",

@@ -19,6 +19,7 @@ from fastattn._torch_masks import attention_mask, ignored, is_causal, mask_array
 from fastattn._torch_nn import Stack, check_attention, read_stack
 from fastattn.encoder import Encoder
 from fastattn.kernels.attention import scaled_dot_product_attention
+from fastattn.kernels.attention_weights import attention_weights
 
 Array = NDArray[Any]
 
@@ -133,7 +134,7 @@ class _Projections:
 
 
 class AttentionForward(Forward):
-    """Forward of a MultiheadAttention.  A query that may see no key gives zeros before the output projection."""
+    """Forward of a MultiheadAttention.  A query that may see no key has weights of 0, and zeros before the output projection."""
 
     def check(self) -> None:
         """Raise `Unsupported` for an attention that is not torch's own."""
@@ -163,8 +164,8 @@ class AttentionForward(Forward):
         padding = padding if padding is None or batched else padding[None]
         if given.get("is_causal") and mask is None:
             raise Unfit("is_causal is set without the mask that it is a hint about")
-        if given.get("need_weights", True):
-            raise Unfit("need_weights is set: call it with need_weights=False")
+        if given.get("is_causal") and plan.more:
+            raise Unfit("is_causal is set and keys are added: what the hint means for those differs from what the mask says")
         q, k, v = plan.query(query), plan.key(key), plan.value(value)
         if plan.more:
             rows = [np.broadcast_to(more, (b, *more.shape)) for more in plan.more]
@@ -173,11 +174,16 @@ class AttentionForward(Forward):
             mask = mask if mask is None else np.pad(mask, [(0, 0)] * (mask.ndim - 2) + extra)
             padding = padding if padding is None else np.pad(padding, extra)
         q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3) for x in (q, k, v))
-        if mask is not None and padding is None and is_causal(mask):
-            context = scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:
-            context = scaled_dot_product_attention(q, k, v, attention_mask(mask, padding, heads))
+        causal = mask is not None and padding is None and is_causal(mask)
+        options = {"is_causal": causal, "attn_mask": None if causal else attention_mask(mask, padding, heads)}
+        context = scaled_dot_product_attention(q, k, v, **options)
         order = (2, 0, 1, 3) if swap else (0, 2, 1, 3)
-        rows = np.ascontiguousarray(context.transpose(order)).reshape(*((length, b) if swap else (b, length)), -1)
-        result = torch.from_numpy(plan.out(rows))
-        return (result if batched else result[0]), None
+        joined = np.ascontiguousarray(context.transpose(order)).reshape(*((length, b) if swap else (b, length)), -1)
+        result = torch.from_numpy(plan.out(joined))
+        weights = None
+        if given.get("need_weights", True):
+            each = attention_weights(q, k, **options)
+            weights = torch.from_numpy(each.mean(axis=1) if given.get("average_attn_weights", True) else each)
+        if batched:
+            return result, weights
+        return result[0], None if weights is None else weights[0]

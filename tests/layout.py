@@ -14,7 +14,7 @@ LAYERS = (
     ("kernels", "kernels.*"),
     ("config", "folder"),
     ("families", "families.*", "weights"),
-    ("checkpoint", "lookup", "_packing", "_training"),
+    ("checkpoint", "lookup", "_packing", "_run", "_tables", "_training"),
     ("encoder",),
     ("heads",),
     ("embeddings", "pipeline", "recipe", "tokens"),

@@ -4,6 +4,12 @@ from fastattn import reference
 from fastattn.accelerate import FallbackWarning, accelerate, restore
 from fastattn.config import EncoderConfig
 from fastattn.encoder import Encoder
+from fastattn.heads import (
+    EncoderForMaskedLM,
+    EncoderForSequenceClassification,
+    EncoderForTokenClassification,
+    EncoderWithPooler,
+)
 from fastattn.kernels.attention import scaled_dot_product_attention
 from fastattn.kernels.attention_weights import attention_weights
 from fastattn.kernels.gelu import gelu
@@ -18,6 +24,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Encoder",
     "EncoderConfig",
+    "EncoderForMaskedLM",
+    "EncoderForSequenceClassification",
+    "EncoderForTokenClassification",
+    "EncoderWithPooler",
     "FallbackWarning",
     "SentenceTransformer",
     "accelerate",

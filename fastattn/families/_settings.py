@@ -1,0 +1,194 @@
+"""Settings: ``config.json`` read key by key, with an error for every value that is not supported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastattn.folder import CheckpointError, read_json
+
+__all__ = ["ACTIVATIONS", "Settings"]
+
+# What config.json calls an activation -> what EncoderConfig calls it.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+class Settings:
+    """A model's ``config.json``.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    CheckpointError
+        It does not hold a JSON object.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values = read_json(path)
+        if not isinstance(self.values, dict):
+            raise CheckpointError(f"{path}: expected a JSON object, found {type(self.values).__name__}")
+
+    def size(self, key: str, default: int | None = None, *, least: int = 1) -> int:
+        """Return a whole number.
+
+        Parameters
+        ----------
+        key : str
+            Its key.
+        default : int, optional
+            The value of an absent key, which is an error by default.
+        least : int
+            The smallest that is supported.
+
+        Returns
+        -------
+        int
+            The number.
+
+        Raises
+        ------
+        CheckpointError
+            The value is something else.
+        """
+        value = self.values.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            found = repr(value) if key in self.values else "nothing"
+            kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
+            raise CheckpointError(f"{self.path}: {key} must be {kind}, found {found}")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """Return a number.
+
+        Parameters
+        ----------
+        key : str
+            Its key.
+        default : float
+            The value of an absent key.
+
+        Returns
+        -------
+        float
+            The number.
+
+        Raises
+        ------
+        CheckpointError
+            The value is something else.
+        """
+        value = self.values.get(key, default)
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise CheckpointError(f"{self.path}: {key} must be a number, found {value!r}")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return true or false.
+
+        Parameters
+        ----------
+        key : str
+            Its key.
+        default : bool
+            The value of an absent key.
+
+        Returns
+        -------
+        bool
+            The flag.
+
+        Raises
+        ------
+        CheckpointError
+            The value is something else.
+        """
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise CheckpointError(f"{self.path}: {key} must be true or false, found {value!r}")
+        return value
+
+    def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
+        """Return one of several strings.
+
+        Parameters
+        ----------
+        key : str
+            Its key.
+        default : str
+            The value of an absent key.
+        choices : iterable of str
+            Those that are supported.
+
+        Returns
+        -------
+        str
+            The string.
+
+        Raises
+        ------
+        CheckpointError
+            The value is something else.
+        """
+        value = self.values.get(key, default)
+        if not isinstance(value, str) or value not in choices:
+            raise CheckpointError(f"{self.path}: {key} {value!r} is not supported; supported: {', '.join(choices)}")
+        return value
+
+    def activation(self, key: str = "hidden_act", default: str = "gelu", known: Mapping[str, str] = ACTIVATIONS) -> str:
+        """Return an activation under the name that EncoderConfig has for it.
+
+        Parameters
+        ----------
+        key : str
+            Its key.
+        default : str
+            The value of an absent key.
+        known : mapping of str to str
+            The names that are supported, to those of EncoderConfig.
+
+        Returns
+        -------
+        str
+            The activation.
+
+        Raises
+        ------
+        CheckpointError
+            There is no such activation.
+        """
+        return known[self.choice(key, default, known)]
+
+    def only(self, **supported: Any) -> None:
+        """Check keys that must be absent, null or of the one value that is supported.
+
+        Parameters
+        ----------
+        **supported
+            That value for each key.
+
+        Raises
+        ------
+        CheckpointError
+            A key has another value.
+        """
+        for key, expected in supported.items():
+            value = self.values.get(key)
+            if value is not None and value != expected:
+                raise CheckpointError(f"{self.path}: {key} {value!r} is not supported; supported: {expected!r}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastattn._fallback import FallbackWarning, Notices, Unsupported
+from fastattn.bridge._fallback import FallbackWarning, Notices
 
 if TYPE_CHECKING:
-    from fastattn._accelerated import Forward
+    from fastattn.bridge._forward import Forward
 
 __all__ = ["FallbackWarning", "accelerate", "restore"]
 
@@ -57,7 +57,7 @@ def accelerate(module: M) -> M:
     again then.  Copies and pickles of the module are accelerated too; `restore` undoes it.
     """
     root = _root(module)
-    from fastattn._accelerated_kinds import find_forwards
+    from fastattn.bridge._kinds import find_forwards
 
     found: list[tuple[Any, type[Forward]]] = []
     left: list[str] = []
@@ -97,7 +97,7 @@ def restore(module: M) -> M:
         `module` is not a torch module and holds none as ``model``.
     """
     root = _root(module)
-    from fastattn._accelerated import Forward
+    from fastattn.bridge._forward import Forward
 
     for part in root.modules():
         if isinstance(part.__dict__.get("forward"), Forward):

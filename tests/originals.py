@@ -28,9 +28,7 @@ def plain_attention() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(True)
 
 
-def check_against(
-    original: Any, found: Any, *args: Any, select: Callable[[Any], Any] = lambda out: out, **kwargs: Any
-) -> None:
+def check_against(original: Any, found: Any, *args: Any, select: Callable[[Any], Any] = lambda out: out, **kwargs: Any) -> None:
     """Compare a result with what the original gives: the part that `select` takes of either."""
     import torch
 
@@ -41,4 +39,3 @@ def check_against(
         yardstick = original(*args, **kwargs)
     ours, truth, yardstick = (np.ascontiguousarray(select(out)) for out in (found, truth, yardstick))
     assert_matches_reference(ours, truth, yardstick)
-

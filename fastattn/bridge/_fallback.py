@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import warnings
+
+# Packages between a user's call and the forward.
+_BETWEEN = ("fastattn", "torch", "transformers", "sentence_transformers")
 
 
 class FallbackWarning(UserWarning):
@@ -13,11 +15,11 @@ class FallbackWarning(UserWarning):
 
 
 class Unfit(Exception):
-    """This call is not one for the kernels; the text completes "because"."""
+    """The call is not one for the kernels; the text completes "because"."""
 
 
 class Unsupported(Unfit):
-    """This module is not one for the kernels, whatever it is called with."""
+    """The module is not one for the kernels, whatever it is called with."""
 
 
 class Notices:
@@ -38,9 +40,8 @@ class Notices:
 
 
 def _depth() -> int:
-    """Return the stack level of the first caller outside this package and torch."""
-    inside = tuple(os.path.dirname(path) + os.sep for path in (__file__, getattr(sys.modules.get("torch"), "__file__", __file__)))
+    """Return the stack level of the first caller outside this package and those that call it."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
         frame, level = frame.f_back, level + 1
     return level

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastattn._fallback import Unfit
+from fastattn.bridge._fallback import Unfit
 
 Array = NDArray[Any]
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastattn._accelerated import Forward
-from fastattn._fallback import Unfit
-from fastattn._masked_layers import masked_layers
-from fastattn._packed_linear import PackedLinear
-from fastattn._tensors import array
-from fastattn._torch_masks import attention_mask, ignored, is_causal, mask_array
-from fastattn._torch_nn import Stack, check_attention, read_stack
+from fastattn.bridge._fallback import Unfit
+from fastattn.bridge._forward import Forward
+from fastattn.bridge._masked_layers import masked_layers
+from fastattn.bridge._masks import attention_mask, ignored, is_causal, mask_array
+from fastattn.bridge._packed_linear import PackedLinear
+from fastattn.bridge._stack import Stack, check_attention, read_stack
+from fastattn.bridge._tensors import array
 from fastattn.encoder import Encoder
 from fastattn.kernels.attention import scaled_dot_product_attention
 from fastattn.kernels.attention_weights import attention_weights
@@ -47,10 +47,6 @@ class StackForward(Forward):
 
     Positions that `src_key_padding_mask` ignores come back as zeros.
     """
-
-    def check(self) -> None:
-        """Raise `Unsupported` for layers that an `Encoder` cannot stand for."""
-        read_stack(self.module)
 
     def plan(self) -> _Layers:
         """Pack the weights."""
@@ -124,7 +120,9 @@ class _Projections:
         biases = [None if bias is None else bias[i * c : (i + 1) * c] for i in range(3)]
         self.query, self.key, self.value = (PackedLinear(w, b) for w, b in zip(weights, biases, strict=True))
         out = module.out_proj
-        self.out = PackedLinear(array("out_proj.weight", out.weight), None if out.bias is None else array("out_proj.bias", out.bias))
+        self.out = PackedLinear(
+            array("out_proj.weight", out.weight), None if out.bias is None else array("out_proj.bias", out.bias)
+        )
         # Keys and values after those of the tokens, (rows, C) each.
         more = [(np.zeros((1, c), np.float32),) * 2] if module.add_zero_attn else []
         if module.bias_k is not None:
@@ -135,10 +133,6 @@ class _Projections:
 
 class AttentionForward(Forward):
     """Forward of a MultiheadAttention.  A query that may see no key has weights of 0, and zeros before the output projection."""
-
-    def check(self) -> None:
-        """Raise `Unsupported` for an attention that is not torch's own."""
-        check_attention(self.module)
 
     def plan(self) -> _Projections:
         """Pack the weights."""
@@ -175,7 +169,7 @@ class AttentionForward(Forward):
             padding = padding if padding is None else np.pad(padding, extra)
         q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3) for x in (q, k, v))
         causal = mask is not None and padding is None and is_causal(mask)
-        options = {"is_causal": causal, "attn_mask": None if causal else attention_mask(mask, padding, heads)}
+        options: dict[str, Any] = {"is_causal": causal, "attn_mask": None if causal else attention_mask(mask, padding, heads)}
         context = scaled_dot_product_attention(q, k, v, **options)
         order = (2, 0, 1, 3) if swap else (0, 2, 1, 3)
         joined = np.ascontiguousarray(context.transpose(order)).reshape(*((length, b) if swap else (b, length)), -1)

@@ -6,14 +6,19 @@ from typing import Any
 
 from torch import nn
 
-from fastattn._accelerated import Forward
-from fastattn._accelerated_nn import AttentionForward, StackForward
-from fastattn._fallback import Unsupported
-from fastattn._torch_nn import check_attention, overrides, read_stack
+from fastattn.bridge._fallback import Unsupported
+from fastattn.bridge._forward import Forward
+from fastattn.bridge._nn_forwards import AttentionForward, StackForward
+from fastattn.bridge._pretrained import read_pretrained, shapes
+from fastattn.bridge._pretrained_forward import PretrainedForward
+from fastattn.bridge._stack import check_attention, overrides, read_stack
 
 
 def kind_of(module: Any) -> type[Forward] | None:
     """Return what stands in for the forward of this very module; `Unsupported` where only a module like it could be."""
+    if (pretrained := read_pretrained(module)) is not None:
+        pretrained.read(shapes)
+        return PretrainedForward
     if read_stack(module) is not None:
         return StackForward
     if overrides(module, nn.MultiheadAttention, "forward") is False:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn._packed_linear import packed_product
 from fastattn._packing import Packed
+from fastattn.bridge._packed_linear import packed_product
 from fastattn.config import EncoderConfig
 from fastattn.kernels import _layer
 from fastattn.kernels._arrays import panels

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastattn._fallback import Unfit
-from fastattn._tensors import array
+from fastattn.bridge._fallback import Unfit
+from fastattn.bridge._tensors import array
 
 Array = NDArray[Any]
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from numpy.typing import NDArray
 
-from fastattn._fallback import Notices, Unfit
-from fastattn._tensors import Watch
+from fastattn.bridge._fallback import Notices, Unfit
+from fastattn.bridge._tensors import Watch
 
 Array = NDArray[Any]
 
@@ -64,10 +64,6 @@ class Forward:
     def forget(self) -> None:
         """Read the module's weights anew before the next call."""
         self._made = None
-
-    def check(self) -> None:
-        """Raise `Unsupported` for a module that no call of can be accelerated."""
-        raise NotImplementedError
 
     def plan(self) -> Any:
         """Return what `run` needs of the module; raises `Unfit` or `Unsupported`."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fastattn._fallback import Unsupported
+from fastattn.bridge._fallback import Unsupported
 from fastattn.config import EncoderConfig
 
 Array = NDArray[Any]
@@ -41,6 +41,12 @@ class Stack(NamedTuple):
     norm: Any
     after: Any
     batch_first: bool
+
+    def read(self, read: Read) -> tuple[EncoderConfig, dict[str, Array]]:
+        """Return the configuration and the parameters; `Unsupported` where a norm comes after the encoder."""
+        if self.after is not None:
+            raise Unsupported(f"the final {type(self.after).__name__} is not a LayerNorm with the eps of the layers")
+        return self.config, self.parameters(read)
 
     def parameters(self, read: Read) -> dict[str, Array]:
         """Return the parameters under the encoder's names, each as `read` gives it."""
@@ -73,7 +79,8 @@ def read_stack(module: Any) -> Stack | None:
     Raises `Unsupported` where the layers are not such as an `Encoder` has.
     """
     if overrides(module, nn.TransformerEncoderLayer, "forward", "_sa_block", "_ff_block") is False:
-        layers, norm = [module], None
+        layers: list[Any] = [module]
+        norm: Any = None
     elif overrides(module, nn.TransformerEncoder, "forward") is False:
         layers, norm = list(module.layers), module.norm
         for layer in layers:
@@ -120,8 +127,8 @@ def _describe(layer: Any) -> tuple[tuple[int, ...], tuple[tuple[str, Any], ...],
         raise Unsupported(f"a norm is over {layer.norm1.normalized_shape}, not the {width} channels")
     if layer.norm1.eps != layer.norm2.eps:
         raise Unsupported(f"norm1 has eps {layer.norm1.eps} and norm2 {layer.norm2.eps}")
-    sizes = (attention.num_heads, width, layer.linear1.out_features)
     options = {"activation": activation_of(layer.activation), "norm_first": layer.norm_first, "layer_norm_eps": layer.norm1.eps}
+    sizes = (attention.num_heads, width, layer.linear1.out_features)
     return sizes, tuple(options.items()), attention.batch_first
 
 

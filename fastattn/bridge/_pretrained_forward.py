@@ -1,0 +1,230 @@
+"""The forward of an encoder of transformers, through the kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fastattn.bridge._fallback import Unfit, Unsupported
+from fastattn.bridge._forward import Forward
+from fastattn.bridge._pretrained import read_pretrained
+from fastattn.bridge._tensors import IDS, array
+from fastattn.encoder import Encoder
+
+Array = NDArray[Any]
+
+_TAKEN = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "return_dict", "use_cache")
+_ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
+_MASKS = (torch.bool, torch.int64, torch.int32, torch.uint8, torch.float32)
+# Of the largest value: a rounding error is far below, another computation far above.
+_PROBE_LIMIT = 1e-3
+
+
+class _Model:
+    """The packed weights, and what else a call needs of the module."""
+
+    def __init__(self, module: Any) -> None:
+        pretrained = read_pretrained(module)
+        if pretrained is None:
+            raise Unsupported("its class was changed")
+        self.module = module
+        self.config, self._parameters = pretrained.read(array)
+        self.encoder = Encoder(self.config, parameters=self._parameters)
+        self.padding_id = getattr(module.embeddings, "padding_idx", None)
+        self._body: Encoder | None = None
+        self._lock = threading.Lock()
+        self.output: Any = None
+
+    def body(self) -> Encoder:
+        """Return the encoder without its embeddings, packed when it is first needed."""
+        with self._lock:
+            if self._body is None:
+                positions = None if self.config.positions == "learned" else self.config.positions
+                config = dataclasses.replace(
+                    self.config, vocab_size=None, type_vocab_size=0, embedding_dim=None, positions=positions
+                )
+                kept = {name: value for name, value in self._parameters.items() if not name.startswith("embeddings.")}
+                self._body = Encoder(config, parameters=kept)
+            return self._body
+
+    def embed(self, given: dict[str, Any]) -> Array:
+        """Return the embeddings (B, T, C), computed by the module's own parts."""
+        part = self.module.embeddings
+        known = inspect.signature(type(part).forward).parameters
+        names = ("input_ids", "token_type_ids", "position_ids", "inputs_embeds")
+        with torch.no_grad():
+            x = part(**{name: given[name] for name in names if name in known and given.get(name) is not None})
+            project = getattr(self.module, "embeddings_project", None)
+            project = project or getattr(getattr(self.module, "encoder", None), "embedding_hidden_mapping_in", None)
+            return array("the embedding", x if project is None else project(x))
+
+    def pool(self, hidden: Any) -> Any:
+        """Return what the module's pooler makes of hidden states; None without one."""
+        pooler = getattr(self.module, "pooler", None)
+        if isinstance(pooler, nn.Linear):
+            return self.module.pooler_activation(pooler(hidden[:, 0]))
+        return None if pooler is None else pooler(hidden)
+
+
+class PretrainedForward(Forward):
+    """Forward of an encoder of transformers.  Positions where the attention mask has 0 come back as zeros."""
+
+    def plan(self) -> _Model:
+        """Pack the weights, and compare a small batch with the original."""
+        model = _Model(self.module)
+        self._probe(model)
+        return model
+
+    def run(self, plan: _Model, given: dict[str, Any]) -> Any:
+        """Encode `input_ids` or `inputs_embeds`."""
+        self._check(given)
+        as_tuple = self._as_tuple(plan, given)
+        hidden = torch.from_numpy(_hidden(plan, given))
+        fields = {"last_hidden_state": hidden}
+        pooled = plan.pool(hidden)
+        if pooled is not None:
+            fields["pooler_output"] = pooled
+        out = plan.output(**fields)
+        return out.to_tuple() if as_tuple else out
+
+    def _check(self, given: dict[str, Any]) -> None:
+        """Raise `Unfit` for arguments and settings that ask for more than hidden states."""
+        settings = self.module.config
+        for name in ("output_attentions", "output_hidden_states"):
+            wanted = given.get(name)
+            if getattr(settings, name, False) if wanted is None else wanted:
+                raise Unfit(f"{name} is set")
+        for name in ("is_decoder", "is_causal"):
+            if getattr(settings, name, False):
+                raise Unfit(f"config.{name} is set")
+        if getattr(settings, "_attn_implementation", None) not in _ATTENTIONS:
+            raise Unfit(f"the attention implementation is {settings._attn_implementation!r}")
+        for name, value in given.items():
+            if name not in _TAKEN and value is not None and value is not False:
+                raise Unfit(f"the argument {name} is given")
+        if (given.get("input_ids") is None) == (given.get("inputs_embeds") is None):
+            raise Unfit("exactly one of input_ids and inputs_embeds must be given")
+
+    def _as_tuple(self, plan: _Model, given: dict[str, Any]) -> bool:
+        """Tell whether a tuple is wanted."""
+        usual = getattr(self.module.config, "return_dict", True)
+        wanted = given.get("return_dict", usual)
+        if wanted is None and usual is False:
+            raise Unfit("return_dict is None, and False in the configuration")
+        if wanted is False and "return_dict" in self._names and getattr(self.module, "pooler", None) is None:
+            raise Unfit("a tuple is wanted of a model without a pooler")
+        return wanted is False
+
+    def _probe(self, model: _Model) -> None:
+        """Compare a small padded batch with the original, and learn the class of the output.
+
+        What changes the computation and shows neither in the configuration nor in the parts (a patched method, another
+        version of transformers) shows here.
+        """
+        size = min(7, model.config.max_positions)
+        ids = torch.arange(2 * size).reshape(2, size) * 31 % model.config.vocab_size
+        mask = torch.ones(2, size, dtype=torch.int64)
+        if size > 3:
+            mask[1, size - 3 :] = 0
+        given = {"input_ids": ids, "attention_mask": mask}
+        with torch.no_grad():
+            theirs = self.__wrapped__(**given, return_dict=True)  # type: ignore[attr-defined]
+            fields = {name for name, value in theirs.items() if value is not None}
+            if not {"last_hidden_state"} <= fields <= {"last_hidden_state", "pooler_output"}:
+                raise Unsupported(f"its output has {', '.join(sorted(fields))}")
+            hidden = torch.from_numpy(_hidden(model, given))
+            pooled = model.pool(hidden)
+        real = mask.numpy().astype(bool)
+        pairs = [(hidden.numpy()[real], theirs.last_hidden_state.numpy()[real])]
+        if ("pooler_output" in fields) != (pooled is not None):
+            raise Unsupported("its pooler is not where it was expected")
+        if pooled is not None:
+            pairs.append((pooled.numpy(), theirs.pooler_output.numpy()))
+        for ours, expected in pairs:
+            if not np.isfinite(expected).all() or not np.abs(ours - expected).max() <= _PROBE_LIMIT * np.abs(expected).max():
+                raise Unsupported("on a few tokens it gives something else than the kernels do")
+        model.output = type(theirs)
+
+
+def _hidden(model: _Model, given: dict[str, Any]) -> Array:
+    """Return the hidden states (B, T, C), zeros at padded positions."""
+    ids = given.get("input_ids")
+    embeds = given.get("inputs_embeds")
+    if ids is not None:
+        x = array("input_ids", ids, IDS)
+        if x.ndim != 2:
+            raise Unfit(f"input_ids has shape {x.shape}, not (B, T)")
+    else:
+        x = array("inputs_embeds", embeds)
+        if x.ndim != 3 or x.shape[2] != model.config.input_dim:
+            raise Unfit(f"inputs_embeds has shape {x.shape}, not (B, T, {model.config.input_dim})")
+    b, t = x.shape[:2]
+    if not t:
+        raise Unfit("there are no tokens")
+    real = _real(given.get("attention_mask"), (b, t))
+    types = given.get("token_type_ids")
+    if types is not None:
+        types = array("token_type_ids", types, IDS)
+        if types.shape != (b, t):
+            raise Unfit(f"token_type_ids has shape {types.shape} instead of {(b, t)}")
+    relative = model.config.positions != "learned" or model.config.relative_buckets > 0
+    if real is not None and not _starts_at_zero(real):
+        raise Unfit("a sequence begins with padding: its first position, which heads read, would be zeros")
+    if relative and real is not None and (real[:, 1:] > real[:, :-1]).any():
+        raise Unfit("the mask has holes, and in this model positions are relative")
+    usual = _usual_positions(model, given.get("position_ids"), None if ids is None else x, real, (b, t))
+    if not usual and model.config.positions != "learned":
+        raise Unfit("position_ids are not 0, 1, 2, ...")
+    if usual and ids is not None:
+        encoder, source = model.encoder, x
+    else:
+        encoder, source, types = model.body(), model.embed(given), None
+    if real is None or real.all():
+        flat, offsets = source.reshape(b * t, *source.shape[2:]), np.arange(b + 1, dtype=np.int64) * t
+        types = None if types is None else types.reshape(b * t)
+        return encoder.forward_packed(flat, offsets, token_type_ids=types).reshape(b, t, -1)
+    out = np.zeros((b, t, model.config.hidden_dim), np.float32)
+    offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
+    out[real] = encoder.forward_packed(source[real], offsets, token_type_ids=None if types is None else types[real])
+    return out
+
+
+def _real(mask: Any, shape: tuple[int, int]) -> Array | None:
+    """Return an attention mask (B, T) as bool, True for a real token; None where there is none."""
+    if mask is None:
+        return None
+    found = array("attention_mask", mask, _MASKS)
+    if found.shape != shape:
+        raise Unfit(f"attention_mask has shape {found.shape} instead of (B, T) = {shape}")
+    return found if found.dtype == np.bool_ else found != 0
+
+
+def _starts_at_zero(real: Array) -> bool:
+    """Tell whether each sequence that has a real token has one at position 0."""
+    return bool((real[:, 0] | ~real.any(axis=1)).all())
+
+
+def _usual_positions(model: _Model, position_ids: Any, ids: Array | None, real: Array | None, shape: tuple[int, int]) -> bool:
+    """Tell whether the real tokens of each sequence have the positions 0, 1, 2, ..."""
+    first = 0 if model.padding_id is None else model.padding_id + 1
+    if position_ids is not None:
+        places = array("position_ids", position_ids, IDS)
+        if places.shape not in (shape, (1, shape[1])):
+            raise Unfit(f"position_ids has shape {places.shape} instead of {shape}")
+        places = np.broadcast_to(places - first, shape)
+    elif model.padding_id is not None and ids is not None:
+        # Such a model counts the tokens that are not padding by their ids, whatever the mask says.
+        counted = ids != model.padding_id
+        places = np.where(counted, np.cumsum(counted, axis=1) - 1, -1)
+    else:
+        places = np.broadcast_to(np.arange(shape[1]), shape)
+    if real is None:
+        return bool((places == np.arange(shape[1])).all())
+    return bool((places == np.cumsum(real, axis=1) - 1)[real].all())

@@ -39,7 +39,11 @@ class Forward:
         functools.update_wrapper(self, types.MethodType(type(module).forward, module), updated=())
         self.module = module
         self._notices = notices or Notices()
-        self._names = list(inspect.signature(type(module).forward).parameters)[1:]
+        parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
+        self._takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        parameters = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+        self._names = [p.name for p in parameters]
+        self._required = [p.name for p in parameters if p.default is p.empty]
         self._lock = threading.Lock()
         self._made: _Made | None = None
 
@@ -75,7 +79,8 @@ class Forward:
 
     def _attempt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = dict(zip(self._names, args, strict=False)) | kwargs
-        if len(given) != len(args) + len(kwargs):
+        known = self._takes_more or all(name in self._names for name in kwargs)
+        if len(given) != len(args) + len(kwargs) or not known or any(name not in given for name in self._required):
             raise Unfit("its arguments do not fit its signature")
         _check_modes()
         # Before the weights are packed: in training they change in every step.

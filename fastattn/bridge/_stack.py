@@ -118,6 +118,9 @@ def _describe(layer: Any) -> tuple[tuple[int, ...], tuple[tuple[str, Any], ...],
         part = getattr(layer, name)
         if type(part) is not kind:
             raise Unsupported(f"{name} is a {type(part).__name__}, not a plain {kind.__name__}")
+    for name, part in layer.named_modules():
+        if patched(part, "forward"):
+            raise Unsupported(f"the forward of {name} was replaced")
     attention = layer.self_attn
     check_attention(attention)
     if not attention._qkv_same_embed_dim or attention.bias_k is not None or attention.add_zero_attn:

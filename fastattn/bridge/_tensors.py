@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from fastattn.bridge._fallback import Unfit
 
@@ -15,6 +16,9 @@ Array = NDArray[Any]
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 IDS = (torch.int64, torch.int32)
 FLOATS = (torch.float32,)
+# What computes the same in training mode; a part that is made anew is in that mode at first.
+_MODELESS = (nn.ModuleList, nn.Sequential, nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Identity)
+_MODELESS += (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh)
 # Elements of each parameter that are compared in every call: what an optimiser or `.data` writes shows in no counter.
 _SAMPLES = 4
 
@@ -42,8 +46,8 @@ class Watch:
 
     def __init__(self, root: Any) -> None:
         modules = list(root.modules())
-        self._modules = [module.__dict__ for module in modules]
-        self._forwards = [(state, state.get("forward")) for state in self._modules[1:]]
+        self._modes = [module.__dict__ for module in modules if type(module) not in _MODELESS]
+        self._forwards = [(module.__dict__, module.__dict__.get("forward")) for module in modules[1:]]
         self._children = [(module._modules, tuple(module._modules.values())) for module in modules]
         self._tensors = [_record(module._parameters, key) for module in modules for key in module._parameters]
         self.parameters = [record[2] for record in self._tensors if record[2] is not None]
@@ -53,7 +57,7 @@ class Watch:
 
     def training(self) -> bool:
         """Tell whether the module or a part of it is in training mode."""
-        return any(state["training"] for state in self._modules)
+        return any(state["training"] for state in self._modes)
 
     def hooks(self) -> Iterator[Any]:
         """Yield the hooks of the module's parts."""

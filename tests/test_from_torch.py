@@ -31,7 +31,7 @@ def stack(norm: Any = None, **options: Any) -> Any:
         stack(bias=False, layer_norm_eps=1e-3, activation=nn.SiLU()),
         stack().layers[0],
         nn.Sequential(nn.Linear(C, C), stack(), nn.Linear(C, 3)),
-        nn.Transformer(C, 2, 2, 1, 24).encoder,
+        nn.Transformer(C, 2, 2, 1, 24, batch_first=True).encoder,
     ],
     ids=["plain", "pre", "no-bias", "layer", "inside", "transformer"],
 )

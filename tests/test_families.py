@@ -1,25 +1,20 @@
 """Every family: its golden model computes what transformers does, in every form of the weights; its options are checked."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import fastattn
 from compare import assert_matches_reference
 from fastattn import Encoder, EncoderConfig
 from fastattn.checkpoint import CheckpointError, read_encoder, read_head
+from golden_models import GOLDEN, Array, Tensors, golden, settings, tensors, write
 from models import write_json, write_safetensors
 
-Array = NDArray[Any]
-Tensors = dict[str, Array]
-
-GOLDEN = Path(__file__).parent / "golden"
 FAMILIES = sorted(folder.name for folder in GOLDEN.iterdir())
 OURS: dict[str, Any] = {
     "hidden": Encoder,
@@ -28,33 +23,6 @@ OURS: dict[str, Any] = {
     "token-classification": fastattn.EncoderForTokenClassification,
     "masked-lm": fastattn.EncoderForMaskedLM,
 }
-
-
-def golden(family: str) -> dict[str, Array]:
-    with np.load(GOLDEN / family / "outputs.npz") as file:
-        arrays = {name: file[name] for name in file.files}
-    assert json.loads(str(arrays.pop("about")))["version"] == 1, "write the files again with tests/make_golden.py"
-    return arrays
-
-
-def tensors(family: str) -> Tensors:
-    from safetensors.numpy import load_file
-
-    return dict(load_file(GOLDEN / family / "model.safetensors"))
-
-
-def settings(family: str, **changes: Any) -> dict[str, Any]:
-    """Return a golden config.json with changes; one to None leaves the key out."""
-    content = json.loads((GOLDEN / family / "config.json").read_text())
-    return {key: value for key, value in {**content, **changes}.items() if value is not None}
-
-
-def write(folder: Path, family: str, changed: Tensors | None = None, **changes: Any) -> Path:
-    """Write a golden model with changes."""
-    folder.mkdir(exist_ok=True)
-    write_json(folder / "config.json", settings(family, **changes))
-    write_safetensors(folder / "model.safetensors", tensors(family) if changed is None else changed)
-    return folder
 
 
 def apply(model: Any, inputs: dict[str, Array]) -> Array:

@@ -13,7 +13,7 @@ from compare import assert_matches_reference
 from fastattn import Encoder, EncoderConfig
 from fastattn.checkpoint import CheckpointError, read_encoder, read_head
 from golden_models import GOLDEN, Array, Tensors, golden, settings, tensors, write
-from models import write_json, write_safetensors
+from models import WORDS, write_json, write_safetensors, write_tokenizer
 
 FAMILIES = sorted(folder.name for folder in GOLDEN.iterdir())
 OURS: dict[str, Any] = {
@@ -381,3 +381,16 @@ def test_transformers(tmp_path: Path, family: str) -> None:
         assert_matches_reference(ours, truth, *yardsticks)
         for yardstick in yardsticks[1:]:
             assert_matches_reference(yardstick, truth, *yardsticks[:1])
+
+
+@pytest.mark.jit
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sentence_transformer(tmp_path: Path, family: str) -> None:
+    """A plain folder with a tokenizer: the mean of the hidden states, and no text longer than the positions."""
+    write_tokenizer(write(tmp_path, family))
+    model = fastattn.SentenceTransformer(tmp_path)
+    assert model.max_seq_length == model.encoder.config.max_positions <= 48
+    ids = [2, *(WORDS.index(word) for word in ("the", "cat", "sat")), 3]
+    hidden = Encoder.from_pretrained(GOLDEN / family).forward_packed(np.array(ids), np.array([0, len(ids)]), pooling="mean")
+    np.testing.assert_array_equal(model.encode("the cat sat"), hidden[0])
+    assert np.isfinite(model.encode("cat " * 100)).all()

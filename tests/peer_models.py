@@ -107,7 +107,9 @@ def model(family: str, task: str, positions: int = 64, attention: str = "eager")
     settings = config(family, positions)
     settings._attn_implementation = attention
     module = getattr(transformers, f"{CASES[family].name}{TASKS[task]}")(settings)
-    for name, parameter in module.named_parameters():
+    # A table that is also a decoder goes by its name as a table.
+    names = sorted(module.named_parameters(remove_duplicate=False), key=lambda named: "embeddings" in named[0])
+    for name, parameter in names:
         parameter.data = torch.from_numpy(_values(name.removeprefix(f"{module.base_model_prefix}."), tuple(parameter.shape)))
     module.tie_weights()
     return module.eval()

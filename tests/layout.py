@@ -14,7 +14,7 @@ LAYERS = (
     ("kernels", "kernels.*"),
     ("config", "folder", "bridge", "bridge._fallback"),
     ("families", "families.*", "weights"),
-    ("checkpoint", "lookup", "_packing", "_run", "_tables", "_training"),
+    ("checkpoint", "lookup", "_memory", "_packing", "_run", "_tables", "_training", "_walk"),
     ("bridge._tensors", "bridge._masks", "bridge._stack", "bridge._pretrained"),
     ("from_torch",),
     ("encoder",),

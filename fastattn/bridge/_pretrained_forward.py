@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,13 @@ _MASKS = (torch.bool, torch.int64, torch.int32, torch.uint8, torch.float32)
 _PROBE_LIMIT = 1e-3
 
 
+class _Form(NamedTuple):
+    """The class of an output, and the names of what it holds."""
+
+    output: Any
+    names: list[str]
+
+
 class _Model:
     """The packed weights, and what else a call needs of the module."""
 
@@ -40,7 +47,8 @@ class _Model:
         self.padding_id = getattr(module.embeddings, "padding_idx", None)
         self._body: Encoder | None = None
         self._lock = threading.Lock()
-        self.output: Any = None
+        # By whether hidden states, and attentions, are asked for; or why that is not for the kernels.
+        self.forms: dict[tuple[bool, bool], _Form | str] = {}
 
     def body(self) -> Encoder:
         """Return the encoder without its embeddings, packed when it is first needed."""
@@ -79,40 +87,52 @@ class PretrainedForward(Forward):
     def plan(self) -> _Model:
         """Pack the weights, and compare a small batch with the original."""
         model = _Model(self.module)
-        self._probe(model)
+        model.forms[False, False] = self._form(model, ())
         return model
 
     def run(self, plan: _Model, given: dict[str, Any]) -> Any:
         """Encode `input_ids` or `inputs_embeds`."""
-        self._check(given)
-        as_tuple = self._as_tuple(plan, given)
-        hidden = torch.from_numpy(_hidden(plan, given))
-        fields = {"last_hidden_state": hidden}
-        pooled = plan.pool(hidden)
-        if pooled is not None:
-            fields["pooler_output"] = pooled
-        out = plan.output(**fields)
+        wanted = self._wanted(given)
+        as_tuple = self._as_tuple(given)
+        flags = "output_hidden_states" in wanted, "output_attentions" in wanted
+        if flags not in plan.forms:
+            try:
+                plan.forms[flags] = self._form(plan, wanted)
+            except Unfit as reason:
+                plan.forms[flags] = str(reason)
+        form = plan.forms[flags]
+        if isinstance(form, str):
+            raise Unfit(form)
+        found = _compute(plan, given, *flags)
+        out = form.output(last_hidden_state=found["last_hidden_state"])
+        for name in form.names[1:]:
+            out[name] = found.get(name, ())
         return out.to_tuple() if as_tuple else out
 
-    def _check(self, given: dict[str, Any]) -> None:
-        """Raise `Unfit` for arguments and settings that ask for more than hidden states."""
-        settings = self.module.config
-        for name in ("output_attentions", "output_hidden_states"):
-            wanted = given.get(name)
-            if getattr(settings, name, False) if wanted is None else wanted:
-                raise Unfit(f"{name} is set")
+    def _wanted(self, given: dict[str, Any]) -> tuple[str, ...]:
+        """Return which further outputs are asked for; raises `Unfit` for arguments and settings that the kernels do not take."""
+        settings, wanted = self.module.config, []
+        for name in ("output_hidden_states", "output_attentions"):
+            value = given.get(name)
+            value = getattr(settings, name, False) if value is None else value
+            if value is not True and value is not False and value is not None:
+                raise Unfit(f"{name} is {value!r}")
+            if value:
+                wanted.append(name)
+        attention = getattr(settings, "_attn_implementation", None)
+        if attention not in _ATTENTIONS or ("output_attentions" in wanted and attention != "eager"):
+            raise Unfit(f"{'output_attentions is set and ' if wanted else ''}the attention implementation is {attention!r}")
         for name in ("is_decoder", "is_causal"):
             if getattr(settings, name, False):
                 raise Unfit(f"config.{name} is set")
-        if getattr(settings, "_attn_implementation", None) not in _ATTENTIONS:
-            raise Unfit(f"the attention implementation is {settings._attn_implementation!r}")
         for name, value in given.items():
             if name not in _TAKEN and value is not None and value is not False:
                 raise Unfit(f"the argument {name} is given")
         if (given.get("input_ids") is None) == (given.get("inputs_embeds") is None):
             raise Unfit("exactly one of input_ids and inputs_embeds must be given")
+        return tuple(wanted)
 
-    def _as_tuple(self, plan: _Model, given: dict[str, Any]) -> bool:
+    def _as_tuple(self, given: dict[str, Any]) -> bool:
         """Tell whether a tuple is wanted."""
         usual = getattr(self.module.config, "return_dict", True)
         wanted = given.get("return_dict", usual)
@@ -122,39 +142,78 @@ class PretrainedForward(Forward):
             raise Unfit("a tuple is wanted of a model without a pooler")
         return wanted is False
 
-    def _probe(self, model: _Model) -> None:
-        """Compare a small padded batch with the original, and learn the class of the output.
+    def _form(self, model: _Model, wanted: tuple[str, ...]) -> _Form:
+        """Learn what the original's output consists of, and compare a small padded batch with it.
 
         What changes the computation and shows neither in the configuration nor in the parts (a patched method, another
         version of transformers) shows here.
         """
         size = min(7, model.config.max_positions)
-        ids = torch.arange(2 * size).reshape(2, size) * 31 % model.config.vocab_size
+        ids = torch.arange(2 * size).reshape(2, size) * 31 % (model.config.vocab_size or 1)
         mask = torch.ones(2, size, dtype=torch.int64)
         if size > 3:
             mask[1, size - 3 :] = 0
         given = {"input_ids": ids, "attention_mask": mask}
+        if model.padding_id is not None:
+            ids[ids == model.padding_id] += 1
         with torch.no_grad():
-            theirs = self.__wrapped__(**given, return_dict=True)  # type: ignore[attr-defined]
-            fields = {name for name, value in theirs.items() if value is not None}
-            if not {"last_hidden_state"} <= fields <= {"last_hidden_state", "pooler_output"}:
-                raise Unsupported(f"its output has {', '.join(sorted(fields))}")
-            hidden = torch.from_numpy(_hidden(model, given))
-            pooled = model.pool(hidden)
+            theirs = self.__wrapped__(**given, return_dict=True, **dict.fromkeys(wanted, True))  # type: ignore[attr-defined]
+            ours = _compute(model, given, "output_hidden_states" in wanted, "output_attentions" in wanted)
+        names = [name for name, value in theirs.items() if value is not None]
+        if names[0] != "last_hidden_state" or not set(ours) <= set(names) or any(len(theirs[n]) for n in set(names) - set(ours)):
+            raise Unsupported(f"its output has {', '.join(names)}, and the kernels make {', '.join(ours)}")
         real = mask.numpy().astype(bool)
-        pairs = [(hidden.numpy()[real], theirs.last_hidden_state.numpy()[real])]
-        if ("pooler_output" in fields) != (pooled is not None):
-            raise Unsupported("its pooler is not where it was expected")
-        if pooled is not None:
-            pairs.append((pooled.numpy(), theirs.pooler_output.numpy()))
-        for ours, expected in pairs:
-            if not np.isfinite(expected).all() or not np.abs(ours - expected).max() <= _PROBE_LIMIT * np.abs(expected).max():
-                raise Unsupported("on a few tokens it gives something else than the kernels do")
-        model.output = type(theirs)
+        for name in ours:
+            several = name in ("hidden_states", "attentions")
+            pairs = zip(ours[name], theirs[name], strict=False) if several else [(ours[name], theirs[name])]
+            if len(ours[name]) != len(theirs[name]) or not all(_alike(a.numpy(), b.numpy(), real) for a, b in pairs):
+                raise Unsupported(f"on a few tokens its {name} differs from what the kernels make")
+        return _Form(type(theirs), names)
 
 
-def _hidden(model: _Model, given: dict[str, Any]) -> Array:
-    """Return the hidden states (B, T, C), zeros at padded positions."""
+def _alike(ours: Array, theirs: Array, real: Array) -> bool:
+    """Tell whether two results are the same up to rounding, as far as they belong to real tokens."""
+    if ours.shape != theirs.shape:
+        return False
+    if ours.ndim == 4:  # (B, H, T, T)
+        ours, theirs = ours.swapaxes(1, 2), theirs.swapaxes(1, 2)
+    if ours.ndim > 2:
+        ours, theirs = ours[real], theirs[real]
+    return bool(np.isfinite(theirs).all() and np.abs(ours - theirs).max() <= _PROBE_LIMIT * np.abs(theirs).max())
+
+
+def _compute(model: _Model, given: dict[str, Any], hidden_states: bool, attentions: bool) -> dict[str, Any]:
+    """Return the outputs under their names."""
+    encoder, source, real, types = _inputs(model, given)
+    found: dict[str, Any] = {}
+    if hidden_states or attentions:
+        out, *more = encoder(source, real, token_type_ids=types, return_hidden_states=hidden_states, return_attention=attentions)
+        names = [name for name, asked in (("hidden_states", hidden_states), ("attentions", attentions)) if asked]
+        found = {name: tuple(map(torch.from_numpy, arrays)) for name, arrays in zip(names, more, strict=True)}
+    else:
+        out = _encode(encoder, source, real, types)
+    hidden = torch.from_numpy(out)
+    if hidden_states:
+        found["hidden_states"] = (*found["hidden_states"][:-1], hidden)
+    pooled = model.pool(hidden)
+    return {"last_hidden_state": hidden} | ({} if pooled is None else {"pooler_output": pooled}) | found
+
+
+def _encode(encoder: Encoder, source: Array, real: Array | None, types: Array | None) -> Array:
+    """Return hidden states (B, T, C) of ids (B, T) or embeddings (B, T, C)."""
+    b, t = source.shape[:2]
+    if real is None or real.all():
+        flat, offsets = source.reshape(b * t, *source.shape[2:]), np.arange(b + 1, dtype=np.int64) * t
+        types = None if types is None else types.reshape(b * t)
+        return encoder.forward_packed(flat, offsets, token_type_ids=types).reshape(b, t, -1)
+    out = np.zeros((b, t, encoder.config.hidden_dim), np.float32)
+    offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
+    out[real] = encoder.forward_packed(source[real], offsets, token_type_ids=None if types is None else types[real])
+    return out
+
+
+def _inputs(model: _Model, given: dict[str, Any]) -> tuple[Encoder, Array, Array | None, Array | None]:
+    """Return an encoder and what it takes: ids or embeddings, the real tokens (None: all), token types."""
     ids = given.get("input_ids")
     embeds = given.get("inputs_embeds")
     if ids is not None:
@@ -183,17 +242,8 @@ def _hidden(model: _Model, given: dict[str, Any]) -> Array:
     if not usual and model.config.positions != "learned":
         raise Unfit("position_ids are not 0, 1, 2, ...")
     if usual and ids is not None:
-        encoder, source = model.encoder, x
-    else:
-        encoder, source, types = model.body(), model.embed(given), None
-    if real is None or real.all():
-        flat, offsets = source.reshape(b * t, *source.shape[2:]), np.arange(b + 1, dtype=np.int64) * t
-        types = None if types is None else types.reshape(b * t)
-        return encoder.forward_packed(flat, offsets, token_type_ids=types).reshape(b, t, -1)
-    out = np.zeros((b, t, model.config.hidden_dim), np.float32)
-    offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
-    out[real] = encoder.forward_packed(source[real], offsets, token_type_ids=None if types is None else types[real])
-    return out
+        return model.encoder, x, real, types
+    return model.body(), model.embed(given), real, None
 
 
 def _real(mask: Any, shape: tuple[int, int]) -> Array | None:

@@ -79,8 +79,8 @@ class Forward:
 
     def _attempt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = dict(zip(self._names, args, strict=False)) | kwargs
-        known = self._takes_more or all(name in self._names for name in kwargs)
-        if len(given) != len(args) + len(kwargs) or not known or any(name not in given for name in self._required):
+        fits = self._takes_more or all(name in self._names for name in kwargs)
+        if not fits or len(given) != len(args) + len(kwargs) or any(name not in given for name in self._required):
             raise Unfit("its arguments do not fit its signature")
         _check_modes()
         # Before the weights are packed: in training they change in every step.

@@ -17,8 +17,8 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 IDS = (torch.int64, torch.int32)
 FLOATS = (torch.float32,)
 # What computes the same in training mode; a part that is made anew is in that mode at first.
-_MODELESS = (nn.ModuleList, nn.Sequential, nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Identity)
-_MODELESS += (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh)
+_MODELESS = {nn.ModuleList, nn.Sequential, nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Identity}
+_MODELESS |= {nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh}
 # Elements of each parameter that are compared in every call: what an optimiser or `.data` writes shows in no counter.
 _SAMPLES = 4
 

@@ -20,7 +20,8 @@ from fastattn.encoder import Encoder
 
 Array = NDArray[Any]
 
-_TAKEN = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "return_dict", "use_cache")
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
+_TAKEN = (*_INPUTS, "return_dict", "use_cache", "output_hidden_states", "output_attentions")
 _ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
 _MASKS = (torch.bool, torch.int64, torch.int32, torch.uint8, torch.float32)
 # Of the largest value: a rounding error is far below, another computation far above.
@@ -68,7 +69,7 @@ class _Model:
         known = inspect.signature(type(part).forward).parameters
         names = ("input_ids", "token_type_ids", "position_ids", "inputs_embeds")
         with torch.no_grad():
-            x = part(**{name: given[name] for name in names if name in known and given.get(name) is not None})
+            x = part(**{name: given.get(name) for name in names if name in known})
             project = getattr(self.module, "embeddings_project", None)
             project = project or getattr(getattr(self.module, "encoder", None), "embedding_hidden_mapping_in", None)
             return array("the embedding", x if project is None else project(x))

@@ -16,7 +16,7 @@ from fastattn.config import EncoderConfig
 from fastattn.kernels._arrays import Array, aligned_empty, panels
 from fastattn.kernels._attend import scratch_size
 from fastattn.kernels._jit import thread_count
-from fastattn.kernels._layer import FF_ROWS, ff_stride
+from fastattn.kernels._layer import FF_ROWS, ff_stride, tail_scratch
 from fastattn.kernels._pool import POOLINGS
 from fastattn.kernels._schedule import encoder_kernel, latency_steps, throughput_steps
 from fastattn.lookup import find_model
@@ -298,17 +298,17 @@ class Encoder:
         flop = self.config.num_layers * (2 * (4 * c * c + 2 * c * f) * n + 4 * c * float(np.dot(lengths, lengths)))
         workers = min(thread_count(), max(1, int(flop / _FLOP_PER_US / 50)))
         attention = self._attention_scratch(longest)
-        own = FF_ROWS * (c + ff_stride(f))
+        tail = tail_scratch(c, f)
         rows_max, blocks, width = int(sizes.max()), 0, 0
         if workers == 1 or balance(sizes, workers) > _BALANCED:
             steps = throughput_steps()
             workers = min(workers, len(sizes))
-            per_worker = 5 * rows_max * c + max(attention, own)
+            per_worker = 2 * rows_max * c + max(3 * rows_max * c + attention, tail)
         else:
             by_columns = n < _ROWS_PER_THREAD * workers
             steps = latency_steps(self.config.num_layers, by_columns)
             blocks = workers * max(1, round(n / (workers * FF_ROWS)))
-            per_worker, width = max(attention, own), n
+            per_worker, width = max(attention, tail), n
         columns = width if blocks and by_columns else 0
         x, qkv, ctx = (_scratch(name, width * m) for name, m in (("x", c), ("qkv", 3 * c), ("ctx", c)))
         y, expanded = _scratch("y", columns * c), _scratch("expanded", columns * ff_stride(f))

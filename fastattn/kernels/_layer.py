@@ -8,9 +8,9 @@ from __future__ import annotations
 from fastattn.kernels._attend import NO_BOUND, attend, pack_keys, pack_values
 from fastattn.kernels._embed import add_row
 from fastattn.kernels._jit import kernel
-from fastattn.kernels._simd import tile_width
+from fastattn.kernels._simd import TILE_BYTES, tile_width
 from fastattn.kernels.layer_norm import layer_norm_rows
-from fastattn.kernels.linear import linear_rows
+from fastattn.kernels.linear import SUM_BLOCK, chains_of, linear_chains, linear_rows
 
 # Fields of `dims`.
 C, H, F, FF_STRIDE, ACTIVATION, NORM_FIRST, CAUSAL, EMBED_NORM_W, EMBED_NORM_B, FINAL_NORM_W, FINAL_NORM_B = range(11)
@@ -20,11 +20,18 @@ FIELDS = 12
 
 # Rows that go through the feed-forward network together: their expansion stays in the second-level cache.
 FF_ROWS = 128
+# Columns of the panels that reach beyond a chain's part of the expansion, at both ends.
+EDGES = 2 * TILE_BYTES // 4
 
 
 def ff_stride(f: int) -> int:
     """Row distance of the feed-forward expansion: rows a multiple of 4 KiB apart would share one set of the first-level cache."""
     return f + 16 if f % 512 == 0 else f
+
+
+def tail_scratch(c: int, f: int) -> int:
+    """Elements of scratch that `layer_tail` needs."""
+    return FF_ROWS * (2 * c + min(f, SUM_BLOCK) + EDGES)
 
 
 @kernel
@@ -85,39 +92,31 @@ def project_qkv(m, dims, weights, layout, layer, eps, x, ix, scratch, iw, qkv, i
 def layer_tail(m, dims, weights, layout, layer, eps, ctx, ictx, scratch, iw, x, ix):  # type: ignore[no-untyped-def]
     """What follows the attention, for m rows: output product, residual and norm, feed-forward network, residual and norm."""
     c, f = dims[C], dims[F]
-    ldh = dims[FF_STRIDE]
     width = tile_width(x)
-    c_panels, f_panels = (c + width - 1) // width, (f + width - 1) // width
+    c_panels, chains = (c + width - 1) // width, chains_of(f)
     at = layout[layer]
     blocks = (m + FF_ROWS - 1) // FF_ROWS
     for block in range(blocks):
         row = m * block // blocks
         rows = m * (block + 1) // blocks - row
-        y, h = iw, iw + FF_ROWS * c
+        y, normed = iw, iw + FF_ROWS * c
+        h, ldh = normed + FF_ROWS * c, (f + chains - 1) // chains + EDGES
         here = ix + row * c
         linear_rows(rows, c, 0, c_panels, ctx, ictx + row * c, c, weights, at[OUT_W], weights, at[OUT_B], scratch, y, c, c, 0)
         add_norm(rows, dims, scratch, y, weights, at[NORM1_W], at[NORM1_B], eps, x, here)
         source, start = x, here
         if dims[NORM_FIRST]:
-            norm_of(rows, c, x, here, weights, at[NORM2_W], at[NORM2_B], eps, scratch, y)
-            source, start = scratch, y
-        linear_rows(
-            rows,
-            c,
-            0,
-            f_panels,
-            source,
-            start,
-            c,
-            weights,
-            at[IN_W],
-            weights,
-            at[IN_B],
-            scratch,
-            h,
-            ldh,
-            f,
-            dims[ACTIVATION],
-        )
-        linear_rows(rows, f, 0, c_panels, scratch, h, ldh, weights, at[FF_W], weights, at[FF_B], scratch, y, c, c, 0)
+            norm_of(rows, c, x, here, weights, at[NORM2_W], at[NORM2_B], eps, scratch, normed)
+            source, start = scratch, normed
+        # The expansion of one chain of the second product at a time: it stays in the second-level cache.
+        for chain in range(chains):
+            first, last = f * chain // chains // width, (f * (chain + 1) // chains + width - 1) // width
+            linear_rows(
+                rows, c, first, last, source, start, c, weights, at[IN_W], weights, at[IN_B], scratch, h - first * width,
+                ldh, f, dims[ACTIVATION],
+            )  # fmt: skip
+            linear_chains(
+                rows, f, chain, chain + 1, 0, c_panels, scratch, h - first * width, ldh, weights, at[FF_W], weights, at[FF_B],
+                scratch, y, c, c, 0,
+            )  # fmt: skip
         add_norm(rows, dims, scratch, y, weights, at[NORM2_W], at[NORM2_B], eps, x, here)

@@ -115,8 +115,8 @@ def run_step(  # type: ignore[no-untyped-def]
     at = layout[layer]
     own = worker * (scratch.size // workers)
     if step == CHUNKS:
-        # The worker's own rows: x, qkv, ctx, then what a step needs.
-        ix, iqkv, ictx = own, own + rows_max * c, own + rows_max * 4 * c
+        # The worker's own rows: x, ctx, then qkv and what attention needs, in whose place comes what the tail needs.
+        ix, ictx, iqkv = own, own + rows_max * c, own + rows_max * 2 * c
         rest = own + rows_max * 5 * c
         i = atomic_next(counter, 0)
         while i < chunks.size - 1:
@@ -144,7 +144,7 @@ def run_step(  # type: ignore[no-untyped-def]
                 for s in range(first, last):
                     row, count = offsets[s] - start, offsets[s + 1] - offsets[s]
                     attend_heads(0, h_all, count, dims, scratch, iqkv + row * 3 * c, scratch, rest, scratch, ictx + row * c)
-                layer_tail(m, dims, weights, layout, inner, eps, scratch, ictx, scratch, rest, scratch, ix)
+                layer_tail(m, dims, weights, layout, inner, eps, scratch, ictx, scratch, iqkv, scratch, ix)
             finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, scratch, ix, out)
             i = atomic_next(counter, 0)
     elif step == HEADS:

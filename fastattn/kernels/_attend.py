@@ -23,6 +23,7 @@ from fastattn.kernels._simd import (
     where_less,
 )
 from fastattn.kernels._tile import panel_product
+from fastattn.kernels._transpose import transpose_block
 from fastattn.kernels.softmax import row_exp, row_max, scale_row
 
 # Keys of a block, a multiple of every tile's width: a tile's scores stay in the first-level cache.
@@ -39,16 +40,20 @@ def scratch_size(s_all: int, e: int, dtype: Any) -> int:
 @kernel
 def pack_keys(s_all, d, k, ik, ldk, out, io):  # type: ignore[no-untyped-def]
     """out = the S keys of size d in panels (ceil(S / W), d, W); zeros behind the last key."""
-    width = tile_width(out)
+    width, step = tile_width(out), lanes(out)
     for first in range(0, s_all, width):
-        base = io + first * d
-        keys = min(width, s_all - first)
-        for j in range(d):
-            row = base + j * width
-            for c in range(keys):
-                out[row + c] = k[ik + (first + c) * ldk + j]
-            for c in range(keys, width):
-                out[row + c] = 0.0
+        for start in range(first, first + width, step):
+            base = io + first * d + start - first
+            keys = min(step, max(0, s_all - start))
+            whole = d - d % step if keys == step else 0
+            for j in range(0, whole, step):
+                transpose_block(k, ik + start * ldk + j, ldk, out, base + j * width, width)
+            for j in range(whole, d):
+                row = base + j * width
+                for c in range(keys):
+                    out[row + c] = k[ik + (start + c) * ldk + j]
+                for c in range(keys, step):
+                    out[row + c] = 0.0
 
 
 @kernel

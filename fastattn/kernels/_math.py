@@ -93,7 +93,7 @@ def _by_dtype(name: str, f32: Callable[..., Any], f64: Callable[..., Any]) -> Ca
         def chosen(*args: Any) -> Any:
             return f32 if args[0].dtype == types.float32 else f64
 
-        overload(choose, strict=False, jit_options={**OPTIONS, "forceinline": True})(chosen)
+        overload(choose, strict=False, jit_options={**OPTIONS, "_nrt": False, "forceinline": True})(chosen)
     return choose
 
 

@@ -7,6 +7,7 @@ from fastattn.kernels.attention import scaled_dot_product_attention
 from fastattn.kernels.gelu import gelu
 from fastattn.kernels.layer_norm import layer_norm
 from fastattn.kernels.linear import linear
+from fastattn.kernels.rotary_embedding import rotary_embedding
 from fastattn.kernels.softmax import softmax
 from fastattn.sentence import SentenceTransformer
 
@@ -20,6 +21,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "reference",
+    "rotary_embedding",
     "scaled_dot_product_attention",
     "softmax",
 ]

@@ -17,6 +17,7 @@ from fastattn.kernels._jit import thread_count
 from fastattn.kernels.attention import scaled_dot_product_attention
 from fastattn.kernels.layer_norm import layer_norm
 from fastattn.kernels.linear import linear_kernel
+from fastattn.kernels.rotary_embedding import rotary_embedding
 
 Array = NDArray[Any]
 
@@ -26,11 +27,13 @@ def forward(
     packed: Packed,
     offsets: NDArray[np.int64],
     inputs: tuple[Array, ...],
+    rotary: Array,
+    relative: Array,
     rng: np.random.Generator,
 ) -> Array:
     """Hidden states (N, C) of packed sequences, with dropout drawn from `rng` in the order of the tokens."""
     ids, types, given, tokens, positions, token_types = inputs
-    c, heads, eps = config.hidden_dim, config.num_heads, config.layer_norm_eps
+    c, e, heads, eps = config.hidden_dim, config.input_dim, config.num_heads, config.layer_norm_eps
     n = int(offsets[-1])
     place = np.arange(n) - np.repeat(offsets[:-1], np.diff(offsets))
 
@@ -43,21 +46,24 @@ def forward(
         return out
 
     def norm(x: Array, w: int, b: int, residual: Array | None = None) -> Array:
-        weights = packed.weights
-        return layer_norm(x, weights[w : w + c], weights[b : b + c], residual=residual, eps=eps)
+        weights, size = packed.weights, x.shape[1]
+        return x if w < 0 else layer_norm(x, weights[w : w + size], weights[b : b + size], residual=residual, eps=eps)
 
     def drop(x: Array) -> Array:
         kept = rng.random(x.shape, np.float32) >= config.dropout
         return np.asarray(x * kept / np.float32(1 - config.dropout), np.float32)
 
-    x = given.reshape(n, c).copy() if given.size else tokens.reshape(-1, c)[ids]
+    x = given.reshape(n, e).copy() if given.size else tokens.reshape(-1, e)[ids]
     if positions.size:
-        x = x + positions.reshape(-1, c)[place]
+        x = x + positions.reshape(-1, e)[place]
     if token_types.size:
-        x = x + token_types.reshape(-1, c)[types if types.size else np.zeros(n, np.int32)]
+        x = x + token_types.reshape(-1, e)[types if types.size else np.zeros(n, np.int32)]
     dims = packed.dims
-    if dims[_layer.EMBED_NORM_W] >= 0:
-        x = norm(x, dims[_layer.EMBED_NORM_W], dims[_layer.EMBED_NORM_B])
+    x = norm(x, dims[_layer.EMBED_NORM_W], dims[_layer.EMBED_NORM_B])
+    if dims[_layer.PROJECT_W] >= 0:
+        x = product(x, dims[_layer.PROJECT_W], dims[_layer.PROJECT_B], c)
+    tables = rotary.reshape(dims[_layer.ROTARY_TABLES], -1, 2, config.head_dim // 2)
+    biases = relative.reshape(heads, -1)
     for at in packed.layout:
         norm1, norm2 = (at[_layer.NORM1_W], at[_layer.NORM1_B]), (at[_layer.NORM2_W], at[_layer.NORM2_B])
         normed = norm(x, *norm1) if config.norm_first else x
@@ -65,14 +71,23 @@ def forward(
         ctx = np.empty((n, c), np.float32)
         for start, stop in itertools.pairwise(offsets):
             q, k, v = qkv[start:stop].transpose(1, 2, 0, 3)
-            head_out = scaled_dot_product_attention(q, k, v, is_causal=config.is_causal)
+            bias = None
+            if rotary.size:
+                cos, sin = tables[at[_layer.ROTARY], : stop - start].swapaxes(0, 1)
+                q, k = rotary_embedding(q, cos, sin), rotary_embedding(k, cos, sin)
+            if relative.size:
+                t = np.arange(stop - start)
+                bias = biases[:, biases.shape[1] // 2 + t[None, :] - t[:, None]]
+            head_out = scaled_dot_product_attention(q, k, v, bias, window=(at[_layer.LEFT], at[_layer.RIGHT]))
             ctx[start:stop] = head_out.transpose(1, 0, 2).reshape(stop - start, c)
         y = drop(product(ctx, at[_layer.OUT_W], at[_layer.OUT_B], c))
         x = x + y if config.norm_first else norm(y, *norm1, residual=x)
         normed = norm(x, *norm2) if config.norm_first else x
-        expanded = drop(product(normed, at[_layer.IN_W], at[_layer.IN_B], config.ff_dim, config.activation))
-        y = drop(product(expanded, at[_layer.FF_W], at[_layer.FF_B], c))
+        if config.gated:
+            gate = product(normed, at[_layer.GATE_W], at[_layer.GATE_B], config.ff_dim, config.activation)
+            expanded = gate * product(normed, at[_layer.IN_W], at[_layer.IN_B], config.ff_dim)
+        else:
+            expanded = product(normed, at[_layer.IN_W], at[_layer.IN_B], config.ff_dim, config.activation)
+        y = drop(product(drop(expanded), at[_layer.FF_W], at[_layer.FF_B], c))
         x = x + y if config.norm_first else norm(y, *norm2, residual=x)
-    if dims[_layer.FINAL_NORM_W] >= 0:
-        x = norm(x, dims[_layer.FINAL_NORM_W], dims[_layer.FINAL_NORM_B])
-    return x
+    return norm(x, dims[_layer.FINAL_NORM_W], dims[_layer.FINAL_NORM_B])

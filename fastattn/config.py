@@ -3,10 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 __all__ = ["EncoderConfig"]
 
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
+_POSITIONS = ("learned", "sinusoidal", "rotary", None)
+# Whole numbers and the least of each; None is allowed where that is the default.
+_WHOLE = {
+    "num_layers": 1,
+    "num_heads": 1,
+    "hidden_dim": 1,
+    "ff_dim": 1,
+    "vocab_size": 1,
+    "max_positions": 1,
+    "type_vocab_size": 0,
+    "embedding_dim": 1,
+    "window": 0,
+    "global_every": 1,
+    "relative_buckets": 0,
+    "relative_max_distance": 1,
+}
+_MAY_BE_NONE = ("vocab_size", "embedding_dim", "window")
+# The other choices show in the parameters.
+_REFERENCE = (
+    "num_layers",
+    "num_heads",
+    "activation",
+    "norm_first",
+    "layer_norm_eps",
+    "positions",
+    "is_causal",
+    "rotary_theta",
+    "local_rotary_theta",
+    "window",
+    "global_every",
+    "relative_max_distance",
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +64,9 @@ class EncoderConfig:
         Layer norm before each sublayer instead of after the residual sum.
     layer_norm_eps : float
         Added to the variance.
-    positions : "learned", "sinusoidal" or None
-        What is added to token t of a sequence, counted from 0.
+    positions : "learned", "sinusoidal", "rotary" or None
+        What tells the place t of a token in its sequence, counted from 0: a table or sines added to its embedding, or a
+        rotation of each head's queries and keys.
     vocab_size : int, optional
         Size V of the token embedding; without it the encoder takes hidden states only.
     max_positions : int
@@ -41,11 +75,33 @@ class EncoderConfig:
         Token types; 0 for none.
     is_causal : bool
         Token t attends to tokens 0 .. t.
+    embedding_dim : int, optional
+        Width E of the embedding tables and of their norm, where a projection to C follows (ALBERT, ELECTRA).
+    rotary_theta : float
+        Base of the rotary angles ``t theta^(-2 i / D)``; channel i turns with channel i + D / 2 of its head.
+    local_rotary_theta : float, optional
+        The base in local layers; the same without it.
+    gated : bool
+        The feed-forward network is ``output(activation(gate(x)) * input(x))`` instead of ``output(activation(input(x)))``.
+    window : int, optional
+        In local layers token t attends to tokens t - window .. t + window.
+    global_every : int
+        With a window, layer i (from 0) is local unless i is a multiple of this; with 1 none is.
+    relative_buckets : int
+        Buckets of a bias by the distance of key and query, one table for all layers: a multiple of 2 of at least 4; 0 for none.
+    relative_max_distance : int
+        Distances from here on share the last bucket.
 
     Raises
     ------
     ValueError
         A size is not positive, `num_heads` does not divide `hidden_dim`, or a choice is not one of those above.
+
+    References
+    ----------
+    Rotary positions: Su et al. 2021, arXiv:2104.09864, section 3.4.2.  Gate: Shazeer 2020, arXiv:2002.05202, section 2.
+    Window and global layers: Warner et al. 2024, arXiv:2412.13663, section 2.1.2.  Relative bias: Raffel et al. 2020,
+    arXiv:1910.10683, section 2.1.  Factorised embedding: Lan et al. 2019, arXiv:1909.11942, section 3.1.
     """
 
     num_layers: int
@@ -62,20 +118,20 @@ class EncoderConfig:
     max_positions: int = 512
     type_vocab_size: int = 0
     is_causal: bool = False
+    embedding_dim: int | None = None
+    rotary_theta: float = 10000.0
+    local_rotary_theta: float | None = None
+    gated: bool = False
+    window: int | None = None
+    global_every: int = 1
+    relative_buckets: int = 0
+    relative_max_distance: int = 128
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for name in (
-            "num_layers",
-            "num_heads",
-            "hidden_dim",
-            "ff_dim",
-            "vocab_size",
-            "max_positions",
-            "type_vocab_size",
-        ):
-            value, least = getattr(self, name), 0 if name == "type_vocab_size" else 1
-            if value is None and name == "vocab_size":
+        for name, least in _WHOLE.items():
+            value = getattr(self, name)
+            if value is None and name in _MAY_BE_NONE:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
@@ -85,7 +141,69 @@ class EncoderConfig:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
         if self.activation not in _ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
-        if self.positions not in ("learned", "sinusoidal", None):
-            raise ValueError(f'positions must be "learned", "sinusoidal" or None, got {self.positions!r}')
+        if self.positions not in _POSITIONS:
+            raise ValueError(f'positions must be "learned", "sinusoidal", "rotary" or None, got {self.positions!r}')
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise ValueError(f"rotary positions need heads of an even size, got {self.head_dim} channels a head")
         if not self.layer_norm_eps >= 0:
             raise ValueError(f"layer_norm_eps must be at least 0, got {self.layer_norm_eps!r}")
+        for name in ("rotary_theta", "local_rotary_theta"):
+            theta = getattr(self, name)
+            if not (theta is None and name == "local_rotary_theta") and not 0 < theta < float("inf"):
+                raise ValueError(f"{name} must be a positive number, got {theta!r}")
+        if self.relative_buckets % 2 or self.relative_buckets == 2:
+            raise ValueError(f"relative_buckets must be 0 or an even number of at least 4, got {self.relative_buckets}")
+        if self.relative_buckets and self.relative_max_distance <= self.relative_buckets // 4:
+            least = self.relative_buckets // 4
+            raise ValueError(
+                f"relative_max_distance must be greater than the {least} distances that have a bucket each"
+                f" (relative_buckets / 4), got {self.relative_max_distance}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels D of a head."""
+        return self.hidden_dim // self.num_heads
+
+    @property
+    def input_dim(self) -> int:
+        """Width of the embedding tables: E, or C where there is no projection."""
+        return self.hidden_dim if self.embedding_dim is None else self.embedding_dim
+
+    def is_local(self, layer: int) -> bool:
+        """Tell whether a layer sees no further than the window.
+
+        Parameters
+        ----------
+        layer : int
+            Counted from 0.
+
+        Returns
+        -------
+        bool
+        """
+        return self.window is not None and layer % self.global_every != 0
+
+    def theta(self, layer: int) -> float:
+        """Return the base of a layer's rotary angles.
+
+        Parameters
+        ----------
+        layer : int
+            Counted from 0.
+
+        Returns
+        -------
+        float
+        """
+        local = self.local_rotary_theta
+        return self.rotary_theta if local is None or not self.is_local(layer) else local
+
+    def reference_options(self) -> dict[str, Any]:
+        """Return what ``fastattn.reference.encoder`` takes beside the parameters and a batch.
+
+        Returns
+        -------
+        dict of str
+        """
+        return {name: getattr(self, name) for name in _REFERENCE}

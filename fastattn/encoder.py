@@ -1,47 +1,25 @@
-"""Encoder: checks at the boundary, owns the packed weights and the workspace, chooses the schedule."""
+"""Encoder: checks at the boundary, owns the packed weights and the tables."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn import _packing, _training
+from fastattn import _packing, _run, _training
+from fastattn._tables import Tables
 from fastattn.checkpoint import read_encoder
 from fastattn.config import EncoderConfig
-from fastattn.kernels._arrays import Array, aligned_empty, panels
-from fastattn.kernels._attend import scratch_size
-from fastattn.kernels._jit import thread_count
-from fastattn.kernels._layer import FF_ROWS, ff_stride, tail_scratch
+from fastattn.kernels._arrays import Array
 from fastattn.kernels._pool import POOLINGS
-from fastattn.kernels._schedule import encoder_kernel, latency_steps, throughput_steps
 from fastattn.lookup import find_model
 
 __all__ = ["Encoder", "EncoderConfig"]
 
-# Tokens of a chunk: enough rows that streaming the weights costs nothing, few enough that activations stay in the cache.
-CHUNK_TOKENS = 128
-# Fewer rows a thread than this, and the threads share the columns of the weights, each of which is then read once.
-_ROWS_PER_THREAD = 24
-# Chunks are handed out where they keep the threads busy for this share of the time, and the steps are shared otherwise.
-_BALANCED = 0.8
-_FLOP_PER_US = 2e5
 _IDS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
-
-_workspace = threading.local()
-
-
-def _scratch(name: str, size: int) -> Array:
-    """Return this thread's array of that name, of at least `size` elements; kept from call to call."""
-    array: Array | None = getattr(_workspace, name, None)
-    if array is None or array.size < size:
-        array = aligned_empty(size, np.float32)
-        setattr(_workspace, name, array)
-    return array[:size]
 
 
 class Encoder:
@@ -55,11 +33,12 @@ class Encoder:
         Of the random weights; not used with `parameters`.
     parameters : mapping of str to float32 arrays, optional
         Weights under the names that ``fastattn.reference.encoder`` takes.  They are packed once; matrices are not kept.
+        Layers that share an array object share its packed copy too.
 
     Raises
     ------
     ValueError
-        A parameter is missing or has the wrong shape.
+        A parameter is missing, has the wrong shape, or is one that `config` does not call for.
 
     Notes
     -----
@@ -74,8 +53,10 @@ class Encoder:
         if parameters is None:
             parameters = _packing.random_parameters(config, seed)
         self.config = config
-        self.parameters_count = sum(int(array.size) for array in parameters.values())
+        # Layers may share their arrays.
+        self.parameters_count = sum(int(array.size) for array in {id(array): array for array in parameters.values()}.values())
         self._packed = _packing.pack(config, parameters)
+        self._tables = Tables(config, self._packed.positions, self._packed.relative)
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | os.PathLike[str], precision: str = "float32") -> Encoder:
@@ -118,7 +99,7 @@ class Encoder:
         Parameters
         ----------
         x : int (B, T) or float (B, T, C)
-            Token ids, or vectors that take the place of the token embeddings.
+            Token ids, or vectors that take the place of the token embeddings (of width E with an `embedding_dim`).
         attention_mask : bool or 0/1, (B, T), optional
             True marks a real token.  The others are not read, take up no position, and come back as zeros.
         token_type_ids : int, (B, T), optional
@@ -140,10 +121,10 @@ class Encoder:
             A shape is wrong, an id is out of range, a sequence is longer than the positions, or `rng` is missing.
         """
         x = np.asarray(x)
-        c = self.config.hidden_dim
+        width = self.config.input_dim
         given = x.dtype.kind == "f"
-        if given and (x.ndim != 3 or x.shape[2] != c):
-            raise ValueError(f"x must have shape (B, T, {c}) for hidden states, got {x.shape}")
+        if given and (x.ndim != 3 or x.shape[2] != width):
+            raise ValueError(f"x must have shape (B, T, {width}) for hidden states, got {x.shape}")
         if not given and x.dtype.type not in _IDS:
             raise TypeError(f"x must hold integer token ids or float hidden states, got {x.dtype}")
         if not given and x.ndim != 2:
@@ -157,7 +138,7 @@ class Encoder:
                 raise ValueError(f"token_type_ids must have shape {x.shape[:2]}, got {types.shape}")
             types = types[real]
         packed = self._encode(x[real], offsets, types, None, False, training, rng)
-        out = np.zeros((*x.shape[:2], c), np.float32)
+        out = np.zeros((*x.shape[:2], self.config.hidden_dim), np.float32)
         out[real] = packed
         return out
 
@@ -176,7 +157,8 @@ class Encoder:
         Parameters
         ----------
         ids : int (N,) or float (N, C)
-            Token ids of all sequences, or vectors that take the place of the token embeddings.
+            Token ids of all sequences, or vectors that take the place of the token embeddings (of width E with an
+            `embedding_dim`).
         offsets : int, (B + 1,)
             Sequence b is tokens offsets[b] .. offsets[b + 1] - 1.
         token_type_ids : int, (N,), optional
@@ -229,18 +211,6 @@ class Encoder:
             raise ValueError(f"{name} must be in 0 .. {limit - 1}, got {wrong}")
         return np.ascontiguousarray(array, np.int32)
 
-    def _positions(self, longest: int) -> Array:
-        """Return the table of positions, flat; empty for none."""
-        config = self.config
-        if config.positions == "learned" and longest > config.max_positions:
-            raise ValueError(f"a sequence of {longest} tokens is longer than the {config.max_positions} positions of the model")
-        if config.positions != "sinusoidal":
-            return self._packed.positions
-        t = np.arange(longest)[:, None]
-        pair = np.arange(config.hidden_dim) // 2 * 2
-        angle = t / 10000.0 ** (pair / config.hidden_dim)
-        return np.where(np.arange(config.hidden_dim) % 2, np.cos(angle), np.sin(angle)).astype(np.float32).reshape(-1)
-
     def _encode(
         self,
         x: Array,
@@ -259,8 +229,8 @@ class Encoder:
         n = int(offsets[-1])
         ids, given, tokens = np.empty(0, np.int32), np.empty(0, np.float32), packed.tokens
         if x.dtype.kind == "f":
-            if x.shape != (n, c):
-                raise ValueError(f"hidden states must have shape ({n}, {c}), got {x.shape}")
+            if x.shape != (n, config.input_dim):
+                raise ValueError(f"hidden states must have shape ({n}, {config.input_dim}), got {x.shape}")
             given, tokens = np.ascontiguousarray(x, np.float32).reshape(-1), given
         elif config.vocab_size is None:
             raise ValueError("this encoder has no token embedding (vocab_size is None): give it float hidden states")
@@ -269,7 +239,8 @@ class Encoder:
         types = np.empty(0, np.int32)
         if token_type_ids is not None and config.type_vocab_size:
             types = self._whole_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
-        positions = self._positions(int(np.diff(offsets).max(initial=0)))
+        longest = int(np.diff(offsets).max(initial=0))
+        positions = self._tables.positions(longest)
         shape = (len(offsets) - 1 if pooling else n, c)
         if out is None:
             out = np.empty(shape, np.float32)
@@ -280,70 +251,11 @@ class Encoder:
         if out.size == 0:
             return out
         inputs = (ids, types, given, tokens, positions, packed.token_types)
+        rotary, relative = self._tables.rotary(longest), self._tables.relative(longest)
         if training and config.dropout > 0:
             if rng is None:
                 raise ValueError("rng must be a numpy.random.Generator where training applies dropout, got None")
-            out[...] = _training.forward(config, packed, offsets, inputs, rng)
+            out[...] = _training.forward(config, packed, offsets, inputs, rotary, relative, rng)
             return out
-        self._run(offsets, inputs, POOLINGS[pooling], normalize, out)
+        _run.run(config, packed, offsets, inputs, rotary, relative, POOLINGS[pooling], normalize, out)
         return out
-
-    def _run(self, offsets: NDArray[np.int64], inputs: tuple[Array, ...], mode: int, normalize: bool, out: Array) -> None:
-        """Choose the schedule by the amount of work, and run it."""
-        packed, c, f = self._packed, self.config.hidden_dim, self.config.ff_dim
-        lengths = np.diff(offsets)
-        n, longest = int(offsets[-1]), int(lengths.max())
-        chunks = plan_chunks(lengths)
-        sizes = offsets[chunks[1:]] - offsets[chunks[:-1]]
-        flop = self.config.num_layers * (2 * (4 * c * c + 2 * c * f) * n + 4 * c * float(np.dot(lengths, lengths)))
-        workers = min(thread_count(), max(1, int(flop / _FLOP_PER_US / 50)))
-        attention = self._attention_scratch(longest)
-        tail = tail_scratch(c, f)
-        rows_max, blocks, width = int(sizes.max()), 0, 0
-        if workers == 1 or balance(sizes, workers) > _BALANCED:
-            steps = throughput_steps()
-            workers = min(workers, len(sizes))
-            per_worker = 2 * rows_max * c + max(3 * rows_max * c + attention, tail)
-        else:
-            by_columns = n < _ROWS_PER_THREAD * workers
-            steps = latency_steps(self.config.num_layers, by_columns)
-            blocks = workers * max(1, round(n / (workers * FF_ROWS)))
-            per_worker, width = max(attention, tail), n
-        columns = width if blocks and by_columns else 0
-        x, qkv, ctx = (_scratch(name, width * m) for name, m in (("x", c), ("qkv", 3 * c), ("ctx", c)))
-        y, expanded = _scratch("y", columns * c), _scratch("expanded", columns * ff_stride(f))
-        scratch = _scratch("scratch", workers * -(-per_worker // 16) * 16)
-        encoder_kernel(
-            steps, chunks, blocks, rows_max, offsets, packed.dims, *inputs, packed.weights, packed.layout,
-            self.config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, np.zeros(16, np.int64),
-            out.reshape(-1), workers,
-        )  # fmt: skip
-
-    def _attention_scratch(self, tokens: int) -> int:
-        """Elements that `attend_heads` needs for one head of a sequence of that length."""
-        d = self.config.hidden_dim // self.config.num_heads
-        count, width = panels(tokens, np.float32)
-        d_count = panels(d, np.float32)[0]
-        return count * width * d + tokens * (d_count * width + 1) + scratch_size(tokens, d, np.float32)
-
-
-def plan_chunks(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the first sequence of each chunk, and the end: neighbours together up to CHUNK_TOKENS tokens, never part of one."""
-    starts, tokens = [0], 0
-    for i, count in enumerate(lengths.tolist()):
-        if tokens and tokens + count > CHUNK_TOKENS:
-            starts.append(i)
-            tokens = 0
-        tokens += count
-    return np.array([*starts, len(lengths)], np.int64)
-
-
-def balance(sizes: NDArray[np.int64], workers: int) -> float:
-    """Return the share of the time that `workers` work, where each takes the next chunk when it is free."""
-    if len(sizes) > 16 * workers:
-        return 1.0
-    busy = [0] * workers
-    for size in sizes.tolist():
-        least = busy.index(min(busy))
-        busy[least] += size
-    return sum(busy) / (workers * max(busy)) if max(busy) else 1.0

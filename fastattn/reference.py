@@ -297,6 +297,116 @@ def scaled_dot_product_attention(
     return (weights @ np.where(seen[..., None], wide_value, 0)).astype(query.dtype)
 
 
+@np.errstate(invalid="ignore", over="ignore")
+def rotary_embedding(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotary positions, ``x cos + rotate_half(x) sin`` with ``rotate_half((a, b)) = (-b, a)`` for the halves of a row.
+
+    Parameters
+    ----------
+    x : ndarray of float16, float32 or float64, (..., T, D)
+        Queries or keys; D is even.
+    cos, sin : ndarray, (T, D / 2)
+        The tables, of `rotary_tables` or others; channels i and i + D / 2 turn by the same angle.
+
+    Returns
+    -------
+    ndarray, (..., T, D)
+        Dtype of `x`.
+
+    References
+    ----------
+    Su et al. 2021, arXiv:2104.09864, section 3.4.2, equation 34, with channel i + D / 2 in place of the neighbour of i.
+    """
+    half = x.shape[-1] // 2
+    a, b = _wide(x[..., :half]), _wide(x[..., half:])  # (..., T, D / 2)
+    wide_cos, wide_sin = _wide(cos), _wide(sin)
+    return np.concatenate([a * wide_cos - b * wide_sin, b * wide_cos + a * wide_sin], axis=-1).astype(x.dtype)
+
+
+def rotary_tables(num_tokens: int, head_dim: int, theta: float = 10000.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cosines and sines of the angles ``t theta^(-2 i / D)``.
+
+    Parameters
+    ----------
+    num_tokens : int
+        T.
+    head_dim : int
+        D, even.
+    theta : float
+        The base.
+
+    Returns
+    -------
+    cos, sin : ndarray of float64, (T, D / 2)
+
+    References
+    ----------
+    Su et al. 2021, arXiv:2104.09864, section 3.2.2, equation 15.
+    """
+    t = np.arange(num_tokens, dtype=np.float64)[:, None]  # (T, 1)
+    angle = t * theta ** (-2.0 * np.arange(head_dim // 2) / head_dim)  # (T, D / 2)
+    return np.cos(angle), np.sin(angle)
+
+
+def relative_position_bucket(distance: Array, num_buckets: int = 32, max_distance: int = 128) -> NDArray[np.int64]:
+    """Bucket of the distance of a key from a query; keys behind the query use the upper half of the buckets.
+
+    Of the n buckets of a side the first n / 2 hold one distance each, the others grow with its logarithm up to
+    `max_distance`; greater distances fall into the last.  The logarithm is taken in float32 and its bucket cut off, as in
+    the models that were trained so.
+
+    Parameters
+    ----------
+    distance : ndarray of int, any shape
+        Place of the key minus place of the query.
+    num_buckets : int
+        Of both sides together.
+    max_distance : int
+        Where the last bucket begins.
+
+    Returns
+    -------
+    ndarray of int64, shape of `distance`
+
+    References
+    ----------
+    Raffel et al. 2020, arXiv:1910.10683, section 2.1; Song et al. 2020, arXiv:2004.09297, section 4.1.
+    """
+    side = num_buckets // 2
+    exact = side // 2
+    away = np.abs(distance)
+    ratio = np.maximum(away, 1).astype(np.float32) / np.float32(exact)
+    steps = np.log(ratio) / np.float32(math.log(max_distance / exact)) * np.float32(side - exact)
+    far = np.minimum(exact + steps.astype(np.int64), side - 1)
+    return np.asarray(np.where(np.asarray(distance) > 0, side, 0) + np.where(away < exact, away, far), np.int64)
+
+
+def relative_bias(weight: Array, num_tokens: int, max_distance: int = 128) -> Array:
+    """Bias of the scores by relative position, ``bias[h, t, s] = weight[bucket(s - t), h]``.
+
+    Parameters
+    ----------
+    weight : ndarray, (buckets, H)
+        The table.
+    num_tokens : int
+        T.
+    max_distance : int
+        Where the last bucket begins.
+
+    Returns
+    -------
+    ndarray, (H, T, T)
+        Dtype of `weight`.
+
+    References
+    ----------
+    Raffel et al. 2020, arXiv:1910.10683, section 2.1.
+    """
+    t = np.arange(num_tokens)
+    buckets = relative_position_bucket(t[None, :] - t[:, None], len(weight), max_distance)  # (T, T)
+    return np.moveaxis(weight[buckets], -1, 0)  # (H, T, T)
+
+
 def sinusoidal_positions(num_tokens: int, hidden_dim: int) -> NDArray[np.float64]:
     """Sinusoidal positions, ``sin(t / 10000^(2i/C))`` in channel 2i and ``cos`` of the same angle in channel 2i+1.
 
@@ -330,20 +440,20 @@ def embeddings(
     positions: str | None = None,
     layer_norm_eps: float = 1e-12,
 ) -> Array:
-    """Input of the first layer, ``layer_norm(token[x] + position[t] + token_type[...])``.
+    """Input of the first layer, ``projection(layer_norm(token[x] + position[t] + token_type[...]))``.
 
-    The token-type term and the norm are left out where their parameters are absent.
+    The token-type term, the norm and the projection are left out where their parameters are absent.
 
     Parameters
     ----------
     parameters : mapping of str to ndarray
         The encoder's parameters.
-    x : ndarray, int (..., T) or float (..., T, C)
-        Token ids, or vectors that take the place of the token embeddings.
+    x : ndarray, int (..., T) or float (..., T, E)
+        Token ids, or vectors that take the place of the token embeddings; E is C without a projection.
     token_type_ids : ndarray of int, (..., T), optional
         Zeros by default.
-    positions : {"learned", "sinusoidal", None}
-        The positions to add, counted from 0.
+    positions : {"learned", "sinusoidal", "rotary", None}
+        The positions to add, counted from 0; rotary ones have no part here.
     layer_norm_eps : float
         Added to the variance.
 
@@ -359,24 +469,27 @@ def embeddings(
 
     References
     ----------
-    Devlin et al. 2018, arXiv:1810.04805, section 3, figure 2.
+    Devlin et al. 2018, arXiv:1810.04805, section 3, figure 2; projection: Lan et al. 2019, arXiv:1909.11942, section 3.1.
     """
     is_ids = np.issubdtype(x.dtype, np.integer)
-    hidden = parameters["embeddings.token.weight"][x] if is_ids else x  # (..., T, C)
+    hidden = parameters["embeddings.token.weight"][x] if is_ids else x  # (..., T, E)
     num_tokens, hidden_dim = hidden.shape[-2:]
     if positions == "learned":
         hidden = hidden + parameters["embeddings.position.weight"][:num_tokens]
     elif positions == "sinusoidal":
         hidden = hidden + sinusoidal_positions(num_tokens, hidden_dim).astype(hidden.dtype)
-    elif positions is not None:
-        raise ValueError(f'positions must be "learned", "sinusoidal" or None, got {positions!r}')
+    elif positions not in ("rotary", None):
+        raise ValueError(f'positions must be "learned", "sinusoidal", "rotary" or None, got {positions!r}')
     if "embeddings.token_type.weight" in parameters:
         hidden = hidden + parameters["embeddings.token_type.weight"][0 if token_type_ids is None else token_type_ids]
-    return _norm(parameters, "embeddings.layer_norm", hidden, eps=layer_norm_eps)
+    hidden = _norm(parameters, "embeddings.layer_norm", hidden, eps=layer_norm_eps)
+    return _linear(parameters, "embeddings.projection", hidden) if "embeddings.projection.weight" in parameters else hidden
 
 
 def feed_forward(parameters: Mapping[str, Array], prefix: str, x: Array, *, activation: str = "gelu") -> Array:
     """Feed-forward network, ``linear(linear(x, input, activation), output)``.
+
+    With a gate, ``linear(linear(x, gate, activation) * linear(x, input), output)``.
 
     Parameters
     ----------
@@ -387,7 +500,7 @@ def feed_forward(parameters: Mapping[str, Array], prefix: str, x: Array, *, acti
     x : ndarray, (..., T, C)
         Hidden states.
     activation : {"gelu", "gelu_tanh", "relu", "silu"}
-        Between the two products.
+        Of the first product, or of the gate.
 
     Returns
     -------
@@ -396,9 +509,12 @@ def feed_forward(parameters: Mapping[str, Array], prefix: str, x: Array, *, acti
 
     References
     ----------
-    Vaswani et al. 2017, arXiv:1706.03762, section 3.3, equation 2.
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.3, equation 2; gate: Shazeer 2020, arXiv:2002.05202, section 2.
     """
-    inner = _linear(parameters, f"{prefix}.input", x, activation)  # (..., T, F)
+    if f"{prefix}.gate.weight" in parameters:
+        inner = _linear(parameters, f"{prefix}.gate", x, activation) * _linear(parameters, f"{prefix}.input", x)  # (..., T, F)
+    else:
+        inner = _linear(parameters, f"{prefix}.input", x, activation)  # (..., T, F)
     return _linear(parameters, f"{prefix}.output", inner)  # (..., T, C)
 
 
@@ -413,11 +529,13 @@ def encoder_layer(
     norm_first: bool = False,
     layer_norm_eps: float = 1e-12,
     is_causal: bool = False,
+    rotary_theta: float | None = None,
+    window: int | None = None,
 ) -> Array:
     """One encoder layer.
 
     Post-norm: ``y = norm1(x + attention(x))``, then ``norm2(y + feed_forward(y))``.
-    Pre-norm: ``y = x + attention(norm1(x))``, then ``y + feed_forward(norm2(y))``.
+    Pre-norm: ``y = x + attention(norm1(x))``, then ``y + feed_forward(norm2(y))``; a norm without a weight is left out.
 
     Parameters
     ----------
@@ -439,6 +557,10 @@ def encoder_layer(
         Added to the variance.
     is_causal : bool
         Token t sees tokens 0 .. t.
+    rotary_theta : float, optional
+        Base of the rotary positions that queries and keys get; none without it.
+    window : int, optional
+        Token t sees tokens t - window .. t + window.
 
     Returns
     -------
@@ -451,12 +573,13 @@ def encoder_layer(
     section 3.1, table 1.
     """
     attention, ffn = f"layers.{index}.attention", f"layers.{index}.feed_forward"
+    sides = (window, 0 if is_causal else window)
     if norm_first:
         normed = _norm(parameters, f"{attention}.layer_norm", x, eps=layer_norm_eps)
-        y = x + _self_attention(parameters, attention, normed, attn_mask, num_heads=num_heads, is_causal=is_causal)
+        y = x + _self_attention(parameters, attention, normed, attn_mask, num_heads, sides, rotary_theta)
         normed = _norm(parameters, f"{ffn}.layer_norm", y, eps=layer_norm_eps)
         return y + feed_forward(parameters, ffn, normed, activation=activation)
-    attended = _self_attention(parameters, attention, x, attn_mask, num_heads=num_heads, is_causal=is_causal)
+    attended = _self_attention(parameters, attention, x, attn_mask, num_heads, sides, rotary_theta)
     y = _norm(parameters, f"{attention}.layer_norm", attended, residual=x, eps=layer_norm_eps)
     expanded = feed_forward(parameters, ffn, y, activation=activation)
     return _norm(parameters, f"{ffn}.layer_norm", expanded, residual=y, eps=layer_norm_eps)
@@ -475,6 +598,11 @@ def encoder(
     layer_norm_eps: float = 1e-12,
     positions: str | None = None,
     is_causal: bool = False,
+    rotary_theta: float = 10000.0,
+    local_rotary_theta: float | None = None,
+    window: int | None = None,
+    global_every: int = 1,
+    relative_max_distance: int = 128,
 ) -> Array:
     """Encode each sequence by itself: its embeddings, then every layer, then the final norm if there is one.
 
@@ -482,7 +610,7 @@ def encoder(
     ----------
     parameters : mapping of str to ndarray
         The encoder's parameters; their dtype is the one that is computed in.
-    x : ndarray, int (B, T) or float (B, T, C)
+    x : ndarray, int (B, T) or float (B, T, E)
         Token ids, or vectors that take the place of the token embeddings.
     attention_mask : ndarray of bool or 0/1, (B, T), optional
         True marks a token; the others are taken out before anything is computed, so they have no influence and take up
@@ -499,10 +627,20 @@ def encoder(
         Pre-norm layers instead of post-norm.
     layer_norm_eps : float
         Added to the variance.
-    positions : {"learned", "sinusoidal", None}
-        The positions to add, counted from 0.
+    positions : {"learned", "sinusoidal", "rotary", None}
+        The positions to add, or to turn queries and keys by, counted from 0.
     is_causal : bool
         Token t sees tokens 0 .. t.
+    rotary_theta : float
+        Base of rotary positions.
+    local_rotary_theta : float, optional
+        The base in local layers; the same without it.
+    window : int, optional
+        In local layers token t sees tokens t - window .. t + window.
+    global_every : int
+        With a window, layer i is local unless i is a multiple of this.
+    relative_max_distance : int
+        Of `relative_bias`, which is added to the scores of every layer where ``relative_bias.weight`` is there.
 
     Returns
     -------
@@ -511,7 +649,8 @@ def encoder(
 
     References
     ----------
-    Devlin et al. 2018, arXiv:1810.04805, section 3.
+    Devlin et al. 2018, arXiv:1810.04805, section 3; local and global layers: Warner et al. 2024, arXiv:2412.13663,
+    section 2.1.2.
     """
     real = np.ones(x.shape[:2], dtype=bool) if attention_mask is None else attention_mask.astype(bool)  # (B, T)
     hidden_dim = parameters["layers.0.attention.query.weight"].shape[1]
@@ -519,16 +658,23 @@ def encoder(
     for b in range(x.shape[0]):
         types = None if token_type_ids is None else token_type_ids[b, real[b]]
         hidden = embeddings(parameters, x[b, real[b]], types, positions=positions, layer_norm_eps=layer_norm_eps)
+        table = parameters.get("relative_bias.weight")
+        bias = None if table is None else relative_bias(table, len(hidden), relative_max_distance)  # (H, T, T)
         for index in range(num_layers):
+            local = window is not None and index % global_every != 0
+            theta = rotary_theta if local_rotary_theta is None or not local else local_rotary_theta
             hidden = encoder_layer(
                 parameters,
                 index,
                 hidden,
+                bias,
                 num_heads=num_heads,
                 activation=activation,
                 norm_first=norm_first,
                 layer_norm_eps=layer_norm_eps,
                 is_causal=is_causal,
+                rotary_theta=theta if positions == "rotary" else None,
+                window=window if local else None,
             )
         result[b, real[b]] = _norm(parameters, "layer_norm", hidden, eps=layer_norm_eps)
     return result
@@ -630,7 +776,13 @@ def _visible(
 
 
 def _self_attention(
-    parameters: Mapping[str, Array], prefix: str, x: Array, attn_mask: Array | None, *, num_heads: int, is_causal: bool
+    parameters: Mapping[str, Array],
+    prefix: str,
+    x: Array,
+    attn_mask: Array | None,
+    num_heads: int,
+    window: tuple[int | None, int | None],
+    rotary_theta: float | None,
 ) -> Array:
     """Multi-head self-attention (Vaswani et al. 2017, section 3.2.2), (..., T, C) to (..., T, C)."""
     split = (*x.shape[:-1], num_heads, x.shape[-1] // num_heads)  # (..., T, H, D)
@@ -638,7 +790,10 @@ def _self_attention(
         np.swapaxes(_linear(parameters, f"{prefix}.{name}", x).reshape(split), -2, -3)  # (..., H, T, D)
         for name in ("query", "key", "value")
     )
-    heads = scaled_dot_product_attention(query, key, value, attn_mask, is_causal=is_causal)  # (..., H, T, D)
+    if rotary_theta is not None:
+        cos, sin = (table.astype(x.dtype) for table in rotary_tables(query.shape[-2], query.shape[-1], rotary_theta))  # (T, D / 2)
+        query, key = rotary_embedding(query, cos, sin), rotary_embedding(key, cos, sin)
+    heads = scaled_dot_product_attention(query, key, value, attn_mask, window=window)  # (..., H, T, D)
     return _linear(parameters, f"{prefix}.output", np.swapaxes(heads, -2, -3).reshape(x.shape))  # (..., T, C)
 
 

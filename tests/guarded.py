@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import fastattn
-from fastattn import Encoder, EncoderConfig, _packing, encoder
+from fastattn import Encoder, EncoderConfig, _packing, _run
 from fastattn.kernels import attention, linear
 from fastattn.kernels._simd import TILE_ROWS
 
@@ -92,7 +92,7 @@ def encoders(guard: Guard) -> Iterator[str]:
             n = int(offsets[-1])
             ids, types = guard.copy(np.arange(n, dtype=np.int32) % 9), guard.copy(np.arange(n, dtype=np.int32) % 2)
             for balanced, rows in ((0.0, 24), (2.0, 0), (2.0, 10**6)):
-                encoder._BALANCED, encoder._ROWS_PER_THREAD, encoder._FLOP_PER_US = balanced, rows, 0.01
+                _run._BALANCED, _run._ROWS_PER_THREAD, _run._FLOP_PER_US = balanced, rows, 0.01
                 for pooling in (None, "mean", "max", "weightedmean"):
                     yield f"encoder {c} {lengths} {balanced} {rows} {pooling}"
                     out = guard.empty((len(lengths) if pooling else n, c))
@@ -105,7 +105,7 @@ def main() -> None:
         guard = Guard(behind)
         for module in (attention, linear, _packing):
             module.aligned_empty = guard.empty  # type: ignore[attr-defined]
-        encoder._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
+        _run._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
         for steps in (cases(guard, np.float32), cases(guard, np.float64), encoders(guard)):
             for name in steps:
                 print(name, file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ LAYERS = (
     ("kernels._jit", "kernels._simd*"),
     ("kernels", "kernels.*"),
     ("config", "folder"),
-    ("checkpoint", "lookup", "_packing", "_training"),
+    ("checkpoint", "lookup", "_packing", "_run", "_tables", "_training"),
     ("encoder",),
     ("embeddings", "pipeline", "recipe", "tokens"),
     ("sentence",),

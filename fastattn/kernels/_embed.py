@@ -1,52 +1,56 @@
-"""Embeddings of packed tokens: token + position + token type, then layer norm."""
+"""Embeddings of packed tokens: sums of table rows, their layer norm, and a projection where the tables have another width."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from fastattn.kernels._jit import kernel
-from fastattn.kernels._simd import lanes, load, load_part, store, store_part
+from fastattn.kernels._layer import EMBED_NORM_B, EMBED_NORM_W, FF_ROWS, PROJECT_B, PROJECT_W, C, E
+from fastattn.kernels._rows import add_row, copy_row
+from fastattn.kernels._simd import tile_width
 from fastattn.kernels.layer_norm import layer_norm_rows
+from fastattn.kernels.linear import linear_rows
 
 
 @kernel
-def add_row(n, x, ix, table, it):  # type: ignore[no-untyped-def]
-    """x[:n] += table[:n]."""
-    width = lanes(x)
-    whole = n - n % width
-    for j in range(0, whole, width):
-        store(x, ix + j, load(x, ix + j) + load(table, it + j))
-    if whole < n:
-        rest = n - whole
-        store_part(x, ix + whole, rest, load_part(x, ix + whole, rest, 0.0) + load_part(table, it + whole, rest, 0.0))
+def sum_tables(start, stop, offsets, e, inputs, x, ix):  # type: ignore[no-untyped-def]
+    """x = the sums of the tables' rows of size e for packed tokens start .. stop - 1.
 
-
-@kernel
-def copy_row(n, source, i, x, ix):  # type: ignore[no-untyped-def]
-    """x[:n] = source[:n]."""
-    width = lanes(x)
-    whole = n - n % width
-    for j in range(0, whole, width):
-        store(x, ix + j, load(source, i + j))
-    if whole < n:
-        store_part(x, ix + whole, n - whole, load_part(source, i + whole, n - whole, 0.0))
-
-
-@kernel
-def embed_rows(  # type: ignore[no-untyped-def]
-    start, stop, origin, c, ids, types, given, tokens, positions, token_types, weights, norm_w, norm_b, eps, x, ix
-):
-    """x = embeddings of packed tokens start .. stop - 1, all of the sequence whose first token is `origin`.
-
-    Rows of `given` take the place of token embeddings where `tokens` is empty; an empty table is not added; norm_w < 0: no norm.
+    inputs: ids, types, given, and the tables of tokens, positions and types.  Rows of `given` take the place of token
+    embeddings where `tokens` is empty; an empty table is not added; without `types` they are zeros.
     """
+    ids, types, given, tokens, positions, token_types = inputs
+    s = np.searchsorted(offsets, start, side="right") - 1
     for row in range(start, stop):
-        to = ix + (row - start) * c
+        while row >= offsets[s + 1]:
+            s += 1
+        to = ix + (row - start) * e
         if tokens.size:
-            copy_row(c, tokens, ids[row] * c, x, to)
+            copy_row(e, tokens, ids[row] * e, x, to)
         else:
-            copy_row(c, given, row * c, x, to)
+            copy_row(e, given, row * e, x, to)
         if positions.size:
-            add_row(c, x, to, positions, (row - origin) * c)
+            add_row(e, x, to, positions, (row - offsets[s]) * e)
         if token_types.size:
-            add_row(c, x, to, token_types, (types[row] if types.size else 0) * c)
-    if norm_w >= 0:
-        layer_norm_rows(stop - start, c, x, ix, c, x[:0], 0, 0, weights, norm_w, weights, norm_b, x, ix, c, eps)
+            add_row(e, x, to, token_types, (types[row] if types.size else 0) * e)
+
+
+@kernel
+def embed_rows(start, stop, offsets, dims, inputs, weights, eps, scratch, iw, x, ix):  # type: ignore[no-untyped-def]
+    """Embed packed tokens start .. stop - 1 into rows of x; scratch: room for FF_ROWS rows where a projection follows."""
+    c, e, norm_w = dims[C], dims[E], dims[EMBED_NORM_W]
+    if dims[PROJECT_W] < 0:
+        rows, target, to = max(1, stop - start), x, ix
+    else:
+        rows, target, to = FF_ROWS, scratch, iw
+    for row in range(start, stop, rows):
+        m = min(rows, stop - row)
+        sum_tables(row, row + m, offsets, e, inputs, target, to)
+        if norm_w >= 0:
+            norm_b = dims[EMBED_NORM_B]
+            layer_norm_rows(m, e, target, to, e, x[:0], 0, 0, weights, norm_w, weights, norm_b, target, to, e, eps)
+        if dims[PROJECT_W] >= 0:
+            width = tile_width(x)
+            count = (c + width - 1) // width
+            w, b = dims[PROJECT_W], dims[PROJECT_B]
+            linear_rows(m, e, 0, count, target, to, e, weights, w, weights, b, x, ix + (row - start) * c, c, c, 0)

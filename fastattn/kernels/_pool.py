@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from fastattn.kernels._embed import add_row, copy_row
 from fastattn.kernels._jit import kernel
+from fastattn.kernels._rows import add_row, copy_row
 from fastattn.kernels._simd import fill, fma, lanes, load, load_part, reduce_add, store_part, where_less
 from fastattn.kernels.softmax import scale_row
 

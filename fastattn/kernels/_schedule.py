@@ -13,16 +13,11 @@ from numpy.typing import NDArray
 from fastattn.kernels._embed import embed_rows
 from fastattn.kernels._jit import ParallelKernel, kernel, prange
 from fastattn.kernels._layer import (
-    ACTIVATION,
-    EMBED_NORM_B,
-    EMBED_NORM_W,
     FF_B,
     FF_STRIDE,
     FF_W,
     FINAL_NORM_B,
     FINAL_NORM_W,
-    IN_B,
-    IN_W,
     NORM1_B,
     NORM1_W,
     NORM2_B,
@@ -37,6 +32,7 @@ from fastattn.kernels._layer import (
     H,
     add_norm,
     attend_heads,
+    expand,
     layer_tail,
     norm_of,
     project_qkv,
@@ -62,22 +58,6 @@ def latency_steps(layers: int, by_columns: bool) -> NDArray[np.int64]:
 
 
 @kernel
-def embed_range(start, stop, offsets, dims, ids, types, given, tokens, positions, token_types, weights, eps, x, ix):  # type: ignore[no-untyped-def]
-    """Embed packed tokens start .. stop - 1 into rows of x that start at ix."""
-    c = dims[C]
-    s = np.searchsorted(offsets, start, side="right") - 1
-    row = start
-    while row < stop:
-        end = min(stop, offsets[s + 1])
-        embed_rows(
-            row, end, offsets[s], c, ids, types, given, tokens, positions, token_types, weights, dims[EMBED_NORM_W],
-            dims[EMBED_NORM_B], eps, x, ix + (row - start) * c,
-        )  # fmt: skip
-        row = end
-        s += 1
-
-
-@kernel
 def finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, x, ix, out):  # type: ignore[no-untyped-def]
     """The final norm, then the pooled vectors of sequences first .. last - 1, or their rows, into `out`."""
     c = dims[C]
@@ -94,107 +74,92 @@ def finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, 
 
 
 @kernel
-def share_columns(part, parts, m, k, n, a, ia, lda, weights, w, b, c, ic, ldc, kind):  # type: ignore[no-untyped-def]
-    """Part `part` of `parts` of a product, cut by panels of columns."""
-    width = tile_width(c)
+def share_columns(step, part, parts, m, dims, weights, at, x, qkv, ctx, y, expanded, scratch, iw):  # type: ignore[no-untyped-def]
+    """Part `part` of `parts` of a step on m rows that is cut by panels of columns."""
+    c, f, ldh = dims[C], dims[F], dims[FF_STRIDE]
+    width = tile_width(x)
+    n = 3 * c if step == QKV_COLUMNS else (f if step == IN_COLUMNS else c)
     count = (n + width - 1) // width
     first, last = count * part // parts, count * (part + 1) // parts
-    linear_rows(m, k, first, last, a, ia, lda, weights, w, weights, b, c, ic, ldc, n, kind)
+    if step == IN_COLUMNS:
+        source = y if dims[NORM_FIRST] and at[NORM2_W] >= 0 else x
+        expand(m, first, last, dims, weights, at, source, 0, scratch, iw, expanded, 0, ldh)
+        return
+    k, lda, source, target, w, b = c, c, ctx, y, at[OUT_W], at[OUT_B]
+    if step == QKV_COLUMNS:
+        w, b, target = at[QKV_W], at[QKV_B], qkv
+        if not (dims[NORM_FIRST] and at[NORM1_W] >= 0):
+            source = x
+    elif step == FF_COLUMNS:
+        k, lda, source, w, b = f, ldh, expanded, at[FF_W], at[FF_B]
+    linear_rows(m, k, first, last, source, 0, lda, weights, w, weights, b, target, 0, n, n, 0)
+
+
+@kernel
+def run_chunk(  # type: ignore[no-untyped-def]
+    first, last, rows_max, offsets, dims, inputs, rotary, relative, weights, layout, eps, mode, normalise, work, at, out
+):  # fmt: skip
+    """Sequences first .. last - 1 through all layers; `work` has room from `at` on.
+
+    For x, ctx, qkv and a head's scratch; what embedding and the tail need takes the place of these two."""
+    c = dims[C]
+    x, ctx, qkv, rest = at, at + rows_max * c, at + rows_max * 2 * c, at + rows_max * 5 * c
+    start = offsets[first]
+    m = offsets[last] - start
+    embed_rows(start, start + m, offsets, dims, inputs, weights, eps, work, qkv, work, x)
+    for layer in range(layout.shape[0]):
+        here = layout[layer]
+        project_qkv(m, dims, weights, here, eps, work, x, work, ctx, work, qkv)
+        for s in range(first, last):
+            row, count = offsets[s] - start, offsets[s + 1] - offsets[s]
+            heads, to = qkv + row * 3 * c, ctx + row * c
+            attend_heads(0, dims[H], count, dims, here, rotary, relative, work, heads, work, rest, work, to)
+        layer_tail(m, dims, weights, here, eps, work, ctx, work, qkv, work, x)
+    finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, work, x, out)
 
 
 @kernel
 def run_step(  # type: ignore[no-untyped-def]
-    step, layer, worker, workers, chunks, blocks, rows_max, offsets, dims, ids, types, given, tokens, positions, token_types,
-    weights, layout, eps, mode, normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
+    step, layer, worker, workers, chunks, blocks, rows_max, offsets, dims, inputs, rotary, relative, weights, layout, eps, mode,
+    normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
 ):  # fmt: skip
     """One worker's share of one step; work that is not cut evenly is handed out by `counter`."""
-    c, f, h_all = dims[C], dims[F], dims[H]
-    ldh = dims[FF_STRIDE]
+    c, h_all = dims[C], dims[H]
     sequences = offsets.size - 1
     n = offsets[sequences]
     at = layout[layer]
     own = worker * (scratch.size // workers)
     if step == CHUNKS:
-        # The worker's own rows: x, ctx, then qkv and what attention needs, in whose place comes what the tail needs.
-        ix, ictx, iqkv = own, own + rows_max * c, own + rows_max * 2 * c
-        rest = own + rows_max * 5 * c
         i = atomic_next(counter, 0)
         while i < chunks.size - 1:
-            first, last = chunks[i], chunks[i + 1]
-            start = offsets[first]
-            m = offsets[last] - start
-            embed_range(
-                start,
-                start + m,
-                offsets,
-                dims,
-                ids,
-                types,
-                given,
-                tokens,
-                positions,
-                token_types,
-                weights,
-                eps,
-                scratch,
-                ix,
-            )
-            for inner in range(layout.shape[0]):
-                project_qkv(m, dims, weights, layout, inner, eps, scratch, ix, scratch, ictx, scratch, iqkv)
-                for s in range(first, last):
-                    row, count = offsets[s] - start, offsets[s + 1] - offsets[s]
-                    attend_heads(0, h_all, count, dims, scratch, iqkv + row * 3 * c, scratch, rest, scratch, ictx + row * c)
-                layer_tail(m, dims, weights, layout, inner, eps, scratch, ictx, scratch, iqkv, scratch, ix)
-            finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, scratch, ix, out)
+            run_chunk(
+                chunks[i], chunks[i + 1], rows_max, offsets, dims, inputs, rotary, relative, weights, layout, eps, mode,
+                normalise, scratch, own, out,
+            )  # fmt: skip
             i = atomic_next(counter, 0)
     elif step == HEADS:
         i = atomic_next(counter, 0)
         while i < sequences * h_all:
             s, h = i // h_all, i % h_all
             row, count = offsets[s], offsets[s + 1] - offsets[s]
-            attend_heads(h, h + 1, count, dims, qkv, row * 3 * c, scratch, own, ctx, row * c)
+            attend_heads(h, h + 1, count, dims, at, rotary, relative, qkv, row * 3 * c, scratch, own, ctx, row * c)
             i = atomic_next(counter, 0)
     elif step == EMBED_ROWS or step == TAIL_ROWS:
         i = atomic_next(counter, 0)
         while i < blocks:
-            row = n * i // blocks
-            m = n * (i + 1) // blocks - row
+            row, stop = n * i // blocks, n * (i + 1) // blocks
             following = layer
             if step == EMBED_ROWS:
-                embed_range(
-                    row,
-                    row + m,
-                    offsets,
-                    dims,
-                    ids,
-                    types,
-                    given,
-                    tokens,
-                    positions,
-                    token_types,
-                    weights,
-                    eps,
-                    x,
-                    row * c,
-                )
+                embed_rows(row, stop, offsets, dims, inputs, weights, eps, scratch, own, x, row * c)
             else:
-                layer_tail(m, dims, weights, layout, layer, eps, ctx, row * c, scratch, own, x, row * c)
+                layer_tail(stop - row, dims, weights, at, eps, ctx, row * c, scratch, own, x, row * c)
                 following = layer + 1
-            if qkv.size and y.size == 0 and following < layout.shape[0]:
+            if y.size == 0 and following < layout.shape[0]:
                 # Nobody else reads these rows of ctx: room for the normed rows.
-                project_qkv(m, dims, weights, layout, following, eps, x, row * c, ctx, row * c, qkv, row * 3 * c)
+                project_qkv(stop - row, dims, weights, layout[following], eps, x, row * c, ctx, row * c, qkv, row * 3 * c)
             i = atomic_next(counter, 0)
-    elif step == QKV_COLUMNS:
-        source = ctx if dims[NORM_FIRST] else x
-        share_columns(worker, workers, n, c, 3 * c, source, 0, c, weights, at[QKV_W], at[QKV_B], qkv, 0, 3 * c, 0)
-    elif step == OUT_COLUMNS:
-        share_columns(worker, workers, n, c, c, ctx, 0, c, weights, at[OUT_W], at[OUT_B], y, 0, c, 0)
-    elif step == IN_COLUMNS:
-        source = y if dims[NORM_FIRST] else x
-        kind = dims[ACTIVATION]
-        share_columns(worker, workers, n, c, f, source, 0, c, weights, at[IN_W], at[IN_B], expanded, 0, ldh, kind)
-    elif step == FF_COLUMNS:
-        share_columns(worker, workers, n, f, c, expanded, 0, ldh, weights, at[FF_W], at[FF_B], y, 0, c, 0)
+    else:
+        share_columns(step, worker, workers, n, dims, weights, at, x, qkv, ctx, y, expanded, scratch, own)
 
 
 @kernel
@@ -206,11 +171,11 @@ def between_steps(step, layer, offsets, dims, weights, layout, eps, mode, normal
         if step == FINISH or layer > 0:
             before = layout[layout.shape[0] - 1] if step == FINISH else layout[layer - 1]
             add_norm(n, dims, y, 0, weights, before[NORM2_W], before[NORM2_B], eps, x, 0)
-        if step == QKV_COLUMNS and dims[NORM_FIRST]:
+        if step == QKV_COLUMNS and dims[NORM_FIRST] and at[NORM1_W] >= 0:
             norm_of(n, c, x, 0, weights, at[NORM1_W], at[NORM1_B], eps, ctx, 0)
     elif step == IN_COLUMNS:
         add_norm(n, dims, y, 0, weights, at[NORM1_W], at[NORM1_B], eps, x, 0)
-        if dims[NORM_FIRST]:
+        if dims[NORM_FIRST] and at[NORM2_W] >= 0:
             norm_of(n, c, x, 0, weights, at[NORM2_W], at[NORM2_B], eps, y, 0)
     if step == FINISH:
         finish_sequences(0, offsets.size - 1, offsets, dims, weights, eps, mode, normalise, x, 0, out)
@@ -218,14 +183,15 @@ def between_steps(step, layer, offsets, dims, weights, layout, eps, mode, normal
 
 @ParallelKernel
 def encoder_kernel(  # type: ignore[no-untyped-def]
-    steps, chunks, blocks, rows_max, offsets, dims, ids, types, given, tokens, positions, token_types, weights, layout, eps, mode,
-    normalise, x, qkv, ctx, y, expanded, scratch, counter, out, workers,
+    steps, chunks, blocks, rows_max, offsets, dims, inputs, rotary, relative, weights, layout, eps, mode, normalise,
+    x, qkv, ctx, y, expanded, scratch, counter, out, workers,
 ):  # fmt: skip
     """Run the steps.
 
     chunks: the first sequence of each chunk, and the end; none has more than `rows_max` tokens.  blocks: into how many the rows
-    are cut.  x, ctx (N, C) and qkv (N, 3 C) for latency; y (N, C) and expanded (N, ff_stride(F)) too where it goes by
-    columns; all empty for throughput.  out (B, C), or (N, C) for mode 0.
+    are cut.  inputs: what `sum_tables` takes; rotary, relative: what `attend_heads` does.  x, ctx (N, C) and qkv (N, 3 C) for
+    latency; y (N, C) and expanded (N, ff_stride(F)) too where it goes by columns; all empty for throughput.  out (B, C), or
+    (N, C) for mode 0.
     """
     for i in range(steps.shape[0]):
         step, layer = steps[i, 0], steps[i, 1]
@@ -235,12 +201,12 @@ def encoder_kernel(  # type: ignore[no-untyped-def]
             continue
         if workers == 1:
             run_step(
-                step, layer, 0, workers, chunks, blocks, rows_max, offsets, dims, ids, types, given, tokens,
-                positions, token_types, weights, layout, eps, mode, normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
+                step, layer, 0, workers, chunks, blocks, rows_max, offsets, dims, inputs, rotary, relative, weights, layout, eps,
+                mode, normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
             )  # fmt: skip
         else:
             for w in prange(workers):
                 run_step(
-                    step, layer, np.int64(w), workers, chunks, blocks, rows_max, offsets, dims, ids, types, given, tokens,
-                    positions, token_types, weights, layout, eps, mode, normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
+                    step, layer, np.int64(w), workers, chunks, blocks, rows_max, offsets, dims, inputs, rotary, relative, weights,
+                    layout, eps, mode, normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
                 )  # fmt: skip

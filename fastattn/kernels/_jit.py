@@ -126,7 +126,7 @@ class ParallelKernel:
 
     def __call__(self, *args: Any) -> Any:
         """Run the kernel."""
-        if threading_layer() == "workqueue":
+        if (_layer or threading_layer()) == "workqueue":
             with _workqueue_lock:
                 return self.dispatcher(*args)
         return self.dispatcher(*args)

@@ -13,7 +13,7 @@ from fastattn.kernels._arrays import Array, aligned_empty, panels
 from fastattn.kernels._attend import scratch_size
 from fastattn.kernels._jit import thread_count
 from fastattn.kernels._layer import FF_ROWS, ff_stride, tail_scratch
-from fastattn.kernels._schedule import encoder_kernel, latency_steps, throughput_steps
+from fastattn.kernels._schedule import encoder_kernel, latency_steps, run_step, throughput_steps
 
 # Tokens of a chunk: enough rows that streaming the weights costs nothing, few enough that activations stay in the cache.
 CHUNK_TOKENS = 128
@@ -72,7 +72,7 @@ def run(
     y, expanded = _scratch("y", columns * c), _scratch("expanded", columns * ldh)
     scratch = _scratch("scratch", workers * -(-per_worker // 16) * 16)
     encoder_kernel(
-        steps, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative, packed.weights, packed.layout,
+        run_step.address(), steps, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative, packed.weights, packed.layout,
         config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, np.zeros(16, np.int64), out.reshape(-1), workers,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 # From the bottom up: a module imports from its own layer and those below it, and no imports go round in a circle.
 LAYERS = (
-    ("kernels._jit", "kernels._simd*"),
+    ("kernels._address", "kernels._jit", "kernels._simd*"),
     ("kernels", "kernels.*"),
     ("config", "folder"),
     ("checkpoint", "lookup", "_packing", "_run", "_tables", "_training"),

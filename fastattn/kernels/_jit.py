@@ -26,6 +26,7 @@ __all__ = [
     "OPTIONS",
     "ParallelKernel",
     "cache_directory",
+    "compile_cached",
     "inline",
     "kernel",
     "prange",
@@ -67,7 +68,7 @@ def _private_temporary_directory() -> str:
     return tempfile.mkdtemp(prefix="fastattn-cache-")
 
 
-def _compile_cached(fn: F, **options: Any) -> Any:
+def compile_cached(fn: F, **options: Any) -> Any:
     """Apply ``numba.njit`` with the disk cache on, in a temporary directory where nothing else is writable."""
     fn.__qualname__ = f"{fn.__qualname__}-{_TAG}"
     jit = numba.njit(cache=True, **OPTIONS, **options)
@@ -121,7 +122,7 @@ class ParallelKernel:
         self.py_func = fn
         self.__name__ = fn.__name__
         self.__doc__ = fn.__doc__
-        self.dispatcher: Any = _compile_cached(fn, parallel=True) if JIT else fn
+        self.dispatcher: Any = compile_cached(fn, parallel=True) if JIT else fn
         _kernels.append(self)
 
     def __call__(self, *args: Any) -> Any:

@@ -148,6 +148,23 @@ def layer_tail(m, dims, weights, at, eps, ctx, ictx, scratch, iw, x, ix):  # typ
             part = h - first * width
             expand(rows, first, last, dims, weights, at, source, start, scratch, h + FF_ROWS * ldh, scratch, part, ldh)
             linear_chains(
-                rows, f, chain, chain + 1, 0, c_panels, scratch, part, ldh, weights, at[FF_W], weights, at[FF_B], scratch, y, c, c, 0
+                rows,
+                f,
+                chain,
+                chain + 1,
+                0,
+                c_panels,
+                scratch,
+                part,
+                ldh,
+                weights,
+                at[FF_W],
+                weights,
+                at[FF_B],
+                scratch,
+                y,
+                c,
+                c,
+                0,
             )
         add_norm(rows, dims, scratch, y, weights, at[NORM2_W], at[NORM2_B], eps, x, here)

@@ -20,7 +20,7 @@ from fastattn.lookup import find_model
 __all__ = ["Encoder", "EncoderConfig"]
 
 # What kernels take; a read-only array would be another type.
-_PLAIN = ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")
+_PLAIN: Any = ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")
 _IDS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
 
 

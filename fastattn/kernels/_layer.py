@@ -97,7 +97,13 @@ def project_qkv(m, dims, weights, at, eps, x, ix, scratch, iw, qkv, iqkv):  # ty
     if dims[NORM_FIRST] and at[NORM1_W] >= 0:
         norm_of(m, c, x, ix, weights, at[NORM1_W], at[NORM1_B], eps, scratch, iw)
         source, start = scratch, iw
-    linear_rows(m, c, 0, count, source, start, c, weights, at[QKV_W], weights, at[QKV_B], qkv, iqkv, 3 * c, 3 * c, 0)
+    # In blocks of rows, which stay in the second-level cache while the panels pass.
+    blocks = (m + FF_ROWS - 1) // FF_ROWS
+    for block in range(blocks):
+        row = m * block // blocks
+        rows = m * (block + 1) // blocks - row
+        here, to = start + row * c, iqkv + row * 3 * c
+        linear_rows(rows, c, 0, count, source, here, c, weights, at[QKV_W], weights, at[QKV_B], qkv, to, 3 * c, 3 * c, 0)
 
 
 @kernel

@@ -1,6 +1,7 @@
 """Every family: its golden model computes what transformers does, in every form of the weights; its options are checked."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,12 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("modernbert", {"layer_types": ["sliding_attention"] * 4}, "layer_types .* is not supported; supported: for each of the 4"),
     ("modernbert", {"layer_types": ["full_attention"] * 3}, "layer_types .* is not supported"),
     ("modernbert", {"layer_types": 3}, "layer_types 3 is not supported"),
+    ("modernbert", {"layer_types": ["full_attention", 3, {}, None]}, "layer_types .* is not supported"),
+    ("modernbert", {"num_hidden_layers": 10**12}, "layer_types .* is not supported"),
+    ("modernbert", {"num_hidden_layers": 10**12, **OLD_MODERNBERT}, r"tensor 'model\.layers\.4\.attn_norm\.weight' is missing"),
+    ("modernbert", {"norm_eps": 10**400}, "norm_eps must be a number, found 1000"),
+    ("bert", {"layer_norm_eps": float("nan")}, "layer_norm_eps must be a number, found nan"),
+    ("albert", {"num_hidden_layers": 501}, "num_hidden_layers 501 of inner_group_num 2 is not supported; supported: 1000 layers"),
     ("modernbert", {"local_attention": "wide"}, "local_attention must be an integer of at least 0, found 'wide'"),
     ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "'yarn'.*supported: rope_theta with rope_type"),
     ("modernbert", {"rope_parameters": {"full_attention": {"factor": 2}}}, "'factor': 2.*supported: rope_theta with rope_type"),
@@ -333,6 +340,27 @@ def test_fault_in_the_configuration(tmp_path: Path, family: str, change: dict[st
 def test_fault_in_the_first_configuration_of_nomic_bert(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         read_encoder(first_code(tmp_path, **change))
+
+
+ODD = [None, True, -1, 0, 1, 7, 10**30, -0.5, 1e-320, float("inf"), float("nan"), "", "gelu", [], [1], {}, {"rope_theta": []}]
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "first code"])
+def test_any_value_for_any_key(tmp_path: Path, family: str) -> None:
+    """A value is read, or it is an error that names the file: nothing else is raised, and nothing goes on for ever."""
+    folder = first_code(tmp_path) if family == "first code" else write(tmp_path, family)
+    content = json.loads((folder / "config.json").read_text())
+    refused = 0
+    for key in content:
+        for value in ODD:
+            write_json(folder / "config.json", {**content, key: value})
+            for read in (read_encoder, *(lambda path, task=task: read_head(path, task) for task in ("pooler", "masked-lm"))):
+                try:
+                    read(folder)
+                except CheckpointError as error:
+                    assert str(folder) in str(error)
+                    refused += 1
+    assert refused > 500
 
 
 def test_unknown_tensor_in_a_layer(tmp_path: Path) -> None:

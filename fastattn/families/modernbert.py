@@ -49,7 +49,8 @@ def _layer_types(settings: Settings) -> tuple[int, bool]:
     if types is None:
         every = settings.size("global_attn_every_n_layers", 3)
         return every, every > 1 and layers > 1
-    for every in range(1, layers + 1):
+    if isinstance(types, list) and len(types) == layers:
+        every = types.index(_FULL, 1) if _FULL in types[1:] else layers
         if types == [_SLIDING if i % every else _FULL for i in range(layers)]:
             return every, every > 1
     raise settings.error(

@@ -252,7 +252,7 @@ class _Checkpoint:
         for name in self.tensors.names():
             if name.startswith(layers) and name not in known and not name.endswith("inv_freq"):
                 model_type = self.settings.values["model_type"]
-                raise CheckpointError(f"{self.tensors.where}: no tensor {name!r} is expected with this config.json of {model_type}")
+                raise CheckpointError(f"{self.tensors.where}: {model_type} has no tensor {name!r} with this config.json")
 
     def head(self, task: str) -> StoredHead:
         """Return the head for a task."""
@@ -303,7 +303,7 @@ class _Checkpoint:
 
     def _labels(self, name: str) -> dict[int, str]:
         """Return the names of the classes, as many as the tensor has rows."""
-        count = self.tensors.shape(name)[0]
+        count = (*self.tensors.shape(name), 0)[0]
         stored = self.settings.values.get("id2label")
         if stored is None:
             return {i: f"LABEL_{i}" for i in range(count)}

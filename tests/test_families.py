@@ -256,6 +256,10 @@ def test_defaults_of_modernbert(tmp_path: Path) -> None:
     assert (config.rotary_theta, config.local_rotary_theta) == (160000.0, 10000.0)
 
 
+def test_one_side_of_the_window(tmp_path: Path) -> None:
+    assert read_encoder(write(tmp_path, "modernbert", sliding_window=7))[0].window == 7
+
+
 def test_null_for_the_local_base(tmp_path: Path) -> None:
     folder = write(tmp_path, "modernbert", **OLD_MODERNBERT, global_rope_theta=70.0)
     write_json(
@@ -314,6 +318,9 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("modernbert", {"intermediate_size": 40}, r"mlp\.Wi\.weight' has shape \(96, 32\), expected \(80, 32\)"),
     ("modernbert-biased", {"mlp_bias": False}, r"modernbert has no tensor 'model\.layers\.0\.mlp\.Wi\.bias' with this"),
     ("nomic_bert", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'.*supported: rope_theta with"),
+    ("modernbert", {"head_dim": 16}, "head_dim 16 is not supported; supported: 8"),
+    ("modernbert", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported; supported: 1.0"),
+    ("nomic_bert", {"rope_parameters": {"type": "linear"}}, "'linear'.*supported: rope_theta with"),
     ("nomic_bert", {"head_dim": 16}, "head_dim 16 is not supported; supported: 8"),
 ]
 

@@ -3,6 +3,12 @@
 from fastattn import reference
 from fastattn.config import EncoderConfig
 from fastattn.encoder import Encoder
+from fastattn.heads import (
+    EncoderForMaskedLM,
+    EncoderForSequenceClassification,
+    EncoderForTokenClassification,
+    EncoderWithPooler,
+)
 from fastattn.kernels.attention import scaled_dot_product_attention
 from fastattn.kernels.gelu import gelu
 from fastattn.kernels.layer_norm import layer_norm
@@ -16,6 +22,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Encoder",
     "EncoderConfig",
+    "EncoderForMaskedLM",
+    "EncoderForSequenceClassification",
+    "EncoderForTokenClassification",
+    "EncoderWithPooler",
     "SentenceTransformer",
     "gelu",
     "layer_norm",

@@ -1,77 +1,35 @@
-"""Reads a model folder: its configuration and its tensors, under the names that the encoder uses.
+"""Reads a model folder: its configuration, and its tensors under the names that the encoder and its heads use.
 
-A family of models is one table of names (`FAMILIES`).  Nothing in a folder is executed: weights are read from
-safetensors only.
+A family of models is a table in `fastattn.families`.  Nothing in a folder is executed.
 """
 
 from __future__ import annotations
 
-import json
-import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig
-from fastattn.folder import CheckpointError, confined, read_json, transformer_folder
+from fastattn.families import FAMILIES, Dense, Family, Head, Names, Rows, Settings
+from fastattn.folder import CheckpointError, transformer_folder
+from fastattn.weights import Tensors
 
-__all__ = ["CheckpointError", "read_encoder"]
+__all__ = ["CheckpointError", "HeadStep", "StoredHead", "read_encoder", "read_head"]
 
+Array = NDArray[np.float32]
 
-class Family(NamedTuple):
-    """How the checkpoints of one ``model_type`` name things."""
-
-    prefixes: tuple[str, ...]
-    fields: Mapping[str, str]
-    required: Mapping[str, Any]
-    embeddings: Mapping[str, str]
-    layer: str
-    layers: Mapping[str, str]
-
-
-# What EncoderConfig calls a thing -> what config.json calls it; the encoder's name of a tensor -> the checkpoint's.
-FAMILIES: dict[str, Family] = {
-    "bert": Family(
-        prefixes=("", "bert."),
-        fields={
-            "num_layers": "num_hidden_layers",
-            "num_heads": "num_attention_heads",
-            "hidden_dim": "hidden_size",
-            "ff_dim": "intermediate_size",
-            "vocab_size": "vocab_size",
-            "max_positions": "max_position_embeddings",
-            "type_vocab_size": "type_vocab_size",
-        },
-        required={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
-        embeddings={
-            "token": "embeddings.word_embeddings",
-            "position": "embeddings.position_embeddings",
-            "token_type": "embeddings.token_type_embeddings",
-            "layer_norm": "embeddings.LayerNorm",
-        },
-        layer="encoder.layer.{}.",
-        layers={
-            "attention.query": "attention.self.query",
-            "attention.key": "attention.self.key",
-            "attention.value": "attention.self.value",
-            "attention.output": "attention.output.dense",
-            "attention.layer_norm": "attention.output.LayerNorm",
-            "feed_forward.input": "intermediate.dense",
-            "feed_forward.output": "output.dense",
-            "feed_forward.layer_norm": "output.LayerNorm",
-        },
-    ),
-}
-
-# The EncoderConfig fields that give each weight its shape; a bias has the first.
+# What of EncoderConfig gives each weight its shape; a bias has the first.
 _SHAPES: dict[str, tuple[str, ...]] = {
-    "token": ("vocab_size", "hidden_dim"),
-    "position": ("max_positions", "hidden_dim"),
-    "token_type": ("type_vocab_size", "hidden_dim"),
+    "embeddings.token": ("vocab_size", "input_dim"),
+    "embeddings.position": ("max_positions", "input_dim"),
+    "embeddings.token_type": ("type_vocab_size", "input_dim"),
+    "embeddings.layer_norm": ("input_dim",),
+    "embeddings.projection": ("hidden_dim", "input_dim"),
+    "relative_bias": ("relative_buckets", "num_heads"),
     "layer_norm": ("hidden_dim",),
     "attention.query": ("hidden_dim", "hidden_dim"),
     "attention.key": ("hidden_dim", "hidden_dim"),
@@ -79,26 +37,68 @@ _SHAPES: dict[str, tuple[str, ...]] = {
     "attention.output": ("hidden_dim", "hidden_dim"),
     "attention.layer_norm": ("hidden_dim",),
     "feed_forward.input": ("ff_dim", "hidden_dim"),
+    "feed_forward.gate": ("ff_dim", "hidden_dim"),
     "feed_forward.output": ("hidden_dim", "ff_dim"),
     "feed_forward.layer_norm": ("hidden_dim",),
 }
-_WITHOUT_BIAS = ("token", "position", "token_type")
-
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
+# What old checkpoints call a layer norm's tensors.
 _LEGACY = {"weight": "gamma", "bias": "beta"}
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_TASKS = {
+    "pooler": "pooler",
+    "sequence-classification": "head for sequence classification",
+    "token-classification": "head for token classification",
+    "masked-lm": "head for masked-language modelling",
+}
+# So many tensors an error names.
+_NAMED = 8
 
 
-def read_encoder(folder: str | os.PathLike[str]) -> tuple[EncoderConfig, dict[str, NDArray[np.float32]]]:
+class HeadStep(NamedTuple):
+    """A step of a head: ``norm(activation(x weight^T + bias))``.
+
+    Parameters
+    ----------
+    weight : float32, (C_out, C_in)
+        Of the linear map.
+    bias : float32, (C_out,), or None
+        Of the linear map.
+    activation : str or None
+        As in `fastattn.linear`, or "tanh".
+    norm_weight : float32, (C_out,), or None
+        Of the layer norm; None: there is none.
+    norm_bias : float32, (C_out,), or None
+        Of the layer norm.
+    """
+
+    weight: Array
+    bias: Array | None
+    activation: str | None
+    norm_weight: Array | None
+    norm_bias: Array | None
+
+
+class StoredHead(NamedTuple):
+    """A head as it is stored.
+
+    Parameters
+    ----------
+    steps : tuple of HeadStep
+        One after the other.
+    pooling : str or None
+        How a sequence becomes one vector first; None: every token goes through the steps.
+    layer_norm_eps : float
+        Added to the variance.
+    id2label : dict of int to str
+        The names of the classes; empty for a head without.
+    """
+
+    steps: tuple[HeadStep, ...]
+    pooling: str | None
+    layer_norm_eps: float
+    id2label: dict[int, str]
+
+
+def read_encoder(folder: str | os.PathLike[str]) -> tuple[EncoderConfig, dict[str, Array]]:
     """Read the encoder of a Hugging Face or sentence-transformers folder: ``config.json`` and ``*.safetensors``.
 
     Tensors that the encoder does not have (pooler, heads, position ids) are left alone.
@@ -114,141 +114,206 @@ def read_encoder(folder: str | os.PathLike[str]) -> tuple[EncoderConfig, dict[st
         What ``config.json`` says.
     parameters : dict of str to float32 ndarray
         The tensors under the encoder's names.  float32 tensors are private views of the mapped file: writing to one
-        does not change the file.  Others are converted.
+        does not change the file.  Others are converted.  Layers that share a tensor share its array.
 
     Raises
     ------
     FileNotFoundError
         The folder, ``config.json`` or the weights are missing.
     CheckpointError
-        A file is damaged, the architecture or an option of it is not supported, or a tensor is missing, has the wrong
-        shape or is not floating point.
+        A file is damaged, the architecture or an option of it is not supported, a tensor is missing, has the wrong
+        shape or is not floating point, or a layer has a tensor that the architecture does not.
     """
-    folder = transformer_folder(Path(folder))
-    family, config = _read_config(folder / "config.json")
-    tensors = _Tensors(_weight_files(folder))
-    return config, {
-        name: tensors.read(sources, tuple(getattr(config, field) for field in fields))
-        for name, sources, fields in _names(family, config)
-    }
+    checkpoint = _Checkpoint(Path(folder))
+    return checkpoint.config, checkpoint.parameters()
 
 
-def _read_config(path: Path) -> tuple[Family, EncoderConfig]:
-    """Read ``config.json``."""
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
-    model_type = values.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise CheckpointError(f"{path}: model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
-    family = FAMILIES[model_type]
-    for key, expected in family.required.items():
-        if values.get(key, expected) != expected:
-            raise CheckpointError(f"{path}: {key} {values[key]!r} is not supported; supported: {expected!r}")
-    fields: dict[str, Any] = {}
-    for field, key in family.fields.items():
-        value = values.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            found = repr(value) if key in values else "nothing"
-            raise CheckpointError(f"{path}: {key} must be a positive integer, found {found}")
-        fields[field] = value
-    activation = values.get("hidden_act", "gelu")
-    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
-        supported = ", ".join(_ACTIVATIONS)
-        raise CheckpointError(f"{path}: hidden_act {activation!r} is not supported; supported: {supported}")
-    numbers = {"layer_norm_eps": 1e-12, "hidden_dropout_prob": 0.0}
-    for key, default in numbers.items():
-        numbers[key] = values.get(key, default)
-        if not isinstance(numbers[key], (int, float)) or isinstance(numbers[key], bool):
-            raise CheckpointError(f"{path}: {key} must be a number, found {numbers[key]!r}")
-    try:
-        config = EncoderConfig(
-            **fields,
-            dropout=numbers["hidden_dropout_prob"],
-            activation=_ACTIVATIONS[activation],
-            layer_norm_eps=numbers["layer_norm_eps"],
-            positions="learned",
-        )
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return family, config
+def read_head(folder: str | os.PathLike[str], task: str) -> StoredHead:
+    """Read the head for a task.
+
+    Parameters
+    ----------
+    folder : str or path
+        As in `read_encoder`.
+    task : "pooler", "sequence-classification", "token-classification" or "masked-lm"
+        What it is for.
+
+    Returns
+    -------
+    StoredHead
+        Its tensors.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder, ``config.json`` or the weights are missing.
+    CheckpointError
+        The folder has no such head (the message names the tensors that are missing, and what there is), or as in
+        `read_encoder`.
+    """
+    return _Checkpoint(Path(folder)).head(task)
 
 
-def _names(family: Family, config: EncoderConfig) -> Iterator[tuple[str, list[str], tuple[str, ...]]]:
-    """Yield for each tensor the encoder's name, the names it may have in the file, and the fields of its shape."""
-    groups = [("embeddings.", "", family.embeddings)]
-    groups += [(f"layers.{i}.", family.layer.format(i), family.layers) for i in range(config.num_layers)]
-    for ours, theirs, stems in groups:
-        for stem, source in stems.items():
-            for part in ("weight",) if stem in _WITHOUT_BIAS else ("weight", "bias"):
-                endings = (part, _LEGACY[part]) if stem.endswith("layer_norm") else (part,)
-                sources = [f"{p}{theirs}{source}.{ending}" for p in family.prefixes for ending in endings]
-                yield f"{ours}{stem}.{part}", sources, _SHAPES[stem] if part == "weight" else _SHAPES[stem][:1]
+class _Checkpoint:
+    """An open model folder."""
 
+    def __init__(self, folder: Path) -> None:
+        folder = transformer_folder(folder)
+        self.settings = Settings(folder / "config.json")
+        self.family = self._family()
+        try:
+            self.config = self.family.config(self.settings)
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise CheckpointError(f"{self.settings.path}: {error}") from error
+        self.tensors = Tensors(folder)
+        self.prefix, self.names = self._names()
+        self.token_table = f"{self.names.outside['embeddings.token']}.weight"
 
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a folder."""
-    single = folder / "model.safetensors"
-    if single.exists():
-        return [single]
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        content = read_json(index)
-        weight_map = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{index}: has no weight_map")
-        return [confined(folder, name, index) for name in dict.fromkeys(weight_map.values())]
-    if (folder / "pytorch_model.bin").exists():
+    def _family(self) -> Family:
+        model_type = self.settings.values.get("model_type")
+        if not isinstance(model_type, str) or model_type not in FAMILIES:
+            supported = ", ".join(FAMILIES)
+            raise CheckpointError(f"{self.settings.path}: model_type {model_type!r} is not supported; supported: {supported}")
+        return FAMILIES[model_type]
+
+    def _names(self) -> tuple[str, Names]:
+        """Return what precedes the encoder's names, and the names: those of which there are the most."""
+        names = self.family.names
+        # The first layer is enough to tell.
+        there = {
+            (prefix, n): sum(f"{prefix}{rows.name}.weight" in self.tensors for _, _, rows in self._stems(names[n], 1))
+            for prefix in self.family.prefixes
+            for n in range(len(names))
+        }
+        prefix, n = max(there, key=lambda key: there[key])
+        return prefix, names[n]
+
+    def parameters(self) -> dict[str, Array]:
+        """Return the encoder's parameters."""
+        parameters, known = {}, set()
+        for ours, stem, rows in self._stems(self.names):
+            for part in ("weight", "bias") if self.family.has_bias(self.settings, stem) else ("weight",):
+                name = self._find(f"{rows.name}.{part}")
+                if name is None:
+                    raise CheckpointError(f"{self.tensors.where}: tensor {f'{self.prefix}{rows.name}.{part}'!r} is missing")
+                known.add(name)
+                shape = tuple(getattr(self.config, field) for field in _SHAPES[stem])
+                first = self.family.first_position(self.settings) if stem == "embeddings.position" else 0
+                parameters[f"{ours}.{part}"] = self._rows(name, rows, shape if part == "weight" else shape[:1], first)
+        self._check_for_more(known)
+        return parameters
+
+    def _stems(self, names: Names, layers: int | None = None) -> Iterator[tuple[str, str, Rows]]:
+        """Yield for each tensor of so many layers, or of all, its stem, the same without the layer, and where it is stored."""
+        for stem, source in names.outside.items():
+            if self._needed(stem):
+                yield stem, stem, Rows(source)
+        for i in range(self.config.num_layers if layers is None else layers):
+            layer = names.layer(self.settings, i)
+            for stem, part in names.inside.items():
+                rows = Rows(part) if isinstance(part, str) else part
+                if f"layers.{i}.{stem}" not in self.family.absent:
+                    yield f"layers.{i}.{stem}", stem, rows._replace(name=layer + rows.name)
+
+    def _needed(self, stem: str) -> bool:
+        """Tell whether the configuration asks for a tensor outside the layers."""
+        config = self.config
+        needed = {
+            "embeddings.position": config.positions == "learned",
+            "embeddings.token_type": config.type_vocab_size > 0,
+            "embeddings.projection": config.embedding_dim is not None,
+        }
+        return needed.get(stem, True)
+
+    def _find(self, *names: str) -> str | None:
+        """Return the first of these tensors that is there, under any of the names it may have."""
+        for name in names:
+            stem, _, part = name.rpartition(".")
+            endings = (part, _LEGACY[part]) if stem.endswith("LayerNorm") else (part,)
+            for prefix in (self.prefix, ""):
+                for ending in endings:
+                    if f"{prefix}{stem}.{ending}" in self.tensors:
+                        return f"{prefix}{stem}.{ending}"
+        return None
+
+    def _rows(self, name: str, rows: Rows, shape: tuple[int, ...], first: int = 0) -> Array:
+        """Return the part of a stored tensor that has this shape."""
+        whole = self.tensors.read(name, (first + shape[0] * rows.parts, *shape[1:]))
+        if len(whole) == shape[0]:
+            return whole
+        start = first + shape[0] * rows.part
+        return whole[start : start + shape[0]]
+
+    def _check_for_more(self, known: set[str]) -> None:
+        """Raise where a layer has a tensor that nothing reads: it would change the result."""
+        layers = tuple({self.prefix + self.names.layer(self.settings, i) for i in range(self.config.num_layers)})
+        for name in self.tensors.names():
+            if name.startswith(layers) and name not in known and not name.endswith("inv_freq"):
+                model_type = self.settings.values["model_type"]
+                raise CheckpointError(f"{self.tensors.where}: {model_type} has no tensor {name!r} with this config.json")
+
+    def head(self, task: str) -> StoredHead:
+        """Return the head for a task."""
+        head = self.family.heads(self.settings).get(task, Head(()))
+        missing = [names[0] for step in head.steps for names in self._step_names(step).values() if not self._find(*names)]
+        if not head.steps or missing:
+            self._no_head(task, missing)
+        steps, labels, width = [], {}, self.config.hidden_dim
+        for step in head.steps:
+            found = {part: str(self._find(*names)) for part, names in self._step_names(step).items()}
+            if step.width == "labels":
+                labels = self._labels(found["weight"])
+            size = len(labels) if step.width == "labels" else int(getattr(self.config, step.width))
+            arrays = {part: self.tensors.read(name, (size, width) if part == "weight" else (size,)) for part, name in found.items()}
+            bias, norm_weight, norm_bias = (arrays.get(part) for part in ("bias", "norm_weight", "norm_bias"))
+            steps.append(HeadStep(arrays["weight"], bias, step.activation, norm_weight, norm_bias))
+            width = size
+        return StoredHead(tuple(steps), head.pooling, self.config.layer_norm_eps, labels)
+
+    def _step_names(self, step: Dense) -> dict[str, list[str]]:
+        """Return the names that each tensor of a step may have."""
+        names = {"weight": [f"{step.name}.weight"]}
+        if step.tied and self.settings.flag("tie_word_embeddings", True):
+            names["weight"].append(self.token_table)
+        if step.bias:
+            names["bias"] = [f"{step.name}.bias", *([step.bias_name] if step.bias_name else [])]
+        if step.norm:
+            names["norm_weight"] = [f"{step.norm}.weight"]
+            if step.norm_bias:
+                names["norm_bias"] = [f"{step.norm}.bias"]
+        return names
+
+    def _no_head(self, task: str, missing: list[str]) -> NoReturn:
+        """Raise an error that says what is missing, and what there is."""
+        outside = {self._find(f"{name}.{part}") for name in self.names.outside.values() for part in ("weight", "bias")}
+        names = self.tensors.names()
+        count = min(self.config.num_layers, len(names))
+        layers = tuple({self.prefix + self.names.layer(self.settings, i) for i in range(count)})
+        others = [name for name in names if name not in outside and not name.startswith(layers)]
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        there = ", ".join(others[:_NAMED]) + more if others else "none"
+        lacks = f"tensors missing: {', '.join(missing)}" if missing else f"{self.settings.values['model_type']} has none"
+        made_for = self.settings.values.get("architectures")
         raise CheckpointError(
-            f"{folder / 'pytorch_model.bin'}: refused, because a pickle can run any code when it is read; with "
-            "transformers installed, AutoModel.from_pretrained(folder).save_pretrained(folder) writes model.safetensors"
+            f"{self.tensors.where}: there is no {_TASKS[task]} ({lacks}); tensors beside the encoder's: {there}; "
+            f"architectures in config.json: {made_for!r}"
         )
-    raise FileNotFoundError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
 
-
-class _Tensors:
-    """The tensors of safetensors files, mapped into memory."""
-
-    def __init__(self, files: list[Path]) -> None:
-        self.where = str(files[0] if len(files) == 1 else files[0].parent)
-        self.headers: dict[str, tuple[Path, mmap.mmap, int, dict[str, Any]]] = {}
-        for path in files:
-            mapped, start, header = _map(path)
-            self.headers.update({name: (path, mapped, start, entry) for name, entry in header.items()})
-
-    def read(self, names: list[str], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return the first of these tensors that exists, as float32."""
-        name = next((name for name in names if name in self.headers), None)
-        if name is None:
-            raise CheckpointError(f"{self.where}: tensor {names[0]!r} is missing")
-        path, mapped, start, entry = self.headers[name]
-        if tuple(entry["shape"]) != shape:
-            seen = tuple(entry["shape"])
-            raise CheckpointError(f"{path}: tensor {name!r} has shape {seen}, expected {shape}")
-        if entry["dtype"] not in _DTYPES:
-            seen = entry["dtype"]
-            raise CheckpointError(f"{path}: tensor {name!r} has dtype {seen}, supported: {', '.join(_DTYPES)}")
-        offset = start + entry["data_offsets"][0]
-        raw: NDArray[Any] = np.ndarray(shape, _DTYPES[entry["dtype"]], buffer=mapped, offset=offset)
-        if entry["dtype"] == "BF16":
-            return (raw.astype(np.uint32) << 16).view(np.float32)
-        return np.require(raw, np.float32, ("ALIGNED",))
-
-
-def _map(path: Path) -> tuple[mmap.mmap, int, dict[str, Any]]:
-    """Map a safetensors file; return it, where its data begin, and its header."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="numpy"):
-            pass
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a complete safetensors file: {error}") from error
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    length = int.from_bytes(mapped[:8], "little")
-    header: dict[str, Any] = json.loads(mapped[8 : 8 + length])
-    header.pop("__metadata__", None)
-    return mapped, 8 + length, header
+    def _labels(self, name: str) -> dict[int, str]:
+        """Return the names of the classes, as many as the tensor has rows."""
+        count = (*self.tensors.shape(name), 0)[0]
+        stored = self.settings.values.get("id2label")
+        if stored is None:
+            return {i: f"LABEL_{i}" for i in range(count)}
+        try:
+            labels = {int(number): str(label) for number, label in stored.items()}
+        except (AttributeError, ValueError) as error:
+            raise CheckpointError(f"{self.settings.path}: id2label must map numbers to names, found {stored!r}") from error
+        if sorted(labels) != list(range(count)):
+            raise CheckpointError(
+                f"{self.settings.path}: id2label has the classes {sorted(labels)}, but {name!r} in {self.tensors.where} "
+                f"has {count} rows"
+            )
+        return dict(sorted(labels.items()))

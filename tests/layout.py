@@ -18,7 +18,7 @@ LAYERS = (
     ("embeddings", "pipeline", "recipe", "tokens"),
     ("sentence",),
     ("__init__",),
-    ("cli", "compare", "files", "machine", "search", "terminal", "walkthrough"),
+    ("attention_map", "cli", "compare", "files", "machine", "search", "terminal", "walkthrough"),
     ("__main__",),
 )
 COMMAND_LINE = LAYERS[-2]

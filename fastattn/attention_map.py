@@ -44,6 +44,8 @@ class Reading(NamedTuple):
         The text.
     model : str
         The model's name.
+    ids : int64, (T,)
+        Its token ids.
     labels : list of str, T
         Each token as it stands in the text, after a dot if it continues a word; special tokens by their names.
     special : bool, (T,)
@@ -56,6 +58,7 @@ class Reading(NamedTuple):
 
     text: str
     model: str
+    ids: NDArray[np.int64]
     labels: list[str]
     special: NDArray[np.bool_]
     attention: NDArray[np.float32]
@@ -98,10 +101,11 @@ def read_attention(text: str, model: str | os.PathLike[str] | None = None) -> Re
     encoding = tokenizer.post_process(encoding)
     if not encoding.ids:
         raise ValueError("the text has no tokens: give at least one word")
-    attention = encoder(np.array([encoding.ids]), return_attention=True)[1][:, 0]
+    ids = np.array(encoding.ids, np.int64)
+    attention = encoder(ids[None], return_attention=True)[1][:, 0]
     special = np.array(encoding.special_tokens_mask, np.bool_)
     name = Path(DEFAULT_MODEL if model is None else model).name
-    return Reading(text, name, _labels(text, encoding), special, attention, truncated)
+    return Reading(text, name, ids, _labels(text, encoding), special, attention, truncated)
 
 
 def _labels(text: str, encoding: Any) -> list[str]:

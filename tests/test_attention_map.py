@@ -40,7 +40,7 @@ def reading(count: int, layers: int = 6, heads: int = 12, label: str = "word") -
     special = np.zeros(count, bool)
     special[[0, -1]] = True
     labels = ["[CLS]", *(f"{label}{i}" for i in range(1, count - 1)), "[SEP]"][:count]
-    return Reading(" ".join(labels), "made-up", labels, special, weights, False)
+    return Reading(" ".join(labels), "made-up", np.zeros(count, np.int64), labels, special, weights, False)
 
 
 def test_reading(model: Path) -> None:
@@ -48,8 +48,8 @@ def test_reading(model: Path) -> None:
     assert found.labels == ["[CLS]", "the", "cat", "sat", "[SEP]"]
     assert found.special.tolist() == [True, False, False, False, True]
     assert (found.text, found.model, found.truncated) == ("the cat  sat", "tiny", False)
-    ids = [[WORDS.index(word) for word in found.labels]]
-    assert np.array_equal(found.attention, Encoder.from_pretrained(model)(np.array(ids), return_attention=True)[1][:, 0])
+    assert found.ids.tolist() == [WORDS.index(word) for word in found.labels]
+    assert np.array_equal(found.attention, Encoder.from_pretrained(model)(found.ids[None], return_attention=True)[1][:, 0])
     assert found.attention.shape == (LAYERS, HEADS, 5, 5)
 
 

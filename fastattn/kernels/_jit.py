@@ -85,7 +85,7 @@ def _compile_cached(fn: F, **options: Any) -> Any:
 
 def _serial(fn: F, **options: Any) -> Any:
     """Apply ``numba.njit`` to a function that only kernels call; it is kept on disk as a part of them."""
-    dispatcher = numba.njit(**OPTIONS, **options)(fn)
+    dispatcher = numba.njit(**OPTIONS, _nrt=False, **options)(fn)
     template = dispatcher.get_call_template
 
     def one_for_all_numbers(args: Any, kws: Any) -> Any:
@@ -126,7 +126,7 @@ class ParallelKernel:
 
     def __call__(self, *args: Any) -> Any:
         """Run the kernel."""
-        if threading_layer() == "workqueue":
+        if (_layer or threading_layer()) == "workqueue":
             with _workqueue_lock:
                 return self.dispatcher(*args)
         return self.dispatcher(*args)

@@ -83,7 +83,7 @@ def share_columns(step, part, parts, m, dims, weights, at, x, qkv, ctx, y, expan
     first, last = count * part // parts, count * (part + 1) // parts
     if step == IN_COLUMNS:
         source = y if dims[NORM_FIRST] and at[NORM2_W] >= 0 else x
-        expand(m, first, last, dims, weights, at, source, 0, scratch, iw, expanded, 0)
+        expand(m, first, last, dims, weights, at, source, 0, scratch, iw, expanded, 0, ldh)
         return
     k, lda, source, target, w, b = c, c, ctx, y, at[OUT_W], at[OUT_B]
     if step == QKV_COLUMNS:
@@ -99,12 +99,14 @@ def share_columns(step, part, parts, m, dims, weights, at, x, qkv, ctx, y, expan
 def run_chunk(  # type: ignore[no-untyped-def]
     first, last, rows_max, offsets, dims, inputs, rotary, relative, weights, layout, eps, mode, normalise, work, at, out
 ):  # fmt: skip
-    """Sequences first .. last - 1 through all layers; `work` has room from `at` on for x, qkv, ctx, and what a step needs."""
+    """Sequences first .. last - 1 through all layers; `work` has room from `at` on.
+
+    For x, ctx, qkv and a head's scratch; what embedding and the tail need takes the place of these two."""
     c = dims[C]
-    x, qkv, ctx, rest = at, at + rows_max * c, at + rows_max * 4 * c, at + rows_max * 5 * c
+    x, ctx, qkv, rest = at, at + rows_max * c, at + rows_max * 2 * c, at + rows_max * 5 * c
     start = offsets[first]
     m = offsets[last] - start
-    embed_rows(start, start + m, offsets, dims, inputs, weights, eps, work, rest, work, x)
+    embed_rows(start, start + m, offsets, dims, inputs, weights, eps, work, qkv, work, x)
     for layer in range(layout.shape[0]):
         here = layout[layer]
         project_qkv(m, dims, weights, here, eps, work, x, work, ctx, work, qkv)
@@ -112,7 +114,7 @@ def run_chunk(  # type: ignore[no-untyped-def]
             row, count = offsets[s] - start, offsets[s + 1] - offsets[s]
             heads, to = qkv + row * 3 * c, ctx + row * c
             attend_heads(0, dims[H], count, dims, here, rotary, relative, work, heads, work, rest, work, to)
-        layer_tail(m, dims, weights, here, eps, work, ctx, work, rest, work, x)
+        layer_tail(m, dims, weights, here, eps, work, ctx, work, qkv, work, x)
     finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, work, x, out)
 
 

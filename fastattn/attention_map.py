@@ -116,7 +116,9 @@ def _labels(text: str, encoding: Any) -> list[str]:
         zip(encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
     ):
         part = " ".join(text[start:stop].split())
-        if special or not part or token in ("[UNK]", "<unk>"):
+        if not special and not part and not token.strip("Ġ▁ĉĊ \t\n"):
+            part = "␣"
+        elif special or not part or token in ("[UNK]", "<unk>"):
             part = token
         elif i and words[i] is not None and words[i] == words[i - 1]:
             part = f"·{part}"

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fastattn import Encoder
-from fastattn.attention_map import SUFFIXES, Reading, check_drawing, draw_attention, read_attention, write_figure
+from fastattn.attention_map import SUFFIXES, Reading, _labels, check_drawing, draw_attention, read_attention, write_figure
 from fastattn.cli import app
 from models import HEADS, LAYERS, WORDS, write_sentence_model
 
@@ -59,6 +59,23 @@ def test_reading_of_the_real_model() -> None:
     assert found.labels == ["[CLS]", "The", "Un", "·ha", "·pp", "·iest", "naïve", "café", "-", "owner", "[UNK]", "[SEP]"]
     assert found.model == "all-MiniLM-L6-v2"
     np.testing.assert_allclose(found.attention.sum(axis=-1), 1, rtol=1e-5)
+
+
+def test_labels_of_bytes_and_of_pieces_with_spaces() -> None:
+    """Tokenizers that mark the space before a word, as RoBERTa's and XLM-R's do."""
+    tokenizers = importlib.import_module("tokenizers")
+    text = "the cat, naïve\t cat"
+    spaced = {piece: i for i, piece in enumerate(["<unk>", "▁the", "▁c", "at", ",", "▁", "na", "ï", "ve", "\t"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram([(piece, -1.0) for piece in spaced], 0))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    expected = ["the", "c", "·at", "·,", "␣", "·na", "·ï", "·ve", "␣", "c", "·at"]
+    assert _labels(text, tokenizer.encode(text)) == expected
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    vocabulary = {piece: i for i, piece in enumerate([*sorted(alphabet), "Ġc", "Ġca", "Ġcat"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [("Ġ", "c"), ("Ġc", "a"), ("Ġca", "t")]))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.post_processor = tokenizers.processors.ByteLevel(trim_offsets=True)
+    assert _labels("cat  ï", tokenizer.encode("cat  ï")) == ["cat", "␣", "␣", "·ï", "·ï"]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

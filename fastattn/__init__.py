@@ -10,6 +10,7 @@ from fastattn.heads import (
     EncoderWithPooler,
 )
 from fastattn.kernels.attention import scaled_dot_product_attention
+from fastattn.kernels.attention_weights import attention_weights
 from fastattn.kernels.gelu import gelu
 from fastattn.kernels.layer_norm import layer_norm
 from fastattn.kernels.linear import linear
@@ -27,6 +28,7 @@ __all__ = [
     "EncoderForTokenClassification",
     "EncoderWithPooler",
     "SentenceTransformer",
+    "attention_weights",
     "gelu",
     "layer_norm",
     "linear",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +46,9 @@ def run(
     mode: int,
     normalize: bool,
     out: Array,
+    watch: Callable[[int, int, Array, Array, Array], None] | None = None,
 ) -> None:
-    """Encode packed sequences into `out`."""
+    """Encode packed sequences into `out`; after each step by rows, `watch` gets (step, layer, x, qkv, relative)."""
     c, ldh = config.hidden_dim, ff_stride(config.ff_dim)
     lengths = np.diff(offsets)
     n, longest = int(offsets[-1]), int(lengths.max())
@@ -55,13 +57,13 @@ def run(
     workers = min(thread_count(), max(1, int(flop(config, lengths) / _FLOP_PER_US / 50)))
     rows_max, blocks = int(sizes.max()), 0
     by_columns = False
-    if workers == 1 or balance(sizes, workers) > _BALANCED:
+    if watch is None and (workers == 1 or balance(sizes, workers) > _BALANCED):
         steps = throughput_steps()
         workers = min(workers, len(sizes))
         width = 0
         per_worker = 2 * rows_max * c + max(3 * rows_max * c + _head_scratch(config, longest), _rows_scratch(config))
     else:
-        by_columns = n < _ROWS_PER_THREAD * workers
+        by_columns = watch is None and n < _ROWS_PER_THREAD * workers
         steps = latency_steps(config.num_layers, by_columns)
         blocks = workers * max(1, round(n / (workers * FF_ROWS)))
         width = n
@@ -71,10 +73,14 @@ def run(
     x, qkv, ctx = (_scratch(name, width * m) for name, m in (("x", c), ("qkv", 3 * c), ("ctx", c)))
     y, expanded = _scratch("y", columns * c), _scratch("expanded", columns * ldh)
     scratch = _scratch("scratch", workers * -(-per_worker // 16) * 16)
-    encoder_kernel(
-        run_step.address(), steps, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative, packed.weights, packed.layout,
-        config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, np.zeros(16, np.int64), out.reshape(-1), workers,
-    )  # fmt: skip
+    for part in [steps] if watch is None else np.split(steps, len(steps)):
+        encoder_kernel(
+            run_step.address(), part, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative, packed.weights,
+            packed.layout, config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, np.zeros(16, np.int64),
+            out.reshape(-1), workers,
+        )  # fmt: skip
+        if watch is not None:
+            watch(int(part[0, 0]), int(part[0, 1]), x, qkv, relative)
 
 
 def flop(config: EncoderConfig, lengths: NDArray[np.int64]) -> float:

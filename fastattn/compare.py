@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastattn.encoder import Encoder, EncoderConfig
 from fastattn.kernels.attention import scaled_dot_product_attention
+from fastattn.kernels.attention_weights import attention_weights
 from fastattn.kernels.gelu import gelu
 from fastattn.kernels.layer_norm import layer_norm
 from fastattn.kernels.linear import linear
@@ -26,7 +27,8 @@ _RUNS = 5
 _MINILM = EncoderConfig(
     num_layers=6, num_heads=12, hidden_dim=384, ff_dim=1536, positions="learned", vocab_size=1000, type_vocab_size=2
 )
-_OPS: dict[str, Callable[..., Any]] = {op.__name__: op for op in (softmax, layer_norm, gelu, linear, scaled_dot_product_attention)}
+_PUBLIC = (softmax, layer_norm, gelu, linear, scaled_dot_product_attention, attention_weights)
+_OPS: dict[str, Callable[..., Any]] = {op.__name__: op for op in _PUBLIC}
 
 
 class _Case(NamedTuple):
@@ -104,6 +106,7 @@ def _cases() -> list[_Case]:
         _Case(attention, "attention, window", "4x12x128x32", heads, {"window": (16, 16)}),
         _Case(attention, "attention, softcap", "4x12x128x32", heads, {"softcap": 20.0}),
         _Case(attention, "attention, grouped", "4x12/3x128x32", grouped, {"enable_gqa": True}),
+        _Case("attention_weights", "attention weights", "4x12x128x32", heads[:2], {}),
     ]
 
 

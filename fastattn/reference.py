@@ -585,6 +585,59 @@ def encoder_layer(
     return _norm(parameters, f"{ffn}.layer_norm", expanded, residual=y, eps=layer_norm_eps)
 
 
+def layer_attention_weights(
+    parameters: Mapping[str, Array],
+    index: int,
+    x: Array,
+    attn_mask: Array | None = None,
+    *,
+    num_heads: int,
+    norm_first: bool = False,
+    layer_norm_eps: float = 1e-12,
+    is_causal: bool = False,
+    rotary_theta: float | None = None,
+    window: int | None = None,
+) -> Array:
+    """`attention_weights` of the queries and keys that an encoder layer makes of its input.
+
+    Parameters
+    ----------
+    parameters : mapping of str to ndarray
+        The encoder's parameters.
+    index : int
+        The layer, from 0.
+    x : ndarray, (..., T, C)
+        Hidden states that `encoder_layer` takes.
+    attn_mask : ndarray, broadcastable to (..., H, T, T), optional
+        As in `attention_weights`.
+    num_heads : int
+        H.
+    norm_first : bool
+        Pre-norm: queries and keys are made of the normed `x`.
+    layer_norm_eps : float
+        Added to the variance.
+    is_causal : bool
+        Token t sees tokens 0 .. t.
+    rotary_theta : float, optional
+        Base of the rotary positions; none without it.
+    window : int, optional
+        Token t sees tokens t - window .. t + window.
+
+    Returns
+    -------
+    ndarray, (..., H, T, T)
+        Dtype of `x`.
+
+    References
+    ----------
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2.
+    """
+    prefix = f"layers.{index}.attention"
+    source = _norm(parameters, f"{prefix}.layer_norm", x, eps=layer_norm_eps) if norm_first else x
+    query, key, _ = _query_key_value(parameters, prefix, source, num_heads, rotary_theta)
+    return attention_weights(query, key, attn_mask, window=(window, 0 if is_causal else window))
+
+
 def encoder(
     parameters: Mapping[str, Array],
     x: Array,
@@ -603,7 +656,9 @@ def encoder(
     window: int | None = None,
     global_every: int = 1,
     relative_max_distance: int = 128,
-) -> Array:
+    return_hidden_states: bool = False,
+    return_attention: bool = False,
+) -> Any:
     """Encode each sequence by itself: its embeddings, then every layer, then the final norm if there is one.
 
     Parameters
@@ -641,11 +696,19 @@ def encoder(
         With a window, layer i is local unless i is a multiple of this.
     relative_max_distance : int
         Of `relative_bias`, which is added to the scores of every layer where ``relative_bias.weight`` is there.
+    return_hidden_states : bool
+        Return those of every layer too.
+    return_attention : bool
+        Return `layer_attention_weights` of every layer too.
 
     Returns
     -------
-    ndarray, (B, T, C)
-        Hidden states; zeros where `attention_mask` is False.
+    hidden : ndarray, (B, T, C)
+        Hidden states; zeros where `attention_mask` is False.  Alone, or the first of a tuple with the following.
+    hidden_states : ndarray, (layers + 1, B, T, C)
+        With `return_hidden_states`: the input of each layer, then `hidden`.
+    attention : ndarray, (layers, B, H, T, T)
+        With `return_attention`; zeros where `attention_mask` of the query or of the key is False.
 
     References
     ----------
@@ -653,9 +716,11 @@ def encoder(
     section 2.1.2.
     """
     real = np.ones(x.shape[:2], dtype=bool) if attention_mask is None else attention_mask.astype(bool)  # (B, T)
-    hidden_dim = parameters["layers.0.attention.query.weight"].shape[1]
-    result = np.zeros((*x.shape[:2], hidden_dim), parameters["layers.0.attention.query.weight"].dtype)  # (B, T, C)
-    for b in range(x.shape[0]):
+    weight = parameters["layers.0.attention.query.weight"]
+    b_all, t_all = x.shape[:2]
+    states = np.zeros((num_layers + 1 if return_hidden_states else 1, b_all, t_all, weight.shape[1]), weight.dtype)
+    attention = np.zeros((num_layers if return_attention else 0, b_all, num_heads, t_all, t_all), weight.dtype)
+    for b in range(b_all):
         types = None if token_type_ids is None else token_type_ids[b, real[b]]
         hidden = embeddings(parameters, x[b, real[b]], types, positions=positions, layer_norm_eps=layer_norm_eps)
         table = parameters.get("relative_bias.weight")
@@ -663,21 +728,24 @@ def encoder(
         for index in range(num_layers):
             local = window is not None and index % global_every != 0
             theta = rotary_theta if local_rotary_theta is None or not local else local_rotary_theta
-            hidden = encoder_layer(
-                parameters,
-                index,
-                hidden,
-                bias,
-                num_heads=num_heads,
-                activation=activation,
-                norm_first=norm_first,
-                layer_norm_eps=layer_norm_eps,
-                is_causal=is_causal,
-                rotary_theta=theta if positions == "rotary" else None,
-                window=window if local else None,
-            )
-        result[b, real[b]] = _norm(parameters, "layer_norm", hidden, eps=layer_norm_eps)
-    return result
+            options: dict[str, Any] = {
+                "num_heads": num_heads,
+                "norm_first": norm_first,
+                "layer_norm_eps": layer_norm_eps,
+                "is_causal": is_causal,
+                "rotary_theta": theta if positions == "rotary" else None,
+                "window": window if local else None,
+            }
+            if return_hidden_states:
+                states[index, b, real[b]] = hidden
+            if return_attention:
+                both = real[b][:, None] & real[b]  # (T, T)
+                weights = layer_attention_weights(parameters, index, hidden, bias, **options)  # (H, tokens, tokens)
+                attention[index, b][:, both] = weights.reshape(num_heads, -1)
+            hidden = encoder_layer(parameters, index, hidden, bias, activation=activation, **options)
+        states[-1, b, real[b]] = _norm(parameters, "layer_norm", hidden, eps=layer_norm_eps)
+    asked = [*([states] if return_hidden_states else []), *([attention] if return_attention else [])]
+    return (states[-1], *asked) if asked else states[-1]
 
 
 def pooling(hidden: Array, mode: str) -> Array:
@@ -775,6 +843,21 @@ def _visible(
     return visible
 
 
+def _query_key_value(
+    parameters: Mapping[str, Array], prefix: str, x: Array, num_heads: int, rotary_theta: float | None
+) -> tuple[Array, Array, Array]:
+    """Projections of x (..., T, C) to the heads, (..., H, T, D) each, the first two turned by their positions."""
+    split = (*x.shape[:-1], num_heads, x.shape[-1] // num_heads)  # (..., T, H, D)
+    query, key, value = (
+        np.swapaxes(_linear(parameters, f"{prefix}.{name}", x).reshape(split), -2, -3)  # (..., H, T, D)
+        for name in ("query", "key", "value")
+    )
+    if rotary_theta is not None:
+        cos, sin = (table.astype(x.dtype) for table in rotary_tables(query.shape[-2], query.shape[-1], rotary_theta))  # (T, D / 2)
+        query, key = rotary_embedding(query, cos, sin), rotary_embedding(key, cos, sin)
+    return query, key, value
+
+
 def _self_attention(
     parameters: Mapping[str, Array],
     prefix: str,
@@ -785,14 +868,7 @@ def _self_attention(
     rotary_theta: float | None,
 ) -> Array:
     """Multi-head self-attention (Vaswani et al. 2017, section 3.2.2), (..., T, C) to (..., T, C)."""
-    split = (*x.shape[:-1], num_heads, x.shape[-1] // num_heads)  # (..., T, H, D)
-    query, key, value = (
-        np.swapaxes(_linear(parameters, f"{prefix}.{name}", x).reshape(split), -2, -3)  # (..., H, T, D)
-        for name in ("query", "key", "value")
-    )
-    if rotary_theta is not None:
-        cos, sin = (table.astype(x.dtype) for table in rotary_tables(query.shape[-2], query.shape[-1], rotary_theta))  # (T, D / 2)
-        query, key = rotary_embedding(query, cos, sin), rotary_embedding(key, cos, sin)
+    query, key, value = _query_key_value(parameters, prefix, x, num_heads, rotary_theta)
     heads = scaled_dot_product_attention(query, key, value, attn_mask, window=window)  # (..., H, T, D)
     return _linear(parameters, f"{prefix}.output", np.swapaxes(heads, -2, -3).reshape(x.shape))  # (..., T, C)
 

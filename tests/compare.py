@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 # These sum over the last axis of their first two arrays. One order of a sum can be exact by luck, most easily in a
 # small result: the yardstick is taken in this many.
-CONTRACTIONS = ("linear", "scaled_dot_product_attention")
+CONTRACTIONS = ("linear", "attention_weights", "scaled_dot_product_attention")
 ORDERS = 6
 
 

@@ -19,6 +19,7 @@ def main() -> None:
     fastattn.gelu(x)
     fastattn.linear(x, x[0], activation="gelu")
     fastattn.scaled_dot_product_attention(x, x, x)
+    fastattn.attention_weights(x, x)
     Encoder(EncoderConfig(1, 1, 8, 8, vocab_size=9, positions="sinusoidal")).forward_packed([1, 2], [0, 2], pooling="mean")
     for module in pkgutil.iter_modules(kernels.__path__):
         for name, item in vars(importlib.import_module(f"fastattn.kernels.{module.name}")).items():

@@ -15,7 +15,7 @@ import numpy as np
 
 import fastattn
 from fastattn import Encoder, EncoderConfig, _packing, _run, _tables
-from fastattn.kernels import attention, linear
+from fastattn.kernels import attention, attention_weights, linear
 from fastattn.kernels._simd import TILE_ROWS
 
 PAGE = mmap.PAGESIZE
@@ -80,6 +80,7 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
         for options in ({}, {"is_causal": True}, {"window": (3, 1)}, {"attn_mask": mask, "softcap": 2.0}):
             yield f"attention {length} {s} {d} {e} {list(options)}"
             fastattn.scaled_dot_product_attention(q, k, v, out=guard.empty((2, length, e), dtype), **options)
+            fastattn.attention_weights(q, k, out=guard.empty((2, length, s), dtype), **options)
 
 
 def encoders(guard: Guard) -> Iterator[str]:
@@ -114,7 +115,7 @@ def main() -> None:
     done = 0
     for behind in (True, False):
         guard = Guard(behind)
-        for module in (attention, linear, _packing):
+        for module in (attention, attention_weights, linear, _packing):
             module.aligned_empty = guard.empty  # type: ignore[attr-defined]
         _run._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
         for steps in (cases(guard, np.float32), cases(guard, np.float64), encoders(guard)):

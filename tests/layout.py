@@ -14,13 +14,13 @@ LAYERS = (
     ("kernels", "kernels.*"),
     ("config", "folder"),
     ("families", "families.*", "weights"),
-    ("checkpoint", "lookup", "_packing", "_run", "_tables", "_training"),
+    ("checkpoint", "lookup", "_memory", "_packing", "_run", "_tables", "_training", "_walk"),
     ("encoder",),
     ("heads",),
     ("embeddings", "pipeline", "recipe", "tokens"),
     ("sentence",),
     ("__init__",),
-    ("cli", "compare", "files", "machine", "search", "terminal", "walkthrough"),
+    ("attention_map", "cli", "compare", "files", "machine", "search", "terminal", "walkthrough"),
     ("__main__",),
 )
 COMMAND_LINE = LAYERS[-2]

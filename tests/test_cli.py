@@ -158,7 +158,9 @@ def test_info() -> None:
 def test_compare() -> None:
     result = run("compare")
     rows = re.findall(r"^(\S.*?) +(\S+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)x$", result.stdout, re.M)
-    assert {row[0].split(",")[0] for row in rows} == {"softmax", "layer_norm", "gelu", "linear", "attention", "encoder"}
+    assert {row[0].split(",")[0] for row in rows} == {
+        "softmax", "layer_norm", "gelu", "linear", "attention", "attention weights", "encoder",
+    }  # fmt: skip
     for label, _, error, reference_error, ours, theirs, ratio in rows:
         # What is right to the last few bits, and what is not, lie five orders of magnitude apart; the tests of the ops
         # have the tolerance.
@@ -220,7 +222,7 @@ def test_heat_map_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help_names_every_command() -> None:
     text = run("--help").stdout
-    for command in ("embed", "search", "compare", "info", "warmup", "walkthrough"):
+    for command in ("embed", "search", "compare", "info", "warmup", "walkthrough", "attention"):
         assert command in text
         assert "Usage" in run(command, "--help").stdout
 

@@ -18,9 +18,9 @@ from fastattn.kernels._arrays import (
     panels,
     same_dtype,
     workers_for,
-    working,
 )
-from fastattn.kernels._attend import NO_BOUND, attend, live_keys, pack_keys, pack_values
+from fastattn.kernels._attend import attend, live_keys, pack_keys, pack_values
+from fastattn.kernels._heads import additive, bounds, check_heads, flat, leading
 from fastattn.kernels._jit import ParallelKernel, prange
 from fastattn.kernels._simd import TILE_ROWS, atomic_next, tile_width
 
@@ -78,47 +78,6 @@ def attention_kernel(q, k, v, mask, mask_strides, shape, scale, softcap, left, r
                        scale, softcap, left, right, scratch, at_w, out, at_out, e)
             # fmt: on
             task = atomic_next(counter, 16)
-
-
-def _additive(mask: Any, dtype: np.dtype[Any], lead: tuple[int, ...], scores: tuple[int, ...]) -> tuple[Array, Array]:
-    """Return the mask as an additive array, not broadcast, and its element strides over (B, H, L, S), 0 where it repeats.
-
-    `scores` is the shape that the mask must broadcast to, `lead` the axes of it that are the kernel's one batch axis.
-    """
-    array = np.asarray(mask)
-    if array.dtype == np.bool_:
-        array = np.where(array, dtype.type(0), dtype.type(-np.inf))
-    elif array.dtype.type not in (np.float16, np.float32, np.float64):
-        raise TypeError(f"attn_mask must be bool (True takes part) or a float array to add, got {array.dtype}")
-    try:
-        np.broadcast_to(array, scores)
-    except ValueError:
-        raise ValueError(f"attn_mask must broadcast to {scores}, got shape {array.shape}") from None
-    array = array.reshape((1,) * (max(3, len(scores)) - array.ndim) + array.shape)
-    heads = array.shape[-3:]
-    if array.size and math.prod(array.shape[:-3]) != 1:
-        array = np.broadcast_to(array, (*lead, *heads))
-    array = np.ascontiguousarray(array, dtype).reshape(-1, *heads)
-    strides = [0 if n == 1 else s // array.itemsize for n, s in zip(array.shape, array.strides, strict=True)]
-    return array.reshape(-1), np.array(strides, np.int64)
-
-
-def _flat(x: Array, shape: tuple[int, ...]) -> Array:
-    """Return `x`, broadcast to `shape`, as the kernel takes it."""
-    return working(x if x.size == math.prod(shape) else np.broadcast_to(x, shape)).reshape(-1)
-
-
-def _bounds(is_causal: bool, window: Any) -> tuple[int, int]:
-    """Return how far to the left and right of its own place a query sees."""
-    left = right = NO_BOUND
-    if window is not None:
-        try:
-            left, right = (NO_BOUND if side is None else int(side) for side in window)
-        except (TypeError, ValueError):
-            raise ValueError(f"window must be a pair (left, right) of whole numbers or None, got {window!r}") from None
-        if left < 0 or right < 0:
-            raise ValueError(f"window must not be negative, got {window!r}")
-    return left, (0 if is_causal else right)
 
 
 def scaled_dot_product_attention(
@@ -182,32 +141,22 @@ def scaled_dot_product_attention(
     """
     query, key, value = float_array("query", query), float_array("key", key), float_array("value", value)
     same_dtype("query", query, key=key, value=value)
-    for name, x in (("query", query), ("key", key), ("value", value)):
-        if x.ndim < 2:
-            raise ValueError(f"{name} must have at least two axes (..., T, D), got shape {x.shape}")
-    if key.shape[-1] != query.shape[-1]:
-        raise ValueError(f"key must have the head size of query, {query.shape[-1]}, got shape {key.shape}")
-    if value.shape[-2] != key.shape[-2]:
-        raise ValueError(f"value must have as many tokens as key, {key.shape[-2]}, got shape {value.shape}")
-    if is_causal and attn_mask is not None:
-        raise ValueError("attn_mask must be None where is_causal is True, got both")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"softcap must be positive, got {softcap}")
-    left, right = _bounds(is_causal, window)
+    check_heads(query, key, attn_mask, is_causal, softcap, value)
+    left, right = bounds(is_causal, window)
     length, d = query.shape[-2:]
     s_all, e = value.shape[-2:]
-    lead, heads, groups = _leading(query, key, value, enable_gqa)
+    lead, heads, groups = leading(query, key, value, enable_gqa)
     shape = (length, e) if max(query.ndim, key.ndim, value.ndim) == 2 else (*lead, heads, length, e)
     check_out(out, shape, query.dtype)
     dtype = np.dtype(np.float64 if query.dtype == np.float64 else np.float32)
     batch = math.prod(lead)
-    q = _flat(query, (*lead, heads, length, d))
-    k = _flat(key, (*lead, groups, s_all, d))
-    v = _flat(value, (*lead, groups, s_all, e))
+    q = flat(query, (*lead, heads, length, d))
+    k = flat(key, (*lead, groups, s_all, d))
+    v = flat(value, (*lead, groups, s_all, e))
     if attn_mask is None:
         mask, strides = np.empty(0, dtype), np.zeros(4, np.int64)
     else:
-        mask, strides = _additive(attn_mask, dtype, lead, (*shape[:-1], s_all))
+        mask, strides = additive(attn_mask, dtype, lead, (*shape[:-1], s_all))
     result = kernel_out(out, shape, q, q, k, v, mask)
     if result.size:
         count, width = panels(s_all, dtype)
@@ -225,27 +174,6 @@ def scaled_dot_product_attention(
             keys, values, scratch, np.zeros(24, np.int64), result.reshape(-1), workers,
         )  # fmt: skip
     return finish(result, out, query.dtype)
-
-
-def _leading(query: Array, key: Array, value: Array, enable_gqa: bool) -> tuple[tuple[int, ...], int, int]:
-    """Return the broadcast batch axes, the query heads and the key heads."""
-    heads, key_heads, value_heads = (x.shape[-3] if x.ndim > 2 else 1 for x in (query, key, value))
-    groups = max(key_heads, value_heads)
-    if not {key_heads, value_heads} <= {1, groups} or (enable_gqa and key_heads != value_heads):
-        raise ValueError(f"value must have as many heads as key, {key_heads}, got {value_heads}")
-    if enable_gqa:
-        if groups == 0 or heads % groups:
-            raise ValueError(f"the heads of query must be a multiple of those of key, {groups}, got {heads}")
-    elif heads != groups:
-        if 1 not in (heads, groups):
-            raise ValueError(f"key must have the heads of query, {heads}, got {groups} (enable_gqa=True repeats them)")
-        heads = groups = heads * groups
-    try:
-        lead = np.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
-    except ValueError:
-        shapes = f"{query.shape}, {key.shape}, {value.shape}"
-        raise ValueError(f"query, key and value must have batch axes that broadcast, got shapes {shapes}") from None
-    return lead, heads, groups
 
 
 __all__ = ["scaled_dot_product_attention"]

@@ -1,0 +1,60 @@
+"""Memory that is still free, so that a result which would not fit is refused before it is begun."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path, PurePosixPath
+
+_GIB = 2**30
+
+
+def check_fits(size: int, what: str) -> None:
+    """Raise a MemoryError where `size` bytes, for `what`, are more than this process may still take."""
+    free = free_bytes()
+    if free is not None and size > free:
+        raise MemoryError(f"{what} would take {size / _GIB:,.1f} GiB, and {free / _GIB:,.1f} GiB are free")
+
+
+def free_bytes() -> int | None:
+    """Return what the system has left, or this process's control groups if that is less; None where nothing tells."""
+    found = [_system_free(), *map(_group_free, _groups())]
+    known = [size for size in found if size is not None]
+    return min(known) if known else None
+
+
+def _system_free() -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _groups() -> list[Path]:
+    """Folders of the control groups that this process is in, version 2 or 1, up to their root."""
+    found: list[Path] = []
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            root = Path("/sys/fs/cgroup/memory" if controllers else "/sys/fs/cgroup")
+            relative = PurePosixPath(name.lstrip("/"))
+            found += [root / part for part in (relative, *relative.parents)]
+    return found
+
+
+def _group_free(folder: Path) -> int | None:
+    """Return the limit of a group without what it uses; file pages that nobody uses count as free."""
+    for limit, usage, idle in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            most = int((folder / limit).read_text("ascii"))  # "max", no limit, is no number
+            used = int((folder / usage).read_text("ascii"))
+            for line in (folder / "memory.stat").read_text("ascii").splitlines():
+                if line.startswith(f"{idle} "):
+                    used -= int(line.split()[1])
+            return max(0, most - used)
+    return None

@@ -15,7 +15,7 @@ import pytest
 
 from fastattn import SentenceTransformer, pipeline, reference
 from fastattn.checkpoint import CheckpointError, read_encoder
-from fastattn.embeddings import quantize
+from fastattn.embeddings import quantize_embeddings
 from fastattn.lookup import find_model
 from models import WORDS, C, P, write_bert, write_json, write_sentence_model, write_tokenizer
 
@@ -249,7 +249,7 @@ def test_quantized(model: SentenceTransformer) -> None:
         assert (found.max(axis=0) >= most - 1).all()  # the largest value lands on a boundary, which rounding may lower
         back = (found.astype(np.float64) - least) * (high - low) / 255 + low
         assert (np.abs(back - full) <= (high - low) / 255 * 1.001).all()
-        assert quantize(np.zeros((0, C), np.float32), precision).shape == (0, C)
+        assert quantize_embeddings(np.zeros((0, C), np.float32), precision).shape == (0, C)
     with pytest.raises(ValueError, match="only one row"):
         model.encode(["a cat"], precision="int8")
 

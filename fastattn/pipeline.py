@@ -45,6 +45,11 @@ class Pipeline:
     ----------
     modules : sequence of Module
         A Transformer, and what is behind it.
+
+    Raises
+    ------
+    ValueError
+        The first is no Transformer.
     """
 
     def __init__(self, modules: Sequence[Module]) -> None:

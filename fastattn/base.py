@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,9 +19,9 @@ from fastattn.modules._module import write_json
 from fastattn.pipeline import Counts, Pipeline
 from fastattn.recipe import Recipe, read_modules_of, read_settings
 from fastattn.tokenizer import Tokenizer
-from fastattn.tokens import tokenize
+from fastattn.tokens import Packed, tokenize
 
-__all__ = ["Device", "TextModel", "check_device", "renamed"]
+__all__ = ["Device", "TextModel", "as_tensors", "check_device", "is_tensor", "renamed"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +34,13 @@ _MODEL_KWARGS = (*_LOADING, "attn_implementation", "device_map", "low_cpu_mem_us
 _PROCESSOR_KWARGS = (*_LOADING, "clean_up_tokenization_spaces", "padding_side", "use_fast")
 
 
-def renamed(**names: str) -> Callable[[F], F]:
+def renamed(*dropped: str, **names: str) -> Callable[[F], F]:
     """Make a decorator that accepts old names of keyword arguments.
 
     Parameters
     ----------
+    *dropped
+        Old names that say nothing any more.
     **names
         The new name of each old one; the new one wins where both are given.
 
@@ -50,6 +53,8 @@ def renamed(**names: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
+            for old in dropped:
+                kwargs.pop(old, None)
             for old, new in names.items():
                 if old in kwargs:
                     value = kwargs.pop(old)
@@ -363,6 +368,53 @@ class TextModel:
         """
         return self.preprocess(texts, **kwargs)
 
+    def forward(self, input: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Apply the modules to a padded batch, as `preprocess` makes it.
+
+        Parameters
+        ----------
+        input : mapping
+            ``input_ids`` (B, T); ``attention_mask`` (B, T), bool or 0/1, 1 marks a real token; ``token_type_ids`` (B, T);
+            ``prompt_length``.  All but the first may be missing.
+        **kwargs
+            ``task``, for compatibility.
+
+        Returns
+        -------
+        dict of str to arrays, or to tensors for tensors
+            `input`, with what the modules make: ``token_embeddings`` (B, T, C), zeros at padding; ``sentence_embedding``
+            (B, C); ``scores`` (B, L).
+
+        Raises
+        ------
+        TypeError
+            ``input_ids`` are not whole numbers.
+        ValueError
+            A shape is wrong, an id is out of range, or the mask holds anything but 0 and 1.
+        """
+        if unknown := set(kwargs) - {"task"}:
+            raise ValueError(f"forward has no argument {', '.join(sorted(unknown))}")
+        if "input_ids" not in input:
+            raise ValueError(f"input must have input_ids, got {', '.join(input) or 'nothing'}")
+        ids = np.asarray(input["input_ids"])
+        if ids.ndim != 2:
+            raise ValueError(f"input_ids must have shape (B, T), got {ids.shape}")
+        real = self._pipeline.transformer.encoder._mask(input.get("attention_mask"), ids.shape)
+        types = input.get("token_type_ids")
+        types = None if types is None else np.asarray(types)[real]
+        offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
+        batch = Packed(np.arange(len(ids)), ids[real], types, offsets, 0)
+        result = dict(input)
+        for name, rows in self._pipeline.features(batch, int(input.get("prompt_length", 0))).items():
+            if name in self._pipeline.token_names:
+                padded = np.zeros((*ids.shape, rows.shape[1]), np.float32)
+                padded[real] = rows
+                rows = padded
+            result[name] = as_tensors(rows) if is_tensor(input["input_ids"]) else rows
+        return result
+
+    __call__ = forward
+
     def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
         """Return what `pool` takes; no process is started, because a call uses every thread of this one.
 
@@ -520,6 +572,45 @@ def check_device(device: Any) -> None:
     """
     if device is not None and str(device) not in ("cpu", "cpu:0"):
         raise ValueError(f'device must be None or "cpu", got {str(device)!r}')
+
+
+def is_tensor(embeddings: Any) -> bool:
+    """Whether this is a torch tensor, or a list that begins with one.
+
+    Parameters
+    ----------
+    embeddings : object
+        What was given.
+
+    Returns
+    -------
+    bool
+    """
+    if isinstance(embeddings, (list, tuple)) and len(embeddings):
+        embeddings = embeddings[0]
+    return type(embeddings).__module__.partition(".")[0] == "torch"
+
+
+def as_tensors(result: Any) -> Any:
+    """Return arrays as torch tensors, in lists and dicts too.
+
+    Parameters
+    ----------
+    result : object
+        Arrays; anything else stays.
+
+    Returns
+    -------
+    object
+        The same with tensors, which share the arrays' memory.
+    """
+    if isinstance(result, list):
+        return [as_tensors(item) for item in result]
+    if isinstance(result, dict):
+        return {name: as_tensors(item) for name, item in result.items()}
+    if isinstance(result, (np.ndarray, np.generic)):
+        return importlib.import_module("torch").from_numpy(np.asarray(result))
+    return result
 
 
 def _check_loading(model_kwargs: Mapping[str, Any] | None, config_kwargs: Mapping[str, Any] | None) -> None:

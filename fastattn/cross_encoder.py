@@ -10,22 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastattn.activations import activation_name, find_activation, resolve_activation
 from fastattn.base import TextModel, renamed
 from fastattn.folder import CheckpointError, read_object, transformer_folder
-from fastattn.heads import EncoderForSequenceClassification
 from fastattn.kernels.softmax import softmax
 from fastattn.modules import Module, Transformer
+from fastattn.modules._module import SCORES
 from fastattn.recipe import Recipe, check_modules, read_modules_of
 from fastattn.tokens import Packed
 
 __all__ = ["CrossEncoder"]
 
 logger = logging.getLogger(__name__)
-
-_SCORES = "scores"
 
 
 class CrossEncoder(TextModel):
@@ -93,6 +90,7 @@ class CrossEncoder(TextModel):
     model_type = "CrossEncoder"
 
     @renamed(
+        "classifier_dropout",
         model_name="model_name_or_path",
         automodel_args="model_kwargs",
         tokenizer_args="processor_kwargs",
@@ -147,16 +145,14 @@ class CrossEncoder(TextModel):
             config_kwargs=configuration,
             backend=backend,
         )
-        model = self._pipeline.transformer.model
-        self._head = model if isinstance(model, EncoderForSequenceClassification) else None
         widths = check_modules(self._pipeline.modules)
-        if self._head is None and _SCORES not in widths:
+        if SCORES not in widths:
             kinds = ", ".join(module.kind for module in self)
             raise CheckpointError(
                 f"{self.folder or 'modules'}: modules {kinds} give a pair no score; expected a Transformer for "
                 "sequence-classification, or a Dense that writes scores"
             )
-        self.num_labels = widths[_SCORES] if self._head is None else self._head.num_labels
+        self.num_labels = widths[SCORES]
         if num_labels is not None and num_labels != self.num_labels:
             raise ValueError(f"num_labels must be what the checkpoint has, {self.num_labels}, got {num_labels}")
         if max_length is not None:
@@ -247,7 +243,7 @@ class CrossEncoder(TextModel):
         """
         return isinstance(inputs, (list, tuple, np.ndarray)) and len(inputs) > 0 and isinstance(inputs[0], str)
 
-    @renamed(sentences="inputs", activation_fct="activation_fn")
+    @renamed("num_workers", sentences="inputs", activation_fct="activation_fn")
     def predict(
         self,
         inputs: Sequence[Any] | Iterable[Any],
@@ -297,7 +293,7 @@ class CrossEncoder(TextModel):
         chunk_size : int, optional
             For compatibility.
         **kwargs
-            ``sentences`` for `inputs`; ``task`` and ``num_workers``, for compatibility.
+            ``sentences`` for `inputs`; ``task``, for compatibility.
 
         Returns
         -------
@@ -311,7 +307,7 @@ class CrossEncoder(TextModel):
         ValueError
             An argument is unknown or not one of those named, or a text is not valid Unicode.
         """
-        self._check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task", "num_workers"}, "predict")
+        self._check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "predict")
         single = self.is_singular_input(inputs)
         pairs = _pairs([inputs] if single else inputs)
         if show_progress_bar is None:
@@ -322,7 +318,7 @@ class CrossEncoder(TextModel):
         logits = np.empty((len(pairs), self.num_labels), np.float32)
 
         def put(batch: Packed) -> None:
-            logits[batch.rows] = self._logits(batch, skip)
+            logits[batch.rows] = self._pipeline.features(batch, skip)[SCORES]
 
         self.counts = self._pipeline.run(pairs, text, put, show_progress_bar=bool(show_progress_bar), title="Scoring")
         scores: Any = np.asarray(activation(logits), np.float32)
@@ -335,12 +331,7 @@ class CrossEncoder(TextModel):
             scores = scores if convert_to_tensor else list(scores)
         return scores[0] if single else scores
 
-    def _logits(self, batch: Packed, skip: int) -> NDArray[np.float32]:
-        if self._head is not None:
-            return self._head.forward_packed(batch.ids, batch.offsets, token_type_ids=batch.types)
-        return self._pipeline.features(batch, skip)[_SCORES]
-
-    @renamed(sentences="inputs", activation_fct="activation_fn")
+    @renamed("num_workers", "convert_to_numpy", "convert_to_tensor", "apply_softmax", activation_fct="activation_fn")
     def rank(
         self,
         query: str,

@@ -132,8 +132,8 @@ class Pipeline:
         dict of str to float32, (N, C) or (B, C)
             The arrays by name.
         """
-        hidden = self.transformer.encoder.forward_packed(batch.ids, batch.offsets, token_type_ids=batch.types)
-        features = {TOKENS: hidden}
+        found = self.transformer.model.forward_packed(batch.ids, batch.offsets, token_type_ids=batch.types)
+        features = {self.transformer.output_name: found}
         for module in self.modules[1:]:
             module._apply(features, batch.offsets, prompt_tokens)
         return features

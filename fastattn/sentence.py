@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastattn.base import TextModel, renamed
+from fastattn.base import TextModel, as_tensors, is_tensor, renamed
 from fastattn.embeddings import PRECISIONS, SIMILARITIES, normalize, quantize_embeddings, similarity, similarity_pairwise
 from fastattn.encoder import Encoder
 from fastattn.folder import CheckpointError, transformer_folder
@@ -295,7 +294,7 @@ class SentenceTransformer(TextModel):
         if precision != "float32":
             result = quantize_embeddings(result, precision)
         if convert_to_tensor or not convert_to_numpy:
-            result = _tensors(result)
+            result = as_tensors(result)
             if output_value == SENTENCE and not convert_to_tensor:
                 result = list(result)
         return result[0] if isinstance(inputs, str) else result
@@ -488,52 +487,6 @@ class SentenceTransformer(TextModel):
             chunk_size=chunk_size,
         )
 
-    def forward(self, input: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Apply the modules to a padded batch, as `preprocess` makes it.
-
-        Parameters
-        ----------
-        input : mapping
-            ``input_ids`` (B, T); ``attention_mask`` (B, T), bool or 0/1, 1 marks a real token; ``token_type_ids`` (B, T);
-            ``prompt_length``.  All but the first may be missing.
-        **kwargs
-            ``task``, for compatibility.
-
-        Returns
-        -------
-        dict of str to arrays, or to tensors for tensors
-            `input`, with ``token_embeddings`` (B, T, C), zeros at padding, and ``sentence_embedding`` (B, C).
-
-        Raises
-        ------
-        TypeError
-            ``input_ids`` are not whole numbers.
-        ValueError
-            A shape is wrong, an id is out of range, or the mask holds anything but 0 and 1.
-        """
-        if unknown := set(kwargs) - {"task"}:
-            raise ValueError(f"forward has no argument {', '.join(sorted(unknown))}")
-        if "input_ids" not in input:
-            raise ValueError(f"input must have input_ids, got {', '.join(input) or 'nothing'}")
-        ids = np.asarray(input["input_ids"])
-        if ids.ndim != 2:
-            raise ValueError(f"input_ids must have shape (B, T), got {ids.shape}")
-        real = self.encoder._mask(input.get("attention_mask"), ids.shape)
-        types = input.get("token_type_ids")
-        types = None if types is None else np.asarray(types)[real]
-        offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
-        batch = Packed(np.arange(len(ids)), ids[real], types, offsets, 0)
-        result = dict(input)
-        for name, rows in self._pipeline.features(batch, int(input.get("prompt_length", 0))).items():
-            if name in self._pipeline.token_names:
-                padded = np.zeros((*ids.shape, rows.shape[1]), np.float32)
-                padded[real] = rows
-                rows = padded
-            result[name] = _tensors(rows) if _is_tensor(input["input_ids"]) else rows
-        return result
-
-    __call__ = forward
-
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Similarity of all embeddings to all others, by `similarity_fn_name`.
 
@@ -550,7 +503,7 @@ class SentenceTransformer(TextModel):
             The similarities; a tensor where one was given.
         """
         found = similarity(embeddings1, embeddings2, self.similarity_fn_name)
-        return _tensors(found) if _is_tensor(embeddings1) or _is_tensor(embeddings2) else found
+        return as_tensors(found) if is_tensor(embeddings1) or is_tensor(embeddings2) else found
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Similarity of each embedding to the one of the same row, by `similarity_fn_name`.
@@ -568,7 +521,7 @@ class SentenceTransformer(TextModel):
             The similarities; a tensor where one was given.
         """
         found = similarity_pairwise(embeddings1, embeddings2, self.similarity_fn_name)
-        return _tensors(found) if _is_tensor(embeddings1) or _is_tensor(embeddings2) else found
+        return as_tensors(found) if is_tensor(embeddings1) or is_tensor(embeddings2) else found
 
     def get_embedding_dimension(self) -> int:
         """Channels of an embedding.
@@ -672,24 +625,6 @@ def _texts(inputs: str | Iterable[str]) -> list[str]:
         if not isinstance(text, str):
             raise TypeError(f"inputs[{i}] must be a str, got {type(text).__name__}")
     return texts
-
-
-def _is_tensor(embeddings: Any) -> bool:
-    """Whether this is a torch tensor, or a list that begins with one."""
-    if isinstance(embeddings, (list, tuple)) and len(embeddings):
-        embeddings = embeddings[0]
-    return type(embeddings).__module__.partition(".")[0] == "torch"
-
-
-def _tensors(result: Any) -> Any:
-    """Return arrays as torch tensors, in lists and dicts too."""
-    if isinstance(result, list):
-        return [_tensors(item) for item in result]
-    if isinstance(result, dict):
-        return {name: _tensors(item) for name, item in result.items()}
-    if isinstance(result, (np.ndarray, np.generic)):
-        return importlib.import_module("torch").from_numpy(np.asarray(result))
-    return result
 
 
 def _check_truncate_dim(truncate_dim: int | None) -> None:

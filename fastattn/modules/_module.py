@@ -17,7 +17,7 @@ from fastattn.weights import Tensors
 Array = NDArray[np.float32]
 Features = dict[str, Any]
 
-TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
+TOKENS, SENTENCE, SCORES = "token_embeddings", "sentence_embedding", "scores"
 
 
 class Module:

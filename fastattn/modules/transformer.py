@@ -10,7 +10,7 @@ from typing import Any
 from fastattn.encoder import Encoder
 from fastattn.folder import CheckpointError, confined, read_object
 from fastattn.heads import EncoderForSequenceClassification
-from fastattn.modules._module import TOKENS, Module, write_json
+from fastattn.modules._module import SCORES, TOKENS, Module, write_json
 from fastattn.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["Transformer"]
@@ -76,6 +76,11 @@ class Transformer(Module):
         self.max_seq_length = min(int(limit), self.max_positions)
 
     @property
+    def output_name(self) -> str:
+        """What the module writes: the tokens, or the scores of the head."""
+        return TOKENS if self.transformer_task == _TASKS[0] else SCORES
+
+    @property
     def max_positions(self) -> int:
         """The longest sequence that the encoder takes."""
         return self.encoder.config.max_positions
@@ -128,7 +133,9 @@ class Transformer(Module):
 
     def _width(self, widths: dict[str, int]) -> None:
         """Write the width of the output under its name."""
-        widths[TOKENS] = self.get_embedding_dimension()
+        model = self.model
+        labels = model.num_labels if isinstance(model, EncoderForSequenceClassification) else None
+        widths[self.output_name] = self.get_embedding_dimension() if labels is None else labels
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return what ``sentence_bert_config.json`` says.
@@ -177,6 +184,6 @@ def _settings(folder: Path) -> tuple[Path, dict[str, Any]]:
         if settings.get(key):
             raise CheckpointError(f"{path}: {key} {settings[key]!r} is not supported")
     output = settings.get("module_output_name", TOKENS)
-    if output not in (TOKENS, "scores"):
-        raise CheckpointError(f"{path}: module_output_name {output!r} is not supported; supported: {TOKENS}, scores")
+    if output not in (TOKENS, SCORES):
+        raise CheckpointError(f"{path}: module_output_name {output!r} is not supported; supported: {TOKENS}, {SCORES}")
     return path, settings

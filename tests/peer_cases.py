@@ -122,9 +122,9 @@ PAIRS = [
     ("a", ""),
     ("", ""),
     ("How many people live in Berlin?", "Berlin had a population of 3,520,031 registered inhabitants in 2019."),
-    ("short", "long " * 60),
-    ("long " * 60, "short"),
-    ("long " * 60, "longer " * 61),
+    ("short", "long " * 120),
+    ("long " * 120, "short"),
+    ("long " * 120, "longer " * 61),
     ("Crème brûlée, naïve café", "敏捷的棕色狐狸 👩‍👩‍👧‍👦"),
 ]
 SCORES: dict[str, dict[str, Any]] = {

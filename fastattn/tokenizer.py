@@ -554,7 +554,16 @@ class Tokenizer:
             columns["input_ids"].append(list(whole.ids))
             columns["token_type_ids"].append(list(whole.type_ids))
             columns["attention_mask"].append([1] * len(whole.ids))
-            columns["offset_mapping"].append(list(whole.offsets))
+            # The parts' own: the post-processor trims offsets, and would do it twice.
+            offsets = [span for part in parts for span in part.offsets]
+            if add_special_tokens:
+                lead = len(self._around_pair[0][0]) if pair else self._prefix
+                offsets = [(0, 0)] * lead + offsets
+                if pair:
+                    middle = lead + len(parts[0].ids)
+                    offsets[middle:middle] = [(0, 0)] * len(self._around_pair[0][1])
+                offsets += [(0, 0)] * (len(whole.ids) - len(offsets))
+            columns["offset_mapping"].append(offsets)
         return columns
 
     def _pad(self, columns: dict[str, list[Any]], width: int) -> None:

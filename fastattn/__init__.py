@@ -2,6 +2,7 @@
 
 from fastattn import reference
 from fastattn.config import EncoderConfig
+from fastattn.cross_encoder import CrossEncoder
 from fastattn.encoder import Encoder
 from fastattn.heads import (
     EncoderForMaskedLM,
@@ -21,6 +22,7 @@ from fastattn.sentence import SentenceTransformer
 __version__ = "0.1.0"
 
 __all__ = [
+    "CrossEncoder",
     "Encoder",
     "EncoderConfig",
     "EncoderForMaskedLM",

@@ -26,6 +26,8 @@ from benchmarks import ROOT
 Array = NDArray[Any]
 
 WARM_SECONDS = 0.7
+# The first time in a process: new threads can sit on one core for a second.
+FIRST_WARM_SECONDS = 2.5
 TURN_SECONDS = 0.2
 MOST_CALLS = 200
 # After its sleep on the pipe a library gets this long, untimed, for its threads to wake and its caches to fill; a call
@@ -54,6 +56,7 @@ class Worker:
     def __init__(self, library: str, threads: int, log: Path, **changes: str) -> None:
         self.library = library
         self.versions: dict[str, str] | None = None
+        self.warm = False
         self._log = log.open("ab")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.peer_worker", library, str(threads)],
@@ -185,7 +188,9 @@ def in_turns(contenders: list[Contender], arrays: Mapping[str, Array] | None, ro
                 if number >= 0:
                     taken[one.name].append(turn(one, seconds[one.name]))
                 elif seconds[one.name] < 2 * WARM_SECONDS:
-                    seconds[one.name] = one.worker.ask("warm", key=one.name, seconds=WARM_SECONDS)["seconds"]
+                    long = WARM_SECONDS if one.worker.warm else FIRST_WARM_SECONDS
+                    seconds[one.name] = one.worker.ask("warm", key=one.name, seconds=long)["seconds"]
+                    one.worker.warm = True
             except WorkerError as error:
                 failures[one.name] = f"{type(error).__name__}: {error}"
                 del taken[one.name]

@@ -3,6 +3,7 @@
 from fastattn import reference
 from fastattn.accelerate import FallbackWarning, accelerate, restore
 from fastattn.config import EncoderConfig
+from fastattn.cross_encoder import CrossEncoder
 from fastattn.encoder import Encoder
 from fastattn.heads import (
     EncoderForMaskedLM,
@@ -22,6 +23,7 @@ from fastattn.sentence import SentenceTransformer
 __version__ = "0.1.0"
 
 __all__ = [
+    "CrossEncoder",
     "Encoder",
     "EncoderConfig",
     "EncoderForMaskedLM",

@@ -13,8 +13,8 @@ from fastattn.config import EncoderConfig
 from fastattn.kernels._arrays import Array, aligned_empty, panels
 from fastattn.kernels._attend import scratch_size
 from fastattn.kernels._jit import thread_count
-from fastattn.kernels._layer import FF_ROWS, ff_stride
-from fastattn.kernels._schedule import encoder_kernel, latency_steps, throughput_steps
+from fastattn.kernels._layer import FF_ROWS, ff_stride, tail_scratch
+from fastattn.kernels._schedule import encoder_kernel, latency_steps, run_step, throughput_steps
 
 # Tokens of a chunk: enough rows that streaming the weights costs nothing, few enough that activations stay in the cache.
 CHUNK_TOKENS = 128
@@ -60,22 +60,24 @@ def run(
     if watch is None and (workers == 1 or balance(sizes, workers) > _BALANCED):
         steps = throughput_steps()
         workers = min(workers, len(sizes))
-        rows, width = 5 * rows_max * c, 0
+        width = 0
+        per_worker = 2 * rows_max * c + max(3 * rows_max * c + _head_scratch(config, longest), _rows_scratch(config))
     else:
         by_columns = watch is None and n < _ROWS_PER_THREAD * workers
         steps = latency_steps(config.num_layers, by_columns)
         blocks = workers * max(1, round(n / (workers * FF_ROWS)))
-        rows, width = 0, n
-    per_worker = rows + _step_scratch(config, longest, n if by_columns else FF_ROWS)
+        width = n
+        gate = n * panels(1, np.float32)[1] if by_columns else 0
+        per_worker = max(_head_scratch(config, longest), _rows_scratch(config), gate)
     columns = width if by_columns else 0
     x, qkv, ctx = (_scratch(name, width * m) for name, m in (("x", c), ("qkv", 3 * c), ("ctx", c)))
     y, expanded = _scratch("y", columns * c), _scratch("expanded", columns * ldh)
     scratch = _scratch("scratch", workers * -(-per_worker // 16) * 16)
     for part in [steps] if watch is None else np.split(steps, len(steps)):
         encoder_kernel(
-            part, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative, packed.weights, packed.layout,
-            config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, np.zeros(16, np.int64), out.reshape(-1),
-            workers,
+            run_step.address(), part, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative, packed.weights,
+            packed.layout, config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, np.zeros(16, np.int64),
+            out.reshape(-1), workers,
         )  # fmt: skip
         if watch is not None:
             watch(int(part[0, 0]), int(part[0, 1]), x, qkv, relative)
@@ -92,13 +94,16 @@ def flop(config: EncoderConfig, lengths: NDArray[np.int64]) -> float:
     return float(lengths.sum()) * (config.num_layers * row + 2 * c * e) + 4 * c * seen
 
 
-def _step_scratch(config: EncoderConfig, longest: int, gate_rows: int) -> int:
-    """Elements that a worker needs for a step: a head of the longest sequence, or a block of rows and its expansion."""
-    c, d = config.hidden_dim, config.head_dim
+def _head_scratch(config: EncoderConfig, longest: int) -> int:
+    """Elements that a worker needs for a head of the longest sequence."""
+    d = config.head_dim
     count, width = panels(longest, np.float32)
-    heads = count * width * d + longest * panels(d, np.float32)[0] * width + scratch_size(0, d, np.float32)
-    tail = FF_ROWS * (c + ff_stride(config.ff_dim)) + (gate_rows * width if config.gated else 0)
-    return max(heads, tail, FF_ROWS * (config.embedding_dim or 0))
+    return count * width * d + longest * panels(d, np.float32)[0] * width + scratch_size(0, d, np.float32)
+
+
+def _rows_scratch(config: EncoderConfig) -> int:
+    """Elements that a worker needs for a block of rows: its expansion, or its embedding before the projection."""
+    return max(tail_scratch(config.hidden_dim, config.ff_dim), FF_ROWS * (config.embedding_dim or 0))
 
 
 def plan_chunks(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -211,8 +211,9 @@ class _Checkpoint:
     def _names(self) -> tuple[str, Names]:
         """Return what precedes the encoder's names, and the names: those of which there are the most."""
         names = self.family.names
+        # The first layer is enough to tell.
         there = {
-            (prefix, n): sum(f"{prefix}{rows.name}.weight" in self.tensors for _, _, rows in self._stems(names[n]))
+            (prefix, n): sum(f"{prefix}{rows.name}.weight" in self.tensors for _, _, rows in self._stems(names[n], 1))
             for prefix in self.family.prefixes
             for n in range(len(names))
         }
@@ -234,12 +235,12 @@ class _Checkpoint:
         self._check_for_more(known)
         return parameters
 
-    def _stems(self, names: Names) -> Iterator[tuple[str, str, Rows]]:
-        """Yield for each of the encoder's tensors its stem, the same without the layer, and where it is stored."""
+    def _stems(self, names: Names, layers: int | None = None) -> Iterator[tuple[str, str, Rows]]:
+        """Yield for each tensor of so many layers, or of all, its stem, the same without the layer, and where it is stored."""
         for stem, source in names.outside.items():
             if self._needed(stem):
                 yield stem, stem, Rows(source)
-        for i in range(self.config.num_layers):
+        for i in range(self.config.num_layers if layers is None else layers):
             layer = names.layer(self.settings, i)
             for stem, part in names.inside.items():
                 rows = Rows(part) if isinstance(part, str) else part
@@ -281,7 +282,7 @@ class _Checkpoint:
         for name in self.tensors.names():
             if name.startswith(layers) and name not in known and not name.endswith("inv_freq"):
                 model_type = self.settings.values["model_type"]
-                raise CheckpointError(f"{self.tensors.where}: no tensor {name!r} is expected with this config.json of {model_type}")
+                raise CheckpointError(f"{self.tensors.where}: {model_type} has no tensor {name!r} with this config.json")
 
     def head(self, task: str) -> StoredHead:
         """Return the head for a task."""
@@ -316,8 +317,11 @@ class _Checkpoint:
 
     def _no_head(self, task: str, missing: list[str]) -> NoReturn:
         """Raise an error that says what is missing, and what there is."""
-        encoder = {self._find(f"{rows.name}.{part}") for _, _, rows in self._stems(self.names) for part in ("weight", "bias")}
-        others = [name for name in self.tensors.names() if name not in encoder]
+        outside = {self._find(f"{name}.{part}") for name in self.names.outside.values() for part in ("weight", "bias")}
+        names = self.tensors.names()
+        count = min(self.config.num_layers, len(names))
+        layers = tuple({self.prefix + self.names.layer(self.settings, i) for i in range(count)})
+        others = [name for name in names if name not in outside and not name.startswith(layers)]
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         there = ", ".join(others[:_NAMED]) + more if others else "none"
         lacks = f"tensors missing: {', '.join(missing)}" if missing else f"{self.settings.values['model_type']} has none"
@@ -329,7 +333,7 @@ class _Checkpoint:
 
     def _labels(self, name: str) -> dict[int, str]:
         """Return the names of the classes, as many as the tensor has rows."""
-        count = self.tensors.shape(name)[0]
+        count = (*self.tensors.shape(name), 0)[0]
         stored = self.settings.values.get("id2label")
         if stored is None:
             return {i: f"LABEL_{i}" for i in range(count)}

@@ -165,5 +165,31 @@ def walkthrough(
         walk(text, dim=dim, heads=heads, ff=ff, layers=layers, dropout=dropout)
 
 
+@app.command()
+def attention(
+    text: Annotated[str, typer.Argument(help="Any text; 5 to 60 words are easiest to read.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .png, .svg or .pdf file to write.")],
+    layer: Annotated[int | None, typer.Option(help="Show this layer, from 0; without it the mean of all.")] = None,
+    head: Annotated[int | None, typer.Option(help="Show this head, from 0; without it the mean of all.")] = None,
+    model: _Model = None,
+) -> None:
+    """Draw which tokens of TEXT attend to which.
+
+    A map from token to token, and beside it a small one of every head of every layer.  OUT is replaced only when
+    everything is done.  Needs matplotlib, which the extra viz brings.
+    """
+    from fastattn.attention_map import check_drawing, draw_attention, read_attention, write_figure
+
+    with reported(), announced_compiling():
+        check_drawing(out)
+        with files.replacing(out) as file:
+            reading = read_attention(text, model)
+            figure = draw_attention(reading, layer=layer, head=head)
+            write_figure(figure, file, out.suffix)
+        layers, heads, count, _ = reading.attention.shape
+        cut = " of a text that was cut" if reading.truncated else ""
+        note(f"{count:,} tokens{cut}, {layers} layers, {heads} heads: {out}")
+
+
 if __name__ == "__main__":
     app()

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["PRECISIONS", "SIMILARITIES", "normalize", "pool", "quantize", "similarity", "similarity_pairwise"]
+__all__ = [
+    "PRECISIONS",
+    "SIMILARITIES",
+    "as_float",
+    "normalize",
+    "pool",
+    "quantize_embeddings",
+    "similarity",
+    "similarity_pairwise",
+]
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+# Fewer rows than this give unsteady ranges.
+_FEW = 100
 
 
 def pool(hidden: NDArray[np.float32], mode: str, skip: int = 0) -> NDArray[np.float32]:
@@ -63,44 +77,75 @@ def normalize(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(embeddings / np.maximum(length, np.float32(1e-12)))
 
 
-def quantize(embeddings: NDArray[np.float32], precision: str) -> NDArray[Any]:
+def quantize_embeddings(
+    embeddings: Any, precision: str, ranges: ArrayLike | None = None, calibration_embeddings: ArrayLike | None = None
+) -> Any:
     """Quantise as sentence-transformers does.
 
-    "binary" and "ubinary" keep the signs, 8 a byte.  "int8" and "uint8" cut each channel's range among the rows into
-    256 parts.
+    "binary" and "ubinary" keep the signs, 8 a byte.  "int8" and "uint8" cut each channel's range into 256 parts; the
+    ranges are those given, or those of the calibration embeddings, or those of the rows themselves.
 
     Parameters
     ----------
-    embeddings : float32, (B, C)
-        The rows.
+    embeddings : float, (B, C), or a list of float (T, C)
+        The rows; several matrices share their ranges.
     precision : {"float32", "int8", "uint8", "binary", "ubinary"}
         The result's.
+    ranges : float, (2, C), optional
+        The least and the largest value of each channel.
+    calibration_embeddings : float, (M, C), optional
+        Rows to take the ranges from.
 
     Returns
     -------
-    float32, int8 or uint8, (B, C), or (B, C / 8) for the binary two
+    float32, int8 or uint8, (B, C), or (B, C / 8) for the binary two; a list of them for a list
         The quantised rows.
 
     Raises
     ------
+    TypeError
+        The rows are quantised already.
     ValueError
-        `precision` is none of those, or it is "int8" or "uint8" and there is only one row.
+        `precision` is none of those, or it is "int8" or "uint8" and the ranges would come from a single row.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    scalar = precision in ("int8", "uint8")
+    if isinstance(embeddings, list) and len(embeddings) and np.ndim(embeddings[0]) == 2:
+        if scalar and ranges is None:
+            rows = np.concatenate(embeddings) if calibration_embeddings is None else as_float(calibration_embeddings)
+            ranges = _ranges(rows, precision, calibrated=calibration_embeddings is not None) if len(rows) else None
+        return [quantize_embeddings(matrix, precision, ranges) for matrix in embeddings]
+    if getattr(embeddings, "dtype", None) in (np.int8, np.uint8):
+        raise TypeError(f"embeddings to quantise must be float, got {embeddings.dtype}")
+    embeddings = as_float(embeddings)
     if precision == "float32":
         return embeddings
-    if precision in ("binary", "ubinary"):
+    if not scalar:
         bits = np.packbits(embeddings > 0, axis=-1)
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
-    if len(embeddings) == 1:
-        raise ValueError(f"precision {precision!r} takes each channel's range from the rows, and there is only one row")
     if len(embeddings) == 0:
         return np.zeros(embeddings.shape, precision)
-    low = embeddings.min(axis=0)
-    step = (embeddings.max(axis=0) - low) / np.float32(255)
+    if ranges is None:
+        calibrated = calibration_embeddings is not None
+        ranges = _ranges(as_float(calibration_embeddings) if calibrated else embeddings, precision, calibrated=calibrated)
+    low, high = as_float(ranges)
+    step = (high - low) / np.float32(255)
     level = np.clip(np.floor((embeddings - low) / np.where(step == 0, np.float32(1), step)), 0, 255)
-    return np.asarray(level.astype(np.uint8) if precision == "uint8" else (level - 128).astype(np.int8))
+    return level.astype(np.uint8) if precision == "uint8" else (level - 128).astype(np.int8)
+
+
+def _ranges(rows: NDArray[np.float32], precision: str, *, calibrated: bool) -> NDArray[np.float32]:
+    """Return the least and the largest value of each channel, (2, C)."""
+    if not calibrated:
+        if rows.ndim == 1 or len(rows) == 1:
+            raise ValueError(
+                f"precision {precision!r} takes each channel's range from the rows, and there is only one row: "
+                "give quantize_embeddings ranges or calibration_embeddings"
+            )
+        if len(rows) < _FEW:
+            logger.warning("%s ranges are taken from %d embeddings; they are steadier from more", precision, len(rows))
+    return np.stack([rows.min(axis=0), rows.max(axis=0)])
 
 
 def similarity(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDArray[np.float32]:
@@ -125,7 +170,7 @@ def similarity(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDA
     ValueError
         `name` is none of those, or the widths differ.
     """
-    a, b = np.atleast_2d(_float(first)), np.atleast_2d(_float(second))
+    a, b = np.atleast_2d(as_float(first)), np.atleast_2d(as_float(second))
     _check(a, b, name)
     if name == "cosine":
         return np.asarray(normalize(a) @ normalize(b).T)
@@ -159,7 +204,7 @@ def similarity_pairwise(first: ArrayLike, second: ArrayLike, name: str = "cosine
     ValueError
         `name` is none of those, or the shapes differ.
     """
-    a, b = _float(first), _float(second)
+    a, b = as_float(first), as_float(second)
     _check(a, b, name)
     if a.shape != b.shape:
         raise ValueError(f"embeddings must have the same shape, got {a.shape} and {b.shape}")
@@ -177,7 +222,23 @@ def _negative_distance(difference: NDArray[np.float32], name: str) -> NDArray[np
     return np.asarray(-np.sqrt(np.sum(difference * difference, axis=-1)))
 
 
-def _float(embeddings: ArrayLike) -> NDArray[np.float32]:
+def as_float(embeddings: Any) -> NDArray[np.float32]:
+    """Return embeddings as a float32 array.
+
+    Parameters
+    ----------
+    embeddings : array, torch tensor, or a list of either
+        The rows.
+
+    Returns
+    -------
+    float32 array
+        The same numbers.
+    """
+    if isinstance(embeddings, (list, tuple)) and len(embeddings) and not np.isscalar(embeddings[0]):
+        return np.stack([as_float(row) for row in embeddings])
+    if hasattr(embeddings, "detach"):
+        embeddings = embeddings.detach().cpu().float().numpy()
     return np.asarray(embeddings, np.float32)
 
 

@@ -20,6 +20,8 @@ from fastattn.lookup import find_model
 
 __all__ = ["Encoder", "EncoderConfig"]
 
+# What kernels take; a read-only array would be another type.
+_PLAIN: Any = ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")
 _IDS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
 
 
@@ -291,7 +293,7 @@ class Encoder:
         if array.size and (int(array.min()) < 0 or int(array.max()) >= limit):
             wrong = array[(array < 0) | (array >= limit)][0]
             raise ValueError(f"{name} must be in 0 .. {limit - 1}, got {wrong}")
-        return np.ascontiguousarray(array, np.int32)
+        return np.require(array, np.int32, _PLAIN)
 
     def _encode(
         self,
@@ -314,7 +316,7 @@ class Encoder:
         if x.dtype.kind == "f":
             if x.shape != (n, config.input_dim):
                 raise ValueError(f"hidden states must have shape ({n}, {config.input_dim}), got {x.shape}")
-            given, tokens = np.ascontiguousarray(x, np.float32).reshape(-1), given
+            given, tokens = np.require(x, np.float32, _PLAIN).reshape(-1), given
         elif config.vocab_size is None:
             raise ValueError("this encoder has no token embedding (vocab_size is None): give it float hidden states")
         else:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CheckpointError", "confined", "read_json", "read_modules", "transformer_folder"]
+__all__ = ["CheckpointError", "confined", "read_json", "read_modules", "read_object", "transformer_folder"]
 
 
 class CheckpointError(ValueError):
@@ -39,6 +39,30 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a JSON file: {error}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an absent file is an empty one.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict of str to object
+        What it holds.
+
+    Raises
+    ------
+    CheckpointError
+        It is not JSON, or not an object.
+    """
+    content = read_json(path) if path.exists() else {}
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
 
 
 def confined(folder: Path, name: object, source: Path) -> Path:

@@ -1,19 +1,18 @@
-"""Texts to embeddings: tokenise in one thread, compute in the others, write each embedding to its place."""
+"""Texts to numbers: tokenise in one thread, compute in the others, write each result to its place."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.embeddings import normalize, pool
-from fastattn.encoder import Encoder
-from fastattn.recipe import Recipe
-from fastattn.tokens import Packed, TextPacker
+from fastattn.modules import Module, Normalize, Pooling, Transformer
+from fastattn.modules._module import SENTENCE, TOKENS
+from fastattn.tokens import Packed, pack, tokenize
 
 __all__ = ["Counts", "Pipeline"]
 
@@ -27,7 +26,7 @@ class Counts(NamedTuple):
     Parameters
     ----------
     texts : int
-        Texts.
+        Texts, or pairs of texts.
     tokens : int
         Tokens, special ones included.
     truncated : int
@@ -40,59 +39,129 @@ class Counts(NamedTuple):
 
 
 class Pipeline:
-    """An encoder with a tokenizer before it and pooling behind it.
+    """The modules of a model, from texts to what the last one makes.
 
     Parameters
     ----------
-    encoder : Encoder
-        The encoder.
-    packer : TextPacker
-        The tokenizer.
-    recipe : Recipe
-        The pooling.
+    modules : sequence of Module
+        A Transformer, and what is behind it.
+
+    Raises
+    ------
+    ValueError
+        The first is no Transformer.
     """
 
-    def __init__(self, encoder: Encoder, packer: TextPacker, recipe: Recipe) -> None:
-        self.encoder = encoder
-        self.packer = packer
-        self.recipe = recipe
-        self.embedding_dim = encoder.config.hidden_dim * len(recipe.pooling)
+    def __init__(self, modules: Sequence[Module]) -> None:
+        if not modules or not isinstance(modules[0], Transformer):
+            found = ", ".join(type(module).__name__ for module in modules) or "none"
+            raise ValueError(f"the first module must be a fastattn.modules.Transformer, got modules: {found}")
+        self.transformer = modules[0]
+        self.modules = list(modules)
+        self.token_names = {TOKENS}
+        """What has a row for each token; all else has one for each text."""
+        for module in self.modules:
+            if getattr(module, "module_input_name", None) in self.token_names:
+                self.token_names.add(module.module_output_name)  # type: ignore[attr-defined]
+        # The encoder pools while the hidden states are in cache, and divides by the length too; None: it does not.
+        self._mode: str | None = None
+        self._unit = False
+        self._rest = self.modules[1:]
+        first, rest = (self._rest[0], self._rest[1:]) if self._rest else (None, [])
+        if isinstance(first, Pooling) and len(first.modes) == 1 and not any(map(_reads_tokens, rest)):
+            self._mode, self._rest = first.modes[0], rest
+            second = rest[0] if rest else None
+            if isinstance(second, Normalize) and second.module_input_name == second.module_output_name == SENTENCE:
+                self._unit, self._rest = True, rest[1:]
 
-    def embed(
-        self,
-        texts: list[str],
-        *,
-        max_length: int,
-        prompt: str = "",
-        width: int | None = None,
-        normalized: bool = False,
-        show_progress_bar: bool = False,
-    ) -> tuple[NDArray[np.float32], Counts]:
-        """Embed texts.
-
-        Beside the texts and the result, memory holds two slices of token ids and one forward, however many texts there
-        are.
+    def prompt_tokens(self, prompt: str) -> int:
+        """Tokens of the prompt that pooling leaves out.
 
         Parameters
         ----------
-        texts : list of str
-            The texts.
-        max_length : int
-            The most tokens of a text, special ones included.
         prompt : str
-            Put before each text.
-        width : int, optional
-            Keep only so many channels.
-        normalized : bool
-            Divide each embedding by its length.
-        show_progress_bar : bool
-            Show the progress on stderr.
+            The prompt.
 
         Returns
         -------
-        embeddings : float32, (B, C)
-            In the order of the texts.
-        counts : Counts
+        int
+            0 where it leaves out none.
+        """
+        poolings = [module for module in self.modules if isinstance(module, Pooling)]
+        if not prompt or all(module.include_prompt for module in poolings):
+            return 0
+        return self.transformer.tokenizer.prefix_length(prompt, self.transformer.max_seq_length)
+
+    def embed(self, batch: Packed, prompt_tokens: int = 0) -> NDArray[np.float32]:
+        """Embeddings of one forward.
+
+        Parameters
+        ----------
+        batch : Packed
+            The token ids.
+        prompt_tokens : int
+            The first tokens of each text, which pooling may leave out.
+
+        Returns
+        -------
+        float32, (B, C)
+            In the order of the batch.
+        """
+        if self._mode is None or prompt_tokens:
+            return np.asarray(self.features(batch, prompt_tokens)[SENTENCE])
+        pooled = self.transformer.encoder.forward_packed(
+            batch.ids, batch.offsets, token_type_ids=batch.types, pooling=self._mode, normalize=self._unit
+        )
+        features = {SENTENCE: pooled}
+        for module in self._rest:
+            module._apply(features, batch.offsets, 0)
+        return features[SENTENCE]
+
+    def features(self, batch: Packed, prompt_tokens: int = 0) -> dict[str, NDArray[np.float32]]:
+        """What every module makes of one forward.
+
+        Parameters
+        ----------
+        batch : Packed
+            The token ids.
+        prompt_tokens : int
+            As in `embed`.
+
+        Returns
+        -------
+        dict of str to float32, (N, C) or (B, C)
+            The arrays by name.
+        """
+        found = self.transformer.model.forward_packed(batch.ids, batch.offsets, token_type_ids=batch.types)
+        features = {self.transformer.output_name: found}
+        for module in self.modules[1:]:
+            module._apply(features, batch.offsets, prompt_tokens)
+        return features
+
+    def run(
+        self, inputs: Sequence[Any], prompt: str, put: Callable[[Packed], object], *, show_progress_bar: bool = False, title: str
+    ) -> Counts:
+        """Tokenise inputs and hand them over, forward by forward.
+
+        Beside the inputs and what `put` keeps, memory holds two slices of token ids and one forward, however many inputs
+        there are.
+
+        Parameters
+        ----------
+        inputs : sequence of str, or of (str, str)
+            Texts, or pairs.
+        prompt : str
+            Put before each.
+        put : callable
+            Is given each forward.
+        show_progress_bar : bool
+            Show the progress on stderr.
+        title : str
+            Of the bar.
+
+        Returns
+        -------
+        Counts
             What was read.
 
         Raises
@@ -100,61 +169,47 @@ class Pipeline:
         ValueError
             A text is not valid Unicode, or a token id is out of the encoder's range.
         """
-        width = self.embedding_dim if width is None else min(width, self.embedding_dim)
-        result = np.empty((len(texts), width), np.float32)
         tokens = truncated = 0
-        prompt_tokens = 0
-        if prompt and not self.recipe.include_prompt:
-            prompt_tokens = self.packer.prefix_length(prompt, max_length)
-        with _progress_bar(len(texts), show_progress_bar) as advance:
-            for batch in self._batches(texts, prompt, max_length):
-                rows = self._forward(batch, prompt_tokens)[:, :width]
-                result[batch.rows] = normalize(rows) if normalized else rows
+        with _progress_bar(len(inputs), show_progress_bar, title) as advance:
+            for batch in self._batches(inputs, prompt):
+                put(batch)
                 tokens += len(batch.ids)
                 truncated += batch.truncated
                 advance(len(batch.rows))
-        return result, Counts(len(texts), tokens, truncated)
+        return Counts(len(inputs), tokens, truncated)
 
-    def _batches(self, texts: list[str], prompt: str, max_length: int) -> Iterator[Packed]:
+    def _batches(self, inputs: Sequence[Any], prompt: str) -> Iterator[Packed]:
         """Tokenise slice by slice, the next one in a thread while the caller computes."""
+        tokenizer, limit = self.transformer.tokenizer, self.transformer.max_seq_length
+        vocab_size = self.transformer.encoder.config.vocab_size or 0
 
-        def pack(start: int) -> list[Packed]:
-            part = texts[start : start + _SLICE]
-            return self.packer.pack([prompt + text for text in part] if prompt else part, max_length, start)
+        def packed(start: int) -> list[Packed]:
+            rows = tokenize(tokenizer, inputs[start : start + _SLICE], prompt, limit, start)
+            return pack(rows, vocab_size, tokenizer, start)
 
-        if len(texts) <= _SLICE:
-            yield from pack(0)
+        if len(inputs) <= _SLICE:
+            yield from packed(0)
             return
         with ThreadPoolExecutor(1) as thread:
-            following = thread.submit(pack, 0)
-            for start in range(_SLICE, len(texts) + _SLICE, _SLICE):
+            following = thread.submit(packed, 0)
+            for start in range(_SLICE, len(inputs) + _SLICE, _SLICE):
                 batches = following.result()
-                if start < len(texts):
-                    following = thread.submit(pack, start)
+                if start < len(inputs):
+                    following = thread.submit(packed, start)
                 yield from batches
 
-    def _forward(self, batch: Packed, prompt_tokens: int) -> NDArray[np.float32]:
-        """Embeddings of one batch, pooled without the first `prompt_tokens` of each text, (B, C)."""
-        modes = self.recipe.pooling
-        if len(modes) == 1 and not prompt_tokens:
-            return self.encoder.forward_packed(batch.ids, batch.offsets, pooling=modes[0], normalize=self.recipe.normalize)
-        hidden = self.encoder.forward_packed(batch.ids, batch.offsets)
-        rows = np.stack(
-            [
-                np.concatenate([pool(hidden[first:last], mode, prompt_tokens) for mode in modes])
-                for first, last in zip(batch.offsets[:-1], batch.offsets[1:], strict=True)
-            ]
-        )
-        return normalize(rows) if self.recipe.normalize else rows
+
+def _reads_tokens(module: Module) -> bool:
+    return isinstance(module, Pooling) or getattr(module, "module_input_name", SENTENCE) == TOKENS
 
 
 @contextlib.contextmanager
-def _progress_bar(total: int, show: bool) -> Iterator[Callable[[int], object]]:
-    """Yield what is called with the number of texts that are done."""
+def _progress_bar(total: int, show: bool, title: str) -> Iterator[Callable[[int], object]]:
+    """Yield what is called with the number of inputs that are done."""
     if not show:
         yield lambda count: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="text", desc="Embedding") as bar:
+    with tqdm(total=total, unit="text", desc=title) as bar:
         yield bar.update

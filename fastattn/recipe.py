@@ -1,167 +1,148 @@
-"""Reads what a sentence-transformers folder says besides its encoder: pooling, norm, lengths, prompts."""
+"""Reads what a sentence-transformers folder says: its modules, prompts, similarity and width."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastattn.embeddings import SIMILARITIES
-from fastattn.folder import CheckpointError, read_json, read_modules, transformer_folder
+from fastattn.folder import CheckpointError, read_modules, read_object, transformer_folder
+from fastattn.modules import Dense, Dropout, LayerNorm, Module, Normalize, Pooling, Transformer
 
-__all__ = ["POOLINGS", "Recipe", "read_recipe"]
+__all__ = ["Recipe", "check_modules", "read_modules_of", "read_settings"]
 
-POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-# The older form of 1_Pooling/config.json: a boolean each, concatenated in this order.
-_LEGACY_POOLINGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-# What sentence_bert_config.json may ask for that would change the result.
-_UNSUPPORTED = ("processing_kwargs", "query_length", "document_length", "query_expansion")
+logger = logging.getLogger(__name__)
+
+_KINDS = {kind.kind: kind for kind in (Pooling, Dense, Normalize, LayerNorm, Dropout)}
 
 
 class Recipe(NamedTuple):
-    """How texts become embeddings round the encoder.
+    """What ``config_sentence_transformers.json`` says.
 
     Parameters
     ----------
-    folder : Path
-        Holds ``config.json`` and the tokenizer.
-    pooling : tuple of str
-        The poolings, which are concatenated.
-    include_prompt : bool
-        Pooling sees the tokens of the prompt.
-    normalize : bool
-        Embeddings are divided by their length.
-    max_seq_length : int or None
-        The most tokens of a text, special ones included.
-    do_lower_case : bool
-        Texts are lowercased first.
-    cut_left : bool
-        A text that is too long loses its beginning.
     prompts : dict of str to str
         Texts to put before an input, by name.
     default_prompt_name : str or None
         The prompt that is used where none is given.
-    similarity : str
+    similarity : object
         How embeddings are compared.
     truncate_dim : int or None
         Channels to keep.
+    activation : object
+        The name of what is applied to scores.
     """
 
-    folder: Path
-    pooling: tuple[str, ...]
-    include_prompt: bool
-    normalize: bool
-    max_seq_length: int | None
-    do_lower_case: bool
-    cut_left: bool
     prompts: dict[str, str]
     default_prompt_name: str | None
-    similarity: str
+    similarity: Any
     truncate_dim: int | None
+    activation: Any
 
 
-def read_recipe(folder: Path) -> Recipe:
-    """Read a sentence-transformers folder, or a Hugging Face folder, which gets mean pooling.
+def read_settings(folder: Path, model_type: str) -> Recipe | None:
+    """Read ``config_sentence_transformers.json``.
 
     Parameters
     ----------
     folder : Path
         The model folder.
+    model_type : str
+        "SentenceTransformer" or "CrossEncoder".
 
     Returns
     -------
-    Recipe
-        What it says; `Recipe.folder` holds ``config.json`` and the tokenizer.
+    Recipe or None
+        What it says; None, with a warning, where the folder's modules are of another type of model.
 
     Raises
     ------
     FileNotFoundError
-        The folder, or a file that it must have, is missing.
+        There is no such folder.
     CheckpointError
-        A file is damaged, or asks for something that is not supported.
+        The file is damaged.
     """
-    transformer = transformer_folder(folder)
-    pooling, include_prompt, normalize = _read_steps(folder)
-    limits = _object(transformer / "sentence_bert_config.json")
-    for key in _UNSUPPORTED:
-        if limits.get(key):
-            path = transformer / "sentence_bert_config.json"
-            raise CheckpointError(f"{path}: {key} {limits[key]!r} is not supported")
-    tokenizer = _object(transformer / "tokenizer_config.json")
-    settings_path = folder / "config_sentence_transformers.json"
-    settings = _object(settings_path)
+    transformer_folder(folder)
+    path = folder / "config_sentence_transformers.json"
+    settings = read_object(path)
+    # A folder without modules is one of transformers, for either type.
+    found = settings.get("model_type", "SentenceTransformer" if (folder / "modules.json").exists() else model_type)
+    if found != model_type:
+        logger.warning("%s is a %s: only its encoder is used, as a %s", folder, found, model_type)
+        return None
     prompts = settings.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, (str, type(None))) for text in prompts.values()):
-        raise CheckpointError(f"{settings_path}: prompts must map names to texts, found {prompts!r}")
-    similarity = settings.get("similarity_fn_name")
+        raise CheckpointError(f"{path}: prompts must map names to texts, found {prompts!r}")
     truncate_dim = settings.get("truncate_dim")
     return Recipe(
-        folder=transformer,
-        pooling=pooling,
-        include_prompt=include_prompt,
-        normalize=normalize,
-        max_seq_length=_max_seq_length(transformer, limits, tokenizer),
-        do_lower_case=bool(limits.get("do_lower_case")),
-        cut_left=tokenizer.get("truncation_side") == "left",
         prompts={name: text or "" for name, text in prompts.items()},
         default_prompt_name=settings.get("default_prompt_name"),
-        similarity=similarity if similarity in SIMILARITIES else "cosine",
+        similarity=settings.get("similarity_fn_name"),
         truncate_dim=truncate_dim if isinstance(truncate_dim, int) else None,
+        activation=settings.get("activation_fn"),
     )
 
 
-def _max_seq_length(folder: Path, limits: dict[str, Any], tokenizer: dict[str, Any]) -> int | None:
-    """Return the limit of the model, else of its tokenizer; one without a limit gives a number of 30 digits."""
-    for name, key, content in (
-        ("sentence_bert_config.json", "max_seq_length", limits),
-        ("tokenizer_config.json", "model_max_length", tokenizer),
-    ):
-        value = content.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, (int, float)) or not 1 <= value < float("inf"):
-            raise CheckpointError(f"{folder / name}: {key} must be a positive number, found {value!r}")
-        return int(value)
-    return None
+def read_modules_of(folder: Path, **options: Any) -> list[Module]:
+    """Read the modules of a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The model folder.
+    **options
+        As of `fastattn.modules.Transformer`.
+
+    Returns
+    -------
+    list of Module
+        At least a Transformer; only that where there is no ``modules.json``.
+
+    Raises
+    ------
+    FileNotFoundError
+        A file is missing.
+    CheckpointError
+        A file is damaged, or asks for something that is not supported.
+    """
+    entries = read_modules(folder) or [("Transformer", transformer_folder(folder))]
+    path = folder / "modules.json"
+    for kind, _ in entries:
+        if kind != "Transformer" and kind not in _KINDS:
+            supported = ", ".join(("Transformer", *_KINDS))
+            raise CheckpointError(f"{path}: module {kind!r} is not supported; supported: {supported}")
+    kinds = [kind for kind, _ in entries]
+    if kinds[0] != "Transformer" or "Transformer" in kinds[1:]:
+        raise CheckpointError(f"{path}: modules {', '.join(kinds)}; expected one Transformer, and it first")
+    modules: list[Module] = [Transformer(entries[0][1], **options)]
+    modules += [_KINDS[kind]._load(where) for kind, where in entries[1:]]
+    try:
+        check_modules(modules)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return modules
 
 
-def _read_steps(folder: Path) -> tuple[tuple[str, ...], bool, bool]:
-    """Read from ``modules.json`` the poolings, whether they see the prompt, and whether the result is normalised."""
-    modules = read_modules(folder)
-    if not modules:
-        return ("mean",), True, False
-    kinds = [kind for kind, _ in modules]
-    for kind in kinds:
-        if kind not in ("Transformer", "Pooling", "Normalize"):
-            supported = "supported: Transformer, Pooling, Normalize"
-            raise CheckpointError(f"{folder / 'modules.json'}: module {kind!r} is not supported; {supported}")
-    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
-        order = "expected Transformer, Pooling, then Normalize or nothing"
-        raise CheckpointError(f"{folder / 'modules.json'}: modules {', '.join(kinds)}; {order}")
-    path = modules[1][1] / "config.json"
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    modes = content.get("pooling_mode")
-    if modes is None:
-        modes = [mode for key, mode in _LEGACY_POOLINGS.items() if content.get(key)] or ["mean"]
-    modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list) or not modes or any(mode not in POOLINGS for mode in modes):
-        raise CheckpointError(f"{path}: pooling {modes!r} is not supported; supported: {', '.join(POOLINGS)}")
-    return tuple(modes), bool(content.get("include_prompt", True)), "Normalize" in kinds
+def check_modules(modules: Sequence[Module]) -> dict[str, int]:
+    """Return the channels of what the modules make.
 
+    Parameters
+    ----------
+    modules : sequence of Module
+        In their order.
 
-def _object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an absent file is an empty one."""
-    if not path.exists():
-        return {}
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+    Returns
+    -------
+    dict of str to int
+        By the names of the arrays.
+
+    Raises
+    ------
+    ValueError
+        Two modules do not fit.
+    """
+    widths: dict[str, int] = {}
+    for module in modules:
+        module._width(widths)
+    return widths

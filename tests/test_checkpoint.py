@@ -157,6 +157,11 @@ def integers(folder: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "no config.json": (lambda p: (p / "config.json").unlink(), FileNotFoundError, r"config\.json: no such file"),
     "no weights": (lambda p: (p / "model.safetensors").unlink(), FileNotFoundError, r"no model\.safetensors"),
+    "weights of others": (
+        lambda p: ((p / "model.safetensors").rename(p / "tf_model.h5"), (p / "model.onnx").touch()),
+        FileNotFoundError,
+        r"no model\.safetensors.*; not supported: model\.onnx, tf_model\.h5",
+    ),
     "weights are a folder": (
         lambda p: ((p / "model.safetensors").unlink(), (p / "model.safetensors").mkdir()),
         FileNotFoundError,

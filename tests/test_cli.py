@@ -222,7 +222,7 @@ def test_heat_map_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help_names_every_command() -> None:
     text = run("--help").stdout
-    for command in ("embed", "search", "compare", "info", "warmup", "walkthrough"):
+    for command in ("embed", "search", "compare", "info", "warmup", "walkthrough", "attention"):
         assert command in text
         assert "Usage" in run(command, "--help").stdout
 

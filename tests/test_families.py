@@ -1,6 +1,7 @@
 """Every family: its golden model computes what transformers does, in every form of the weights; its options are checked."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,10 @@ def test_defaults_of_modernbert(tmp_path: Path) -> None:
     assert (config.rotary_theta, config.local_rotary_theta) == (160000.0, 10000.0)
 
 
+def test_one_side_of_the_window(tmp_path: Path) -> None:
+    assert read_encoder(write(tmp_path, "modernbert", sliding_window=7))[0].window == 7
+
+
 def test_null_for_the_local_base(tmp_path: Path) -> None:
     folder = write(tmp_path, "modernbert", **OLD_MODERNBERT, global_rope_theta=70.0)
     write_json(
@@ -295,6 +300,12 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("modernbert", {"layer_types": ["sliding_attention"] * 4}, "layer_types .* is not supported; supported: for each of the 4"),
     ("modernbert", {"layer_types": ["full_attention"] * 3}, "layer_types .* is not supported"),
     ("modernbert", {"layer_types": 3}, "layer_types 3 is not supported"),
+    ("modernbert", {"layer_types": ["full_attention", 3, {}, None]}, "layer_types .* is not supported"),
+    ("modernbert", {"num_hidden_layers": 10**12}, "layer_types .* is not supported"),
+    ("modernbert", {"num_hidden_layers": 10**12, **OLD_MODERNBERT}, r"tensor 'model\.layers\.4\.attn_norm\.weight' is missing"),
+    ("modernbert", {"norm_eps": 10**400}, "norm_eps must be a number, found 1000"),
+    ("bert", {"layer_norm_eps": float("nan")}, "layer_norm_eps must be a number, found nan"),
+    ("albert", {"num_hidden_layers": 501}, "num_hidden_layers 501 of inner_group_num 2 is not supported; supported: 1000 layers"),
     ("modernbert", {"local_attention": "wide"}, "local_attention must be an integer of at least 0, found 'wide'"),
     ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "'yarn'.*supported: rope_theta with rope_type"),
     ("modernbert", {"rope_parameters": {"full_attention": {"factor": 2}}}, "'factor': 2.*supported: rope_theta with rope_type"),
@@ -305,8 +316,11 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("modernbert", {"mlp_bias": True}, r"tensor 'model\.layers\.0\.mlp\.Wi\.bias' is missing"),
     ("modernbert", {"attention_bias": "no"}, "attention_bias must be true or false, found 'no'"),
     ("modernbert", {"intermediate_size": 40}, r"mlp\.Wi\.weight' has shape \(96, 32\), expected \(80, 32\)"),
-    ("modernbert-biased", {"mlp_bias": False}, r"no tensor 'model\.layers\.0\.mlp\.Wi\.bias' is expected"),
+    ("modernbert-biased", {"mlp_bias": False}, r"modernbert has no tensor 'model\.layers\.0\.mlp\.Wi\.bias' with this"),
     ("nomic_bert", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'.*supported: rope_theta with"),
+    ("modernbert", {"head_dim": 16}, "head_dim 16 is not supported; supported: 8"),
+    ("modernbert", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported; supported: 1.0"),
+    ("nomic_bert", {"rope_parameters": {"type": "linear"}}, "'linear'.*supported: rope_theta with"),
     ("nomic_bert", {"head_dim": 16}, "head_dim 16 is not supported; supported: 8"),
 ]
 
@@ -335,11 +349,32 @@ def test_fault_in_the_first_configuration_of_nomic_bert(tmp_path: Path, change: 
         read_encoder(first_code(tmp_path, **change))
 
 
+ODD = [None, True, -1, 0, 1, 7, 10**30, -0.5, 1e-320, float("inf"), float("nan"), "", "gelu", [], [1], {}, {"rope_theta": []}]
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "first code"])
+def test_any_value_for_any_key(tmp_path: Path, family: str) -> None:
+    """A value is read, or it is an error that names the file: nothing else is raised, and nothing goes on for ever."""
+    folder = first_code(tmp_path) if family == "first code" else write(tmp_path, family)
+    content = json.loads((folder / "config.json").read_text())
+    refused = 0
+    for key in content:
+        for value in ODD:
+            write_json(folder / "config.json", {**content, key: value})
+            for read in (read_encoder, *(lambda path, task=task: read_head(path, task) for task in ("pooler", "masked-lm"))):
+                try:
+                    read(folder)
+                except CheckpointError as error:
+                    assert str(folder) in str(error)
+                    refused += 1
+    assert refused > 500
+
+
 def test_unknown_tensor_in_a_layer(tmp_path: Path) -> None:
     """BERT with relative_key positions says so in its configuration, but not every variant of a family does."""
     name = "bert.encoder.layer.0.attention.self.distance_embedding.weight"
     folder = write(tmp_path, "bert", {**tensors("bert"), name: np.zeros((3, 8), np.float32)})
-    with pytest.raises(CheckpointError, match=rf"no tensor '{name}' is expected with this config\.json of bert"):
+    with pytest.raises(CheckpointError, match=rf"bert has no tensor '{name}' with this config\.json"):
         read_encoder(folder)
 
 

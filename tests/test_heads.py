@@ -229,5 +229,11 @@ def test_wrong_shape(tmp_path: Path) -> None:
         EncoderForSequenceClassification.from_pretrained(write(tmp_path, "bert", stored))
 
 
+def test_scalar_for_a_classifier(tmp_path: Path) -> None:
+    stored = tensors("bert") | {"classifier.weight": np.array(3, np.float32)}
+    with pytest.raises(CheckpointError, match=r"id2label has the classes \[0, 1, 2\], but 'classifier\.weight' in .* has 0 rows"):
+        EncoderForTokenClassification.from_pretrained(write(tmp_path, "bert", stored))
+
+
 def test_heads_are_public() -> None:
     assert {kind.__name__ for kind in MODELS} <= set(fastattn.__all__)

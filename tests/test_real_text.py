@@ -62,7 +62,7 @@ def test_sentence_transformers(model: SentenceTransformer, embeddings: Any) -> N
 
 
 def test_lengths_are_mixed(model: SentenceTransformer) -> None:
-    rows, truncated = model._pipeline.packer.ids(texts(), model.max_seq_length)
+    rows, _, truncated = model.tokenizer.rows(texts(), model.max_seq_length)
     lengths = {len(row) for row in rows}
     assert min(lengths) == 2
     assert max(lengths) == 256

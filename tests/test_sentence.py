@@ -15,7 +15,7 @@ import pytest
 
 from fastattn import SentenceTransformer, pipeline, reference
 from fastattn.checkpoint import CheckpointError, read_encoder
-from fastattn.embeddings import quantize
+from fastattn.embeddings import quantize_embeddings
 from fastattn.lookup import find_model
 from models import WORDS, C, P, write_bert, write_json, write_sentence_model, write_tokenizer
 
@@ -161,8 +161,8 @@ def test_long_texts_are_cut_and_counted(model: SentenceTransformer) -> None:
     long = "the cat sat on the mat a dog sat on a cat the dog"
     found = model.encode([long, "a cat", long])
     assert model.counts == (3, 12 + 4 + 12, 2)
-    rows, _ = model._pipeline.packer.ids([long], model.max_seq_length)
-    assert rows == [ids_of(long)]
+    rows = model.tokenizer.rows([long], model.max_seq_length).ids
+    assert [row.tolist() for row in rows] == [ids_of(long)]
     assert rows[0][-1] == WORDS.index("[SEP]")
     assert np.array_equal(found[0], model.encode(" ".join(long.split()[:10])))
     model.max_seq_length = 5
@@ -249,7 +249,7 @@ def test_quantized(model: SentenceTransformer) -> None:
         assert (found.max(axis=0) >= most - 1).all()  # the largest value lands on a boundary, which rounding may lower
         back = (found.astype(np.float64) - least) * (high - low) / 255 + low
         assert (np.abs(back - full) <= (high - low) / 255 * 1.001).all()
-        assert quantize(np.zeros((0, C), np.float32), precision).shape == (0, C)
+        assert quantize_embeddings(np.zeros((0, C), np.float32), precision).shape == (0, C)
     with pytest.raises(ValueError, match="only one row"):
         model.encode(["a cat"], precision="int8")
 
@@ -310,12 +310,13 @@ def test_texts_that_are_not_str(model: SentenceTransformer, inputs: Any, message
         ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
         ({"batch_size": -1}, "batch_size must be a positive integer, got -1"),
         ({"colour": "red"}, "encode has no argument colour"),
-        ({"output_value": "token_embeddings"}, "output_value must be \"sentence_embedding\", got 'token_embeddings'"),
-        ({"output_value": None}, 'output_value must be "sentence_embedding", got None'),
+        ({"output_value": "hidden"}, "output_value must be one of 'sentence_embedding', 'token_embeddings', None, got 'hidden'"),
+        ({"output_value": None, "precision": "int8"}, "precision must be float32 where output_value is None, got 'int8'"),
         ({"precision": "float16"}, "precision must be one of float32, int8, .* got 'float16'"),
         ({"device": "cuda"}, "device must be None or \"cpu\", got 'cuda'"),
-        ({"device": ["cpu", "cpu"]}, "device must be None"),
-        ({"pool": {}}, "pool must be None"),
+        ({"device": ["cpu", "cuda:1"]}, "device must be None or \"cpu\", got 'cuda:1'"),
+        ({"pool": {}}, "pool must be what start_multi_process_pool returned, and not stopped"),
+        ({"chunk_size": 0}, "chunk_size must be a positive integer, got 0"),
         ({"truncate_dim": 0}, "truncate_dim must be a positive integer or None, got 0"),
         ({"prompt_name": "haiku"}, "there is no prompt 'haiku'; prompts: query, document"),
     ],
@@ -352,6 +353,13 @@ def test_max_seq_length(model: SentenceTransformer, value: Any) -> None:
     ("options", "message"),
     [
         ({"device": "cuda:0"}, 'device must be None or "cpu"'),
+        ({"backend": "onnx"}, r'backend must be "torch" \(its default; torch is not used\), got \'onnx\''),
+        ({"model_kwargs": {"torch_dtype": "float16"}}, "model_kwargs: torch_dtype must be float32 or \"auto\", got 'float16'"),
+        ({"model_kwargs": {"provider": "cpu"}}, "model_kwargs: provider is not supported; supported: dtype, cache_dir"),
+        ({"processor_kwargs": {"add_eos": True}}, "processor_kwargs: add_eos is not supported; supported: do_lower_case"),
+        ({"tokenizer_kwargs": {"truncation_side": "up"}}, 'truncation_side must be "left" or "right", got \'up\''),
+        ({"config_kwargs": {"num_labels": 2}}, "config_kwargs: num_labels is not supported"),
+        ({"token": "a", "use_auth_token": "b"}, "token and use_auth_token are the same"),
         ({"truncate_dim": -3}, "truncate_dim must be a positive integer"),
         ({"default_prompt_name": "haiku"}, "there is no prompt 'haiku'"),
     ],
@@ -368,16 +376,16 @@ def edit_modules(folder: Path, *kinds: str) -> None:
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "unknown module": (
-        lambda p: edit_modules(p, "Transformer", "Pooling", "Dense"),
+        lambda p: edit_modules(p, "Transformer", "Pooling", "LSTM"),
         CheckpointError,
-        r"modules\.json: module 'Dense' is not supported; supported: Transformer, Pooling, Normalize",
+        r"modules\.json: module 'LSTM' is not supported; supported: Transformer, Pooling, Dense, Normalize, LayerNorm, Dropout",
     ),
     "modules out of order": (
         lambda p: edit_modules(p, "Pooling", "Transformer"),
         CheckpointError,
-        r"modules Pooling, Transformer; expected Transformer, Pooling",
+        r"modules Pooling, Transformer; expected one Transformer, and it first",
     ),
-    "no pooling": (lambda p: edit_modules(p, "Transformer"), CheckpointError, "modules Transformer; expected"),
+    "no pooling": (lambda p: edit_modules(p, "Transformer"), CheckpointError, "modules Transformer give a text no embedding"),
     "unknown pooling": (
         lambda p: write_json(p / "1_Pooling" / "config.json", {"pooling_mode": "median"}),
         CheckpointError,
@@ -450,7 +458,7 @@ def test_tokenizer_with_more_words_than_the_model(tmp_path: Path) -> None:
     content["model"]["vocab"]["zebra"] = 77
     write_json(tmp_path / "tokenizer.json", content)
     model = SentenceTransformer(tmp_path)
-    with pytest.raises(ValueError, match=r"0 \.\. 39, got 77"):
+    with pytest.raises(ValueError, match=r"token id 77 \('zebra'\), and the model has 40 words, ids 0 \.\. 39"):
         model.encode("a zebra")
 
 

@@ -21,8 +21,10 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+# Neither more nor infinite: JSON has whole numbers of any size.
+_LARGEST = 1e30
 # What an unscaled rope_parameters may hold.
-_ROPE = {"rope_type", "rope_theta", "partial_rotary_factor"}
+_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 
 
 class Settings:
@@ -113,9 +115,9 @@ class Settings:
             The value is something else.
         """
         value = self.values.get(key, default)
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < _LARGEST:
             raise self.error(f"{key} must be a number, found {value!r}")
-        return value
+        return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         """Return true or false.
@@ -241,9 +243,13 @@ class Settings:
             name, found = f"{name} for {layers}", found.get(layers) or {}
         if not isinstance(found, dict):
             raise self.error(f"{name} must be an object, found {found!r}")
-        if found.get("rope_type", "default") != "default" or found.get("partial_rotary_factor", 1) != 1 or (set(found) - _ROPE):
+        if (
+            found.get("rope_type", found.get("type", "default")) != "default"
+            or found.get("partial_rotary_factor", 1) != 1
+            or (set(found) - _ROPE)
+        ):
             raise self.error(f"{name} {found!r} are not supported; supported: rope_theta with rope_type 'default'")
         value = found.get("rope_theta", self.values.get(key, default))
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < _LARGEST:
             raise self.error(f"{key} must be a positive number, found {value!r}")
         return float(value)

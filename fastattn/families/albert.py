@@ -10,14 +10,20 @@ from fastattn.families.bert import EMBEDDINGS, bert_config
 __all__ = ["ALBERT"]
 
 _ACTIVATION = "gelu_new"
+# A few tensors can stand for any number of layers: here the file does not limit it.
+_MOST_LAYERS = 1000
 
 
 def _config(settings: Settings) -> EncoderConfig:
     # What the first ALBERT's configuration could ask for.
     settings.only(net_structure_type=0, num_memory_blocks=0, gap_size=0, down_scale_factor=1)
+    outer, inner = settings.size("num_hidden_layers"), settings.size("inner_group_num", 1)
+    if outer * inner > _MOST_LAYERS:
+        found = f"num_hidden_layers {outer} of inner_group_num {inner}"
+        raise settings.error(f"{found} is not supported; supported: {_MOST_LAYERS} layers in all")
     return bert_config(
         settings,
-        num_layers=settings.size("num_hidden_layers") * settings.size("inner_group_num", 1),
+        num_layers=outer * inner,
         activation=settings.activation(default=_ACTIVATION),
         embedding_dim=settings.size("embedding_size", 128),
     )

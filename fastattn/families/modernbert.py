@@ -14,7 +14,8 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 def _config(settings: Settings) -> EncoderConfig:
-    settings.only(rope_scaling={})
+    width, heads = settings.size("hidden_size"), settings.size("num_attention_heads")
+    settings.only(rope_scaling={}, partial_rotary_factor=1.0, head_dim=width // heads)
     global_every, has_local = _layer_types(settings)
     theta = settings.theta("global_rope_theta", 160000.0, _FULL)
     # Where local_rope_theta is null, the global one is meant.
@@ -22,12 +23,13 @@ def _config(settings: Settings) -> EncoderConfig:
     local = theta if null else settings.theta("local_rope_theta", 10000.0, _SLIDING)
     fields: dict[str, Any] = {}
     if has_local:
-        window = settings.size("local_attention", 128, least=0) // 2
+        # local_attention is the whole window, sliding_window one side of it.
+        window = settings.size("sliding_window", settings.size("local_attention", 128, least=0) // 2, least=0)
         fields = {"window": window, "global_every": global_every, "local_rotary_theta": local}
     return EncoderConfig(
         num_layers=settings.size("num_hidden_layers"),
-        num_heads=settings.size("num_attention_heads"),
-        hidden_dim=settings.size("hidden_size"),
+        num_heads=heads,
+        hidden_dim=width,
         ff_dim=settings.size("intermediate_size"),
         dropout=settings.number("mlp_dropout", 0.0),
         activation=settings.activation("hidden_activation"),
@@ -49,7 +51,8 @@ def _layer_types(settings: Settings) -> tuple[int, bool]:
     if types is None:
         every = settings.size("global_attn_every_n_layers", 3)
         return every, every > 1 and layers > 1
-    for every in range(1, layers + 1):
+    if isinstance(types, list) and len(types) == layers:
+        every = types.index(_FULL, 1) if _FULL in types[1:] else layers
         if types == [_SLIDING if i % every else _FULL for i in range(layers)]:
             return every, every > 1
     raise settings.error(

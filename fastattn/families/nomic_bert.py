@@ -30,7 +30,7 @@ def _config(settings: Settings) -> EncoderConfig:
     if _is_first(settings):
         return _first_config(settings)
     head_dim = settings.size("hidden_size") // settings.size("num_attention_heads")
-    settings.only(head_dim=head_dim, rope_scaling={})
+    settings.only(head_dim=head_dim, rope_scaling={}, partial_rotary_factor=1.0)
     return bert_config(
         settings,
         activation=settings.activation(default="silu"),

@@ -1,4 +1,7 @@
-"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that begin behind the padding's, and heads of its own."""
+"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that begin behind the padding's, and heads of its own.
+
+A padding token that `attention_mask` calls real has the position of any other token; transformers gives it the padding's.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastattn.kernels._jit import inline, kernel
-from fastattn.kernels._math import LOG2_E, exp2, normal_tail, tanh  # noqa: F401
+from fastattn.kernels._math import LOG2_E, exp2, normal_tail, power, tanh  # noqa: F401
 from fastattn.kernels._simd import (
     WIDE,
     absolute,
@@ -24,9 +24,12 @@ GELU, GELU_TANH, RELU, SILU = 1, 2, 3, 4
 
 @inline
 def gelu_erf(x):  # type: ignore[no-untyped-def]
-    """x Phi(x); the negative side without cancellation."""
-    tail = normal_tail(absolute(x))
-    return x * where_less(x, 0.0, tail, 1.0 - tail)
+    """x Phi(x) = max(x, 0) - |x| Phi(-|x|): no cancellation on either side."""
+    u = absolute(x)
+    # From 13 on the tail is below 1e-37 of anything.
+    u = where_less(u, 13.0, u, 13.0)
+    # x - x: at -inf the product of infinity and 0, as in the definition.
+    return fma(0.0 - u, normal_tail(u), where_less(x, 0.0, x - x, x))
 
 
 @inline

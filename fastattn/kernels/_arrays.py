@@ -13,6 +13,8 @@ from fastattn.kernels._simd import TILE_BYTES
 Array = NDArray[Any]
 
 _FLOATS = (np.float16, np.float32, np.float64)
+_F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
+_NO_F32, _NO_F64 = np.empty(0, np.float32), np.empty(0, np.float64)
 
 
 def float_array(name: str, x: Any) -> Array:
@@ -26,7 +28,7 @@ def float_array(name: str, x: Any) -> Array:
 def same_dtype(first: str, x: Array, **others: Array | None) -> None:
     """Raise a TypeError unless every array given has the dtype of `x`."""
     for name, array in others.items():
-        if array is not None and array.dtype.type is not x.dtype.type:
+        if array is not None and array.dtype is not x.dtype and array.dtype.type is not x.dtype.type:
             raise TypeError(f"{name} must have the dtype of {first}, {x.dtype}, got {array.dtype}")
 
 
@@ -49,28 +51,31 @@ def working(x: Array) -> Array:
 
     A read-only array is copied: Numba would compile every kernel anew for its type.
     """
-    flags = x.flags
-    if flags.carray and x.dtype.isnative and x.dtype.type is not np.float16:
+    # The usual case first and by identity: these functions are most of the time of a call on a small array.
+    dtype = x.dtype
+    if (dtype is _F32 or dtype is _F64) and x.flags.carray:
         return x
-    dtype = np.dtype(np.float64 if x.dtype.type is np.float64 else np.float32)
-    return np.require(x, dtype, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE"))
+    return np.require(x, _F64 if dtype.type is np.float64 else _F32, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE"))
 
 
 def kernel_out(out: Array | None, shape: tuple[int, ...], like: Array, *inputs: Array | None) -> Array:
     """Return `out` itself where a kernel may write to it, else a new array: `finish` copies it over."""
+    if out is None:
+        return np.empty(shape, like.dtype)
     usable = (
-        out is not None
-        and out.flags.c_contiguous
+        out.flags.c_contiguous
         and out.flags.aligned
         and out.dtype == like.dtype
         and not any(x is not None and np.may_share_memory(out, x) for x in inputs)
     )
-    return out if usable and out is not None else np.empty(shape, like.dtype)
+    return out if usable else np.empty(shape, like.dtype)
 
 
 def finish(result: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
     """Return `result` in `dtype`, in `out` where that was given."""
     if out is None:
+        if result.dtype is dtype:
+            return result
         return result.astype(dtype.newbyteorder("="), copy=False)
     if result is not out:
         with np.errstate(over="ignore"):
@@ -86,6 +91,11 @@ def aligned_empty(size: int, dtype: Any) -> Array:
     return raw[start : start + size]
 
 
+def absent(dtype: np.dtype[Any]) -> Array:
+    """Return the empty array that stands for an argument which is not given."""
+    return _NO_F64 if dtype is _F64 else _NO_F32
+
+
 def panels(n: int, dtype: Any) -> tuple[int, int]:
     """Return how many panels of columns `n` columns make, and a panel's width."""
     width = TILE_BYTES // np.dtype(dtype).itemsize
@@ -98,5 +108,7 @@ _US_PER_THREAD = 15.0
 
 def workers_for(microseconds: float, tasks: int) -> int:
     """Threads for a call with that much work on one core, cut into `tasks` pieces."""
+    if microseconds < 2 * _US_PER_THREAD:
+        return 1
     wanted = min(tasks, int(microseconds / _US_PER_THREAD))
     return 1 if wanted <= 1 else min(wanted, thread_count())

@@ -23,6 +23,7 @@ from fastattn.kernels._simd import (
     where_less,
 )
 from fastattn.kernels._tile import panel_product
+from fastattn.kernels._transpose import transpose_block
 from fastattn.kernels.softmax import row_exp, row_max, scale_row
 
 # Keys of a block, a multiple of every tile's width: a tile's scores stay in the first-level cache.
@@ -39,16 +40,20 @@ def scratch_size(s_all: int, e: int, dtype: Any) -> int:
 @kernel
 def pack_keys(s_all, d, k, ik, ldk, out, io):  # type: ignore[no-untyped-def]
     """out = the S keys of size d in panels (ceil(S / W), d, W); zeros behind the last key."""
-    width = tile_width(out)
+    width, step = tile_width(out), lanes(out)
     for first in range(0, s_all, width):
-        base = io + first * d
-        keys = min(width, s_all - first)
-        for j in range(d):
-            row = base + j * width
-            for c in range(keys):
-                out[row + c] = k[ik + (first + c) * ldk + j]
-            for c in range(keys, width):
-                out[row + c] = 0.0
+        for start in range(first, first + width, step):
+            base = io + first * d + start - first
+            keys = min(step, max(0, s_all - start))
+            whole = d - d % step if keys == step else 0
+            for j in range(0, whole, step):
+                transpose_block(k, ik + start * ldk + j, ldk, out, base + j * width, width)
+            for j in range(whole, d):
+                row = base + j * width
+                for c in range(keys):
+                    out[row + c] = k[ik + (start + c) * ldk + j]
+                for c in range(keys, step):
+                    out[row + c] = 0.0
 
 
 @kernel
@@ -104,6 +109,34 @@ def blank(n, x, ix):  # type: ignore[no-untyped-def]
     width = lanes(x)
     for j in range(0, n, width):
         store_part(x, ix + j, min(width, n - j), fill(x, -np.inf))
+
+
+@kernel
+def exp_rows(m, n, x, ix, tops, totals, fades, fresh, c):  # type: ignore[no-untyped-def]
+    """exp of m rows of scores in place; their maxima and sums join those in x[tops ..], x[totals ..], which fade by x[fades ..]."""
+    for i in range(m):
+        at = ix + i * KEY_BLOCK
+        top = row_max(n, x, at)
+        if fresh:
+            if top == -np.inf:
+                total = 0.0
+                for j in range(at, at + n):
+                    x[j] = 0.0
+            else:
+                total = row_exp(n, x, at, x, at, top, c)
+        else:
+            before = x[tops + i]
+            if before > top:
+                top = before
+            x[fades + i] = 1.0
+            total = x[totals + i]
+            if top == -np.inf:
+                for j in range(at, at + n):
+                    x[j] = 0.0
+            else:
+                x[fades + i] = reduce_max(exp2(fill(x, before) - top, c))
+                total = row_exp(n, x, at, x, at, top, c) + total * x[fades + i]
+        x[tops + i], x[totals + i] = top, total
 
 
 @kernel
@@ -163,38 +196,20 @@ def attend(  # type: ignore[no-untyped-def]
                     KEY_BLOCK,
                     width,
                 )
-            for i in range(m):
-                t, at = t0 + i, scores + i * KEY_BLOCK
-                if not plain:
-                    finish_scores(
-                        stop - first,
-                        scratch,
-                        at + first,
-                        scale,
-                        softcap,
-                        mask,
-                        im + t * mask_row + (block + first) * mask_column,
-                        mask_column,
-                    )
-                seen_from = min(max(t - left - block, first), last)
-                seen_to = max(min(min(t + right + 1, s_all) - block, last), seen_from)
-                if seen_from > first:
+            # Rows that see every key of the block need no look of their own.
+            if not plain or stop < last or t0 + m - 1 - left > block + first or t0 + right + 1 < block + stop:
+                for i in range(m):
+                    t, at = t0 + i, scores + i * KEY_BLOCK
+                    if not plain:
+                        finish_scores(
+                            stop - first, scratch, at + first, scale, softcap, mask,
+                            im + t * mask_row + (block + first) * mask_column, mask_column,
+                        )  # fmt: skip
+                    seen_from = min(max(t - left - block, first), last)
+                    seen_to = max(min(min(t + right + 1, s_all) - block, last), seen_from)
                     blank(seen_from - first, scratch, at + first)
-                if seen_to < last:
                     blank(last - seen_to, scratch, at + seen_to)
-                top, before = row_max(last - first, scratch, at + first), scratch[tops + i]
-                if before > top:
-                    top = before
-                scratch[fades + i] = 1.0
-                if top == -np.inf:
-                    for j in range(first, last):
-                        scratch[at + j] = 0.0
-                    continue
-                total = row_exp(last - first, scratch, at + first, scratch, at + first, top, c)
-                if not fresh:
-                    scratch[fades + i] = reduce_max(exp2(fill(scratch, before) - top, c))
-                    total += scratch[totals + i] * scratch[fades + i]
-                scratch[tops + i], scratch[totals + i] = top, total
+            exp_rows(m, last - first, scratch, scores + first, tops, totals, fades, fresh, c)
             # A block's sum starts at 0 and joins the others afterwards: the error grows with the block, not with S.
             to = values if fresh else added
             for p in range(0, e_width, width):

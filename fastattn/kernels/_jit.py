@@ -26,6 +26,7 @@ __all__ = [
     "OPTIONS",
     "ParallelKernel",
     "cache_directory",
+    "compile_cached",
     "inline",
     "kernel",
     "prange",
@@ -67,7 +68,7 @@ def _private_temporary_directory() -> str:
     return tempfile.mkdtemp(prefix="fastattn-cache-")
 
 
-def _compile_cached(fn: F, **options: Any) -> Any:
+def compile_cached(fn: F, **options: Any) -> Any:
     """Apply ``numba.njit`` with the disk cache on, in a temporary directory where nothing else is writable."""
     fn.__qualname__ = f"{fn.__qualname__}-{_TAG}"
     jit = numba.njit(cache=True, **OPTIONS, **options)
@@ -85,7 +86,7 @@ def _compile_cached(fn: F, **options: Any) -> Any:
 
 def _serial(fn: F, **options: Any) -> Any:
     """Apply ``numba.njit`` to a function that only kernels call; it is kept on disk as a part of them."""
-    dispatcher = numba.njit(**OPTIONS, **options)(fn)
+    dispatcher = numba.njit(**OPTIONS, _nrt=False, **options)(fn)
     template = dispatcher.get_call_template
 
     def one_for_all_numbers(args: Any, kws: Any) -> Any:
@@ -121,12 +122,12 @@ class ParallelKernel:
         self.py_func = fn
         self.__name__ = fn.__name__
         self.__doc__ = fn.__doc__
-        self.dispatcher: Any = _compile_cached(fn, parallel=True) if JIT else fn
+        self.dispatcher: Any = compile_cached(fn, parallel=True) if JIT else fn
         _kernels.append(self)
 
     def __call__(self, *args: Any) -> Any:
         """Run the kernel."""
-        if threading_layer() == "workqueue":
+        if (_layer or threading_layer()) == "workqueue":
             with _workqueue_lock:
                 return self.dispatcher(*args)
         return self.dispatcher(*args)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from fastattn.kernels._attend import attend, pack_keys, pack_values
 from fastattn.kernels._jit import kernel
 from fastattn.kernels._rows import add_row, multiply_rows
-from fastattn.kernels._simd import tile_width
+from fastattn.kernels._simd import TILE_BYTES, tile_width
 from fastattn.kernels.layer_norm import layer_norm_rows
-from fastattn.kernels.linear import linear_rows
+from fastattn.kernels.linear import SUM_BLOCK, chains_of, linear_chains, linear_rows
 from fastattn.kernels.rotary_embedding import rotate_rows
 
 # Fields of `dims`; a place below 0 is a norm or a projection that is not there.
@@ -24,11 +24,18 @@ FIELDS = 17
 
 # Rows that go through the feed-forward network together: their expansion stays in the second-level cache.
 FF_ROWS = 128
+# Columns of the panels that reach beyond a chain's part of the expansion, at both ends.
+EDGES = 2 * TILE_BYTES // 4
 
 
 def ff_stride(f: int) -> int:
     """Row distance of the feed-forward expansion: rows a multiple of 4 KiB apart would share one set of the first-level cache."""
     return f + 16 if f % 512 == 0 else f
+
+
+def tail_scratch(c: int, f: int) -> int:
+    """Elements of scratch that `layer_tail` needs."""
+    return FF_ROWS * (2 * c + min(f, SUM_BLOCK) + EDGES + TILE_BYTES // 4)
 
 
 @kernel
@@ -90,16 +97,22 @@ def project_qkv(m, dims, weights, at, eps, x, ix, scratch, iw, qkv, iqkv):  # ty
     if dims[NORM_FIRST] and at[NORM1_W] >= 0:
         norm_of(m, c, x, ix, weights, at[NORM1_W], at[NORM1_B], eps, scratch, iw)
         source, start = scratch, iw
-    linear_rows(m, c, 0, count, source, start, c, weights, at[QKV_W], weights, at[QKV_B], qkv, iqkv, 3 * c, 3 * c, 0)
+    # In blocks of rows, which stay in the second-level cache while the panels pass.
+    blocks = (m + FF_ROWS - 1) // FF_ROWS
+    for block in range(blocks):
+        row = m * block // blocks
+        rows = m * (block + 1) // blocks - row
+        here, to = start + row * c, iqkv + row * 3 * c
+        linear_rows(rows, c, 0, count, source, here, c, weights, at[QKV_W], weights, at[QKV_B], qkv, to, 3 * c, 3 * c, 0)
 
 
 @kernel
-def expand(m, first, last, dims, weights, at, x, ix, scratch, iw, out, io):  # type: ignore[no-untyped-def]
+def expand(m, first, last, dims, weights, at, x, ix, scratch, iw, out, io, ldh):  # type: ignore[no-untyped-def]
     """out = activation(input(x)), or activation(gate(x)) * input(x), for panels first .. last - 1 of F columns of m rows.
 
     With a gate, scratch has room for a panel of m rows: the gate goes to its place in `out`, the input through scratch.
     """
-    c, f, ldh = dims[C], dims[F], dims[FF_STRIDE]
+    c, f = dims[C], dims[F]
     width = tile_width(x)
     gated = at[GATE_W] >= 0
     parts, step = (2, 1) if gated else (1, last - first)
@@ -120,21 +133,44 @@ def expand(m, first, last, dims, weights, at, x, ix, scratch, iw, out, io):  # t
 def layer_tail(m, dims, weights, at, eps, ctx, ictx, scratch, iw, x, ix):  # type: ignore[no-untyped-def]
     """What follows the attention, for m rows: output product, residual and norm, feed-forward network, residual and norm."""
     c, f = dims[C], dims[F]
-    ldh = dims[FF_STRIDE]
     width = tile_width(x)
-    c_panels, f_panels = (c + width - 1) // width, (f + width - 1) // width
+    c_panels, chains = (c + width - 1) // width, chains_of(f)
     blocks = (m + FF_ROWS - 1) // FF_ROWS
     for block in range(blocks):
         row = m * block // blocks
         rows = m * (block + 1) // blocks - row
-        y, h = iw, iw + FF_ROWS * c
+        y, normed = iw, iw + FF_ROWS * c
+        h, ldh = normed + FF_ROWS * c, (f + chains - 1) // chains + EDGES
         here = ix + row * c
         linear_rows(rows, c, 0, c_panels, ctx, ictx + row * c, c, weights, at[OUT_W], weights, at[OUT_B], scratch, y, c, c, 0)
         add_norm(rows, dims, scratch, y, weights, at[NORM1_W], at[NORM1_B], eps, x, here)
         source, start = x, here
         if dims[NORM_FIRST] and at[NORM2_W] >= 0:
-            norm_of(rows, c, x, here, weights, at[NORM2_W], at[NORM2_B], eps, scratch, y)
-            source, start = scratch, y
-        expand(rows, 0, f_panels, dims, weights, at, source, start, scratch, h + FF_ROWS * ldh, scratch, h)
-        linear_rows(rows, f, 0, c_panels, scratch, h, ldh, weights, at[FF_W], weights, at[FF_B], scratch, y, c, c, 0)
+            norm_of(rows, c, x, here, weights, at[NORM2_W], at[NORM2_B], eps, scratch, normed)
+            source, start = scratch, normed
+        # The expansion of one chain of the second product at a time: half the scratch, or less.
+        for chain in range(chains):
+            first, last = f * chain // chains // width, (f * (chain + 1) // chains + width - 1) // width
+            part = h - first * width
+            expand(rows, first, last, dims, weights, at, source, start, scratch, h + FF_ROWS * ldh, scratch, part, ldh)
+            linear_chains(
+                rows,
+                f,
+                chain,
+                chain + 1,
+                0,
+                c_panels,
+                scratch,
+                part,
+                ldh,
+                weights,
+                at[FF_W],
+                weights,
+                at[FF_B],
+                scratch,
+                y,
+                c,
+                c,
+                0,
+            )
         add_norm(rows, dims, scratch, y, weights, at[NORM2_W], at[NORM2_B], eps, x, here)

@@ -8,8 +8,10 @@ that every weight is read by one thread.  The steps are the same functions in th
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
+from fastattn.kernels._address import AddressedKernel
 from fastattn.kernels._embed import embed_rows
 from fastattn.kernels._jit import ParallelKernel, kernel, prange
 from fastattn.kernels._layer import (
@@ -74,29 +76,50 @@ def finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, 
 
 
 @kernel
-def run_step(  # type: ignore[no-untyped-def]
+def before_step(step, layer, offsets, dims, weights, layout, eps, mode, normalise, x, ctx, y, out):  # type: ignore[no-untyped-def]
+    """What one thread does before a step: the norms that need whole rows, where the steps are cut by columns."""
+    c, n = dims[C], offsets[offsets.size - 1]
+    at = layout[layer]
+    if step == QKV_COLUMNS or (step == FINISH and y.size):
+        if step == FINISH or layer > 0:
+            before = layout[layout.shape[0] - 1] if step == FINISH else layout[layer - 1]
+            add_norm(n, dims, y, 0, weights, before[NORM2_W], before[NORM2_B], eps, x, 0)
+        if step == QKV_COLUMNS and dims[NORM_FIRST] and at[NORM1_W] >= 0:
+            norm_of(n, c, x, 0, weights, at[NORM1_W], at[NORM1_B], eps, ctx, 0)
+    elif step == IN_COLUMNS:
+        add_norm(n, dims, y, 0, weights, at[NORM1_W], at[NORM1_B], eps, x, 0)
+        if dims[NORM_FIRST] and at[NORM2_W] >= 0:
+            norm_of(n, c, x, 0, weights, at[NORM2_W], at[NORM2_B], eps, y, 0)
+    if step == FINISH:
+        finish_sequences(0, offsets.size - 1, offsets, dims, weights, eps, mode, normalise, x, 0, out)
+
+
+def _run_step(  # type: ignore[no-untyped-def]
     step, layer, worker, workers, chunks, blocks, rows_max, offsets, dims, inputs, rotary, relative, weights, layout, eps, mode,
     normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
 ):  # fmt: skip
-    """One worker's share of one step; work that is not cut evenly is handed out by `counter`.
+    """One worker's share of one step; work that is not cut evenly is handed out by `counter`.  Worker -1: what comes before it.
 
     One function and not one a step: what a function calls is optimised again with it, and these call everything.
     """
+    if worker < 0:
+        before_step(step, layer, offsets, dims, weights, layout, eps, mode, normalise, x, ctx, y, out)
+        return
     c, f, h_all, ldh = dims[C], dims[F], dims[H], dims[FF_STRIDE]
     sequences = offsets.size - 1
     n = offsets[sequences]
     at = layout[layer]
     own = worker * (scratch.size // workers)
     if step == CHUNKS:
-        # The worker's own rows: x, qkv, ctx, then what a step needs.
-        ix, iqkv, ictx = own, own + rows_max * c, own + rows_max * 4 * c
+        # The worker's own rows: x, ctx, then qkv and a head's scratch, in whose place comes what embedding and the tail need.
+        ix, ictx, iqkv = own, own + rows_max * c, own + rows_max * 2 * c
         rest = own + rows_max * 5 * c
         i = atomic_next(counter, 0)
         while i < chunks.size - 1:
             first, last = chunks[i], chunks[i + 1]
             start, stop = offsets[first], offsets[last]
             m = stop - start
-            embed_rows(start, stop, offsets, dims, inputs, weights, eps, scratch, rest, scratch, ix)
+            embed_rows(start, stop, offsets, dims, inputs, weights, eps, scratch, iqkv, scratch, ix)
             for inner in range(layout.shape[0]):
                 here = layout[inner]
                 project_qkv(m, dims, weights, here, eps, scratch, ix, scratch, ictx, scratch, iqkv)
@@ -104,7 +127,7 @@ def run_step(  # type: ignore[no-untyped-def]
                     row, count = offsets[s] - start, offsets[s + 1] - offsets[s]
                     heads, to = iqkv + row * 3 * c, ictx + row * c
                     attend_heads(0, h_all, count, dims, here, rotary, relative, scratch, heads, scratch, rest, scratch, to)
-                layer_tail(m, dims, weights, here, eps, scratch, ictx, scratch, rest, scratch, ix)
+                layer_tail(m, dims, weights, here, eps, scratch, ictx, scratch, iqkv, scratch, ix)
             finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, scratch, ix, out)
             i = atomic_next(counter, 0)
     elif step == HEADS:
@@ -135,7 +158,7 @@ def run_step(  # type: ignore[no-untyped-def]
         first, last = count * worker // workers, count * (worker + 1) // workers
         if step == IN_COLUMNS:
             source = y if dims[NORM_FIRST] and at[NORM2_W] >= 0 else x
-            expand(n, first, last, dims, weights, at, source, 0, scratch, own, expanded, 0)
+            expand(n, first, last, dims, weights, at, source, 0, scratch, own, expanded, 0, ldh)
         else:
             k, lda, source, target, w, b = c, c, ctx, y, at[OUT_W], at[OUT_B]
             if step == QKV_COLUMNS:
@@ -145,31 +168,25 @@ def run_step(  # type: ignore[no-untyped-def]
             linear_rows(n, k, first, last, source, 0, lda, weights, w, weights, b, target, 0, columns, columns, 0)
 
 
-@kernel
-def between_steps(step, layer, offsets, dims, weights, layout, eps, mode, normalise, x, ctx, y, out):  # type: ignore[no-untyped-def]
-    """What one thread does before a step: the norms that need whole rows, where the steps are cut by columns."""
-    c, n = dims[C], offsets[offsets.size - 1]
-    at = layout[layer]
-    if step == QKV_COLUMNS or (step == FINISH and y.size):
-        if step == FINISH or layer > 0:
-            before = layout[layout.shape[0] - 1] if step == FINISH else layout[layer - 1]
-            add_norm(n, dims, y, 0, weights, before[NORM2_W], before[NORM2_B], eps, x, 0)
-        if step == QKV_COLUMNS and dims[NORM_FIRST] and at[NORM1_W] >= 0:
-            norm_of(n, c, x, 0, weights, at[NORM1_W], at[NORM1_B], eps, ctx, 0)
-    elif step == IN_COLUMNS:
-        add_norm(n, dims, y, 0, weights, at[NORM1_W], at[NORM1_B], eps, x, 0)
-        if dims[NORM_FIRST] and at[NORM2_W] >= 0:
-            norm_of(n, c, x, 0, weights, at[NORM2_W], at[NORM2_B], eps, y, 0)
-    if step == FINISH:
-        finish_sequences(0, offsets.size - 1, offsets, dims, weights, eps, mode, normalise, x, 0, out)
+_WHOLE, _REAL, _TRUTH = types.int64, types.float64, types.boolean
+_WHOLES, _REALS, _IDS = types.int64[::1], types.float32[::1], types.int32[::1]
+_INPUTS = types.Tuple((_IDS, _IDS, _REALS, _REALS, _REALS, _REALS))
+run_step = AddressedKernel(
+    _run_step,
+    (
+        *(_WHOLE,) * 4, _WHOLES, _WHOLE, _WHOLE, _WHOLES, _WHOLES, _INPUTS, _REALS, _REALS, _REALS, types.int64[:, ::1],
+        _REAL, _WHOLE, _TRUTH, *(_REALS,) * 6, _WHOLES, _REALS,
+    ),
+)  # fmt: skip
+_call_step = run_step.call
 
 
 @ParallelKernel
 def encoder_kernel(  # type: ignore[no-untyped-def]
-    steps, chunks, blocks, rows_max, offsets, dims, inputs, rotary, relative, weights, layout, eps, mode, normalise,
+    run, steps, chunks, blocks, rows_max, offsets, dims, inputs, rotary, relative, weights, layout, eps, mode, normalise,
     x, qkv, ctx, y, expanded, scratch, counter, out, workers,
 ):  # fmt: skip
-    """Run the steps.
+    """Run the steps; `run` is the address of `run_step`.
 
     chunks: the first sequence of each chunk, and the end; none has more than `rows_max` tokens.  blocks: into how many the rows
     are cut.  inputs: what `sum_tables` takes; rotary, relative: what `attend_heads` does.  x, ctx (N, C) and qkv (N, 3 C) for
@@ -179,17 +196,21 @@ def encoder_kernel(  # type: ignore[no-untyped-def]
     for i in range(steps.shape[0]):
         step, layer = steps[i, 0], steps[i, 1]
         counter[0] = 0
-        between_steps(step, layer, offsets, dims, weights, layout, eps, mode, normalise, x, ctx, y, out)
-        if step == FINISH:
-            continue
-        if workers == 1:
-            run_step(
-                step, layer, 0, workers, chunks, blocks, rows_max, offsets, dims, inputs, rotary, relative, weights, layout, eps,
-                mode, normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
-            )  # fmt: skip
-        else:
-            for w in prange(workers):
-                run_step(
-                    step, layer, np.int64(w), workers, chunks, blocks, rows_max, offsets, dims, inputs, rotary, relative, weights,
+        # Worker -1 first, then all of them; where there is one, no threads.
+        for worker in range(-1, 1 if workers == 1 and step != FINISH else 0):
+            _call_step(
+                run,
+                (
+                    step, layer, worker, workers, chunks, blocks, rows_max, offsets, dims, inputs, rotary, relative, weights,
                     layout, eps, mode, normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
+                ),
+            )  # fmt: skip
+        if step != FINISH and workers > 1:
+            for w in prange(workers):
+                _call_step(
+                    run,
+                    (
+                        step, layer, np.int64(w), workers, chunks, blocks, rows_max, offsets, dims, inputs, rotary, relative,
+                        weights, layout, eps, mode, normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
+                    ),
                 )  # fmt: skip

@@ -7,48 +7,82 @@ from typing import Any
 
 import numpy as np
 
-from fastattn.kernels._arrays import Array, check_out, finish, float_array, kernel_out, same_dtype, workers_for, working
-from fastattn.kernels._jit import ParallelKernel, kernel, prange
-from fastattn.kernels._simd import fill, fma, lanes, load, load_part, reduce_add, square_root, store, store_part
+from fastattn.kernels._arrays import Array, absent, check_out, finish, float_array, kernel_out, same_dtype, workers_for, working
+from fastattn.kernels._jit import ParallelKernel, inline, kernel, prange
+from fastattn.kernels._simd import fill, fma, lanes, load, load_part, reduce_add, reduce_max, square_root, store, store_part
+
+
+@inline
+def row_mean(n, x, ix, residual, ir, out, io):  # type: ignore[no-untyped-def]
+    """Mean of x[:n] + residual[:n] in every lane, the sum in `out`; of x[:n] where `residual` has size 0."""
+    width = lanes(x)
+    whole = n - n % width
+    total, other = fill(x, 0.0), fill(x, 0.0)
+    if residual.size:
+        for j in range(0, whole, width):
+            v = load(x, ix + j) + load(residual, ir + j)
+            store(out, io + j, v)
+            total, other = other, total + v
+        if whole < n:
+            rest = n - whole
+            v = load_part(x, ix + whole, rest, 0.0) + load_part(residual, ir + whole, rest, 0.0)
+            store_part(out, io + whole, rest, v)
+            total = total + v
+    else:
+        for j in range(0, whole, width):
+            total, other = other, total + load(x, ix + j)
+        if whole < n:
+            total = total + load_part(x, ix + whole, n - whole, 0.0)
+    return fill(x, reduce_add(total + other)) / float(n)
+
+
+@inline
+def row_factor(n, x, ix, mean, eps):  # type: ignore[no-untyped-def]
+    """1 / sqrt(var + eps) of x[:n] in every lane."""
+    width = lanes(x)
+    whole = n - n % width
+    total, other = fill(x, 0.0), fill(x, 0.0)
+    for j in range(0, whole, width):
+        v = load(x, ix + j) - mean
+        total, other = other, fma(v, v, total)
+    if whole < n:
+        v = load_part(x, ix + whole, n - whole, reduce_max(mean)) - mean
+        total = fma(v, v, total)
+    return 1.0 / square_root(fill(x, reduce_add(total + other)) / float(n) + eps)
+
+
+@inline
+def row_affine(n, x, ix, mean, factor, weight, iw, bias, ib, out, io):  # type: ignore[no-untyped-def]
+    """out = (x - mean) factor weight + bias for n elements."""
+    width = lanes(x)
+    whole = n - n % width
+    for j in range(0, whole, width):
+        store(out, io + j, fma((load(x, ix + j) - mean) * factor, load(weight, iw + j), load(bias, ib + j)))
+    if whole < n:
+        rest = n - whole
+        w, b = load_part(weight, iw + whole, rest, 0.0), load_part(bias, ib + whole, rest, 0.0)
+        store_part(out, io + whole, rest, fma((load_part(x, ix + whole, rest, 0.0) - mean) * factor, w, b))
 
 
 @kernel
 def layer_norm_rows(m, n, x, ix, ldx, residual, ir, ldr, weight, iw, bias, ib, out, io, ldo, eps):  # type: ignore[no-untyped-def]
     """out = layer_norm(x + residual) for m rows of n; `residual` of size 0 is none, and may be `out` itself."""
-    width = lanes(x)
-    whole = n - n % width
-    rest = n - whole
-    add = residual.size > 0
-    for i in range(m):
-        a, r, o = ix + i * ldx, ir + i * ldr, io + i * ldo
-        total, other = fill(x, 0.0), fill(x, 0.0)
-        for j in range(0, whole, width):
-            v = load(x, a + j)
-            if add:
-                v = v + load(residual, r + j)
-            store(out, o + j, v)
-            total, other = other, total + v
-        if rest:
-            v = load_part(x, a + whole, rest, 0.0)
-            if add:
-                v = v + load_part(residual, r + whole, rest, 0.0)
-            store_part(out, o + whole, rest, v)
-            total = total + v
-        mean = fill(x, reduce_add(total + other)) / float(n)
-        total, other = fill(x, 0.0), fill(x, 0.0)
-        for j in range(0, whole, width):
-            v = load(out, o + j) - mean
-            total, other = other, fma(v, v, total)
-        if rest:
-            v = load_part(out, o + whole, rest, reduce_add(mean) / width) - mean
-            total = fma(v, v, total)
-        scale = 1.0 / square_root(fill(x, reduce_add(total + other)) / float(n) + eps)
-        for j in range(0, whole, width):
-            store(out, o + j, fma((load(out, o + j) - mean) * scale, load(weight, iw + j), load(bias, ib + j)))
-        if rest:
-            w, b = load_part(weight, iw + whole, rest, 0.0), load_part(bias, ib + whole, rest, 0.0)
-            v = (load_part(out, o + whole, rest, 0.0) - mean) * scale
-            store_part(out, o + whole, rest, fma(v, w, b))
+    source, at, ld = (out, io, ldo) if residual.size else (x, ix, ldx)
+    i = 0
+    while i < m:
+        # Two rows a step: a row's sums take longer than its arithmetic, those of two overlap.
+        j = min(i + 1, m - 1)
+        a, b = at + i * ld, at + j * ld
+        first = row_mean(n, x, ix + i * ldx, residual, ir + i * ldr, out, io + i * ldo)
+        if j > i:
+            second = row_mean(n, x, ix + j * ldx, residual, ir + j * ldr, out, io + j * ldo)
+        else:
+            second = first
+        factor, other = row_factor(n, source, a, first, eps), row_factor(n, source, b, second, eps)
+        row_affine(n, source, a, first, factor, weight, iw, bias, ib, out, io + i * ldo)
+        if j > i:
+            row_affine(n, source, b, second, other, weight, iw, bias, ib, out, io + j * ldo)
+        i += 2
 
 
 @ParallelKernel
@@ -114,22 +148,24 @@ def layer_norm(
         raise ValueError("x must have at least one axis, got shape ()")
     if not eps >= 0:
         raise ValueError(f"eps must be at least 0, got {eps}")
+    shape = x.shape
     first = weight if weight is not None else bias
-    axes = x.shape[-1:] if first is None else first.shape
-    if not axes or x.shape[x.ndim - len(axes) :] != axes:
+    axes = shape[-1:] if first is None else first.shape
+    if not axes or shape[-len(axes) :] != axes:
         name = "weight" if weight is not None else "bias"
-        raise ValueError(f"{name} must have the shape of the last axes of x, {x.shape}, got {axes}")
+        raise ValueError(f"{name} must have the shape of the last axes of x, {shape}, got {axes}")
     if bias is not None and bias.shape != axes:
         raise ValueError(f"bias must have the shape of weight, {axes}, got {bias.shape}")
-    if residual is not None and residual.shape != x.shape:
-        raise ValueError(f"residual must have the shape of x, {x.shape}, got {residual.shape}")
-    check_out(out, x.shape, x.dtype)
+    if residual is not None and residual.shape != shape:
+        raise ValueError(f"residual must have the shape of x, {shape}, got {residual.shape}")
+    if out is not None:
+        check_out(out, shape, x.dtype)
     work = working(x)
     n = math.prod(axes)
-    extra = np.empty(0, work.dtype) if residual is None else working(residual).reshape(-1)
+    extra = absent(work.dtype) if residual is None else working(residual).reshape(-1)
     factor = np.ones(n, work.dtype) if weight is None else working(weight).reshape(-1)
     summand = np.zeros(n, work.dtype) if bias is None else working(bias).reshape(-1)
-    result = kernel_out(out, x.shape, work, work, extra, factor, summand)
+    result = kernel_out(out, shape, work, work, extra, factor, summand)
     if work.size:
         rows = work.reshape(-1, n)
         workers = workers_for(work.nbytes / 1e4, len(rows))

@@ -42,24 +42,35 @@ def pack_weight(weight: Array, out: Array) -> None:
 
 
 @kernel
-def linear_rows(m, k, first, last, a, ia, lda, w, iw, bias, ib, c, ic, ldc, n, kind):  # type: ignore[no-untyped-def]
-    """c[:m, columns] = activation(a[:m, :k] weight^T + bias) for the packed panels first .. last - 1 of n columns."""
+def chains_of(k):  # type: ignore[no-untyped-def]
+    """Into how many chains a sum of k products is cut; chain i begins at k * i // chains."""
+    return max(1, (k + SUM_BLOCK - 1) // SUM_BLOCK)
+
+
+@kernel
+def linear_chains(m, k, start, stop, first, last, a, ia, lda, w, iw, bias, ib, c, ic, ldc, n, kind):  # type: ignore[no-untyped-def]
+    """`linear_rows`, of each sum only the chains start .. stop - 1: the first brings the bias, the others add to c."""
     width = tile_width(c)
-    blocks = max(1, (k + SUM_BLOCK - 1) // SUM_BLOCK)
+    chains = chains_of(k)
     for p in range(first, last):
         column = p * width
         columns = min(width, n - column)
-        for block in range(blocks):
-            start = k * block // blocks
-            count = k * (block + 1) // blocks - start
-            at = iw + column * k + start * width
-            if block == 0:
-                panel_product(m, count, a, ia, lda, w, at, width, k * width, bias, ib + column, 0, c, ic + column, ldc, columns)
-            else:
-                to = ic + column
-                panel_product(m, count, a, ia + start, lda, w, at, width, k * width, c, to, ldc, c, to, ldc, columns)
+        to = ic + column
+        for chain in range(start, stop):
+            begin = k * chain // chains
+            count = k * (chain + 1) // chains - begin
+            at = iw + column * k + begin * width
+            # One call for both: the product's code is long, and each call is compiled anew.
+            add, ii, ldi = (c, to, ldc) if chain else (bias, ib + column, 0)
+            panel_product(m, count, a, ia + begin, lda, w, at, width, k * width, add, ii, ldi, c, to, ldc, columns)
         if kind:
-            activate_rows(m, columns, c, ic + column, ldc, c, ic + column, ldc, kind)
+            activate_rows(m, columns, c, to, ldc, c, to, ldc, kind)
+
+
+@kernel
+def linear_rows(m, k, first, last, a, ia, lda, w, iw, bias, ib, c, ic, ldc, n, kind):  # type: ignore[no-untyped-def]
+    """c[:m, columns] = activation(a[:m, :k] weight^T + bias) for the packed panels first .. last - 1 of n columns."""
+    linear_chains(m, k, 0, chains_of(k), first, last, a, ia, lda, w, iw, bias, ib, c, ic, ldc, n, kind)
 
 
 @ParallelKernel

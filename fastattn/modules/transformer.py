@@ -1,0 +1,189 @@
+"""The encoder with its tokenizer, as the first module."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fastattn.encoder import Encoder
+from fastattn.folder import CheckpointError, confined, read_object
+from fastattn.heads import EncoderForSequenceClassification
+from fastattn.modules._module import SCORES, TOKENS, Module, write_json
+from fastattn.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["Transformer"]
+
+# The module's file; older versions named it after the architecture.
+_ARCHITECTURES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+# What it may ask for that would change the result.
+_UNSUPPORTED = ("processing_kwargs", "query_length", "document_length", "query_expansion")
+_TASKS = ("feature-extraction", "sequence-classification")
+
+
+class Transformer(Module):
+    """The encoder with its tokenizer: always the first module.
+
+    Parameters
+    ----------
+    model_name_or_path : str or path
+        A folder with ``config.json``, weights and ``tokenizer.json``.
+    transformer_task : {"feature-extraction", "sequence-classification"}, optional
+        With the head for the second; by default what ``sentence_bert_config.json`` says, or the first.
+    max_seq_length : int, optional
+        The most tokens of a text; by default what ``sentence_bert_config.json`` or the tokenizer says.
+    do_lower_case : bool
+        Lowercase texts first.
+
+    Raises
+    ------
+    FileNotFoundError
+        A file is missing.
+    CheckpointError
+        A file is damaged, or asks for something that is not supported.
+    """
+
+    kind = "Transformer"
+
+    def __init__(
+        self,
+        model_name_or_path: str | os.PathLike[str],
+        *,
+        transformer_task: str | None = None,
+        max_seq_length: int | None = None,
+        do_lower_case: bool = False,
+    ) -> None:
+        self.folder = Path(model_name_or_path)
+        path, settings = _settings(self.folder)
+        self.transformer_task = transformer_task or settings.get("transformer_task", _TASKS[0])
+        if self.transformer_task not in _TASKS:
+            supported = ", ".join(_TASKS)
+            raise CheckpointError(f"{path}: transformer_task {self.transformer_task!r} is not supported; supported: {supported}")
+        self.do_lower_case = do_lower_case or bool(settings.get("do_lower_case"))
+        self._tokenizer = load_tokenizer(self.folder, do_lower_case=self.do_lower_case)
+        self.model: Encoder | EncoderForSequenceClassification
+        if self.transformer_task == _TASKS[0]:
+            self.model = self.encoder = Encoder.from_pretrained(self.folder)
+        else:
+            self.model = EncoderForSequenceClassification.from_pretrained(self.folder)
+            self.encoder = self.model.encoder
+        limit = settings.get("max_seq_length") if max_seq_length is None else max_seq_length
+        if limit is None:
+            limit = self._tokenizer.model_max_length
+        elif not isinstance(limit, (int, float)) or not 1 <= limit < float("inf"):
+            raise CheckpointError(f"{path}: max_seq_length must be a positive number, found {limit!r}")
+        self.max_seq_length = min(int(limit), self.max_positions)
+
+    @property
+    def output_name(self) -> str:
+        """What the module writes: the tokens, or the scores of the head."""
+        return TOKENS if self.transformer_task == _TASKS[0] else SCORES
+
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence that the encoder takes."""
+        return self.encoder.config.max_positions
+
+    @property
+    def max_seq_length(self) -> int:
+        """The most tokens of a text, special ones included; longer texts are cut."""
+        return min(self._tokenizer.model_max_length, self.max_positions)
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        least, most = self._tokenizer.num_special, self.max_positions
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(f"max_seq_length must be an integer from {least} to {most}, got {value!r}")
+        self._tokenizer.model_max_length = value
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer."""
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, value: Any) -> None:
+        self._tokenizer = Tokenizer.wrap(value, like=self._tokenizer)
+
+    @property
+    def auto_model(self) -> Encoder | EncoderForSequenceClassification:
+        """The encoder, under the name that sentence-transformers has for the model inside."""
+        return self.model
+
+    def get_embedding_dimension(self) -> int:
+        """Return the channels of a token.
+
+        Returns
+        -------
+        int
+            C.
+        """
+        return self.encoder.config.hidden_dim
+
+    def get_word_embedding_dimension(self) -> int:
+        """`get_embedding_dimension` under its old name.
+
+        Returns
+        -------
+        int
+            C.
+        """
+        return self.get_embedding_dimension()
+
+    def _width(self, widths: dict[str, int]) -> None:
+        """Write the width of the output under its name."""
+        model = self.model
+        labels = model.num_labels if isinstance(model, EncoderForSequenceClassification) else None
+        widths[self.output_name] = self.get_embedding_dimension() if labels is None else labels
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return what ``sentence_bert_config.json`` says.
+
+        Returns
+        -------
+        dict of str to object
+            Its contents.
+        """
+        task = {} if self.transformer_task == _TASKS[0] else {"transformer_task": self.transformer_task}
+        return {"max_seq_length": self.max_seq_length, "do_lower_case": self.do_lower_case, **task}
+
+    def save(self, output_path: str | os.PathLike[str]) -> None:
+        """Copy the checkpoint's files into a folder, and write the settings.
+
+        Parameters
+        ----------
+        output_path : str or path
+            Made where it is missing.
+        """
+        target = Path(output_path)
+        target.mkdir(parents=True, exist_ok=True)
+        names = ["config.json", "model.safetensors"]
+        index = self.folder / "model.safetensors.index.json"
+        if not (self.folder / "model.safetensors").is_file():
+            parts = dict.fromkeys(read_object(index)["weight_map"].values())
+            names = [
+                "config.json",
+                index.name,
+                *(str(confined(self.folder, part, index).relative_to(self.folder)) for part in parts),
+            ]
+        for name in names:
+            if (self.folder / name).resolve() != (target / name).resolve():
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.folder / name, target / name)
+        self.tokenizer.save_pretrained(target)
+        write_json(target / "sentence_bert_config.json", self.get_config_dict())
+
+
+def _settings(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the path of the module's file, and what it says."""
+    paths = [folder / f"sentence_{name}_config.json" for name in _ARCHITECTURES]
+    path = next((path for path in paths if path.exists()), paths[0])
+    settings = read_object(path)
+    for key in _UNSUPPORTED:
+        if settings.get(key):
+            raise CheckpointError(f"{path}: {key} {settings[key]!r} is not supported")
+    output = settings.get("module_output_name", TOKENS)
+    if output not in (TOKENS, SCORES):
+        raise CheckpointError(f"{path}: module_output_name {output!r} is not supported; supported: {TOKENS}, {SCORES}")
+    return path, settings

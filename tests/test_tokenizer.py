@@ -1,0 +1,163 @@
+"""Tokenizer: transformers' calls on a tokenizer.json, and the library's own truncation as the yardstick."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as Backend
+
+from fastattn.folder import CheckpointError
+from fastattn.lookup import find_model
+from fastattn.tokenizer import Tokenizer, load_tokenizer
+from models import write_json
+from peer_cases import DATA, PAIRS
+from texts import ODD
+
+FOLDERS = {"bert": find_model(), "roberta": DATA / "roberta"}
+WORDS = "one two three four five six seven eight nine ten".split()
+
+
+@pytest.fixture(params=FOLDERS)
+def folder(request: pytest.FixtureRequest) -> Path:
+    return FOLDERS[request.param]
+
+
+@pytest.fixture
+def tokenizer(folder: Path) -> Tokenizer:
+    return load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("direction", ["right", "left"])
+@pytest.mark.parametrize("length", [4, 5, 6, 7, 8, 11, 20])
+def test_cut_as_the_library_cuts(folder: Path, direction: str, length: int) -> None:
+    ours = load_tokenizer(folder)
+    ours.truncation_side = direction
+    theirs = Backend.from_file(str(folder / "tokenizer.json"))
+    theirs.no_padding()
+    theirs.enable_truncation(length, strategy="longest_first", direction=direction)
+    texts = [" ".join(WORDS[:count]) for count in range(10)]
+    pairs = [(first, second) for first in texts for second in texts]
+    found = ours.pair_rows(pairs, length)
+    for i, (pair, row) in enumerate(zip(pairs, found.ids, strict=True)):
+        expected = theirs.encode(*pair)
+        assert row.tolist() == expected.ids, pair
+        assert (found.types[i].tolist() if found.types else [0] * len(row)) == expected.type_ids
+    rows = ours.rows(texts, length)
+    assert [row.tolist() for row in rows.ids] == [theirs.encode(text).ids for text in texts]
+    assert rows.truncated == sum(len(load_tokenizer(folder).rows([text], 99).ids[0]) > length for text in texts)
+
+
+def test_settings_of_the_library_are_never_changed(tokenizer: Tokenizer) -> None:
+    before = tokenizer.backend_tokenizer.to_str()
+    tokenizer.rows(ODD, 8)
+    tokenizer.pair_rows(PAIRS, 16)
+    tokenizer(ODD, truncation=True, max_length=7, padding=True)
+    assert tokenizer.backend_tokenizer.to_str() == before
+
+
+CALLS: list[dict[str, Any]] = [
+    {},
+    {"add_special_tokens": False},
+    {"padding": True},
+    {"truncation": True, "max_length": 7},
+    {"truncation": "longest_first", "max_length": 9, "padding": "max_length"},
+    {"return_token_type_ids": True, "return_attention_mask": False},
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_as_transformers(tokenizer: Tokenizer, folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(folder))
+    for inputs in (["hello world", "a"], "hello world", "", PAIRS, [list(pair) for pair in PAIRS]):
+        for options in CALLS:
+            expected = dict(theirs(inputs, **options))
+            assert dict(tokenizer(inputs, **options)) == expected, (inputs, options)
+    expected = theirs(PAIRS[0][0], PAIRS[0][1], return_offsets_mapping=True)
+    assert dict(tokenizer(PAIRS[0][0], PAIRS[0][1], return_offsets_mapping=True)) == dict(expected)
+    tensors = tokenizer(ODD, padding=True, truncation=True, max_length=32, return_tensors="pt")
+    for name, tensor in theirs(ODD, padding=True, truncation=True, max_length=32, return_tensors="pt").items():
+        assert tensor.equal(tensors[name])
+    for text in ODD:
+        ids = theirs.encode(text)
+        assert tokenizer.encode(text) == ids
+        assert tokenizer.tokenize(text) == theirs.tokenize(text)
+        assert tokenizer.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True)
+        assert tokenizer.convert_ids_to_tokens(ids) == theirs.convert_ids_to_tokens(ids)
+    assert tokenizer.batch_decode([[5, 6], [7]]) == theirs.batch_decode([[5, 6], [7]])
+    assert tokenizer.convert_tokens_to_ids(["a", "no such token"]) == theirs.convert_tokens_to_ids(["a", "no such token"])
+    assert (len(tokenizer), tokenizer.vocab_size, tokenizer.get_vocab()) == (len(theirs), theirs.vocab_size, theirs.get_vocab())
+    assert tokenizer.all_special_ids == theirs.all_special_ids
+    for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"):
+        assert getattr(tokenizer, f"{role}_token") == getattr(theirs, f"{role}_token"), role
+        assert getattr(tokenizer, f"{role}_token_id") == getattr(theirs, f"{role}_token_id"), role
+    for name in ("model_max_length", "padding_side", "truncation_side", "model_input_names", "is_fast"):
+        assert getattr(tokenizer, name) == getattr(theirs, name), name
+    assert [tokenizer.num_special_tokens_to_add(pair) for pair in (False, True)] == [
+        theirs.num_special_tokens_to_add(pair) for pair in (False, True)
+    ]
+    wrapped = Tokenizer.wrap(theirs, like=tokenizer)
+    assert wrapped.encode("hello world") == tokenizer.encode("hello world")
+    assert wrapped.model_max_length == theirs.model_max_length
+
+
+def test_calls_without_transformers(tokenizer: Tokenizer) -> None:
+    batch = tokenizer(["hello world", "a"], padding=True, return_tensors="np")
+    assert batch.input_ids.shape == batch["attention_mask"].shape
+    assert batch.attention_mask.tolist()[1][-1] == 0
+    with pytest.raises(AttributeError):
+        _ = batch.pixel_values
+    assert tokenizer.decode(tokenizer.encode("hello world"), skip_special_tokens=True) == "hello world"
+    assert tokenizer.decode(np.array(tokenizer.encode("hello world")), skip_special_tokens=True) == "hello world"
+    assert tokenizer.pad_token_id == tokenizer.convert_tokens_to_ids(tokenizer.pad_token)
+    with pytest.raises(AttributeError, match="has no attribute 'colour'"):
+        _ = tokenizer.colour
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"truncation": "only_first"}, "truncation must be a bool"),
+        ({"padding": "left"}, "padding must be a bool"),
+        ({"return_tensors": "tf"}, 'return_tensors must be "np", "pt" or None'),
+        ({"return_tensors": "np"}, "needs texts of one length: pass padding=True"),
+        ({"is_split_into_words": True}, "a tokenizer has no argument is_split_into_words"),
+    ],
+)
+def test_arguments_of_a_call(tokenizer: Tokenizer, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tokenizer(["hello world", "a"], **options)
+
+
+def test_saved_and_wrapped(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.encode("hello world") == tokenizer.encode("hello world")
+    assert again.special_tokens_map == tokenizer.special_tokens_map
+    bare = Tokenizer.wrap(Backend.from_file(str(tmp_path / "tokenizer.json")), like=tokenizer)
+    assert bare.encode("hello world") == tokenizer.encode("hello world")
+    assert bare.pad_token == tokenizer.pad_token
+    with pytest.raises(TypeError, match=r"tokenizer must be a fastattn, tokenizers or .* got str"):
+        Tokenizer.wrap("bert", like=tokenizer)
+
+
+def test_fault_in_the_limit(tmp_path: Path) -> None:
+    load_tokenizer(FOLDERS["roberta"]).save_pretrained(tmp_path)
+    write_json(tmp_path / "tokenizer_config.json", {"model_max_length": "12"})
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: model_max_length must be a positive number, found '12'"):
+        load_tokenizer(tmp_path)
+
+
+def test_special_tokens_in_a_file_of_their_own(tmp_path: Path) -> None:
+    load_tokenizer(FOLDERS["roberta"]).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert load_tokenizer(tmp_path).pad_token == "<pad>"
+    write_json(tmp_path / "special_tokens_map.json", {"pad_token": {"content": "<mask>", "lstrip": True}, "cls_token": "<s>"})
+    found = load_tokenizer(tmp_path)
+    assert (found.pad_token, found.cls_token, found.sep_token) == ("<mask>", "<s>", None)
+    assert json.loads((tmp_path / "special_tokens_map.json").read_text())

@@ -22,6 +22,7 @@ LAYERS = (
     ("pipeline", "recipe"),
     ("base",),
     ("cross_encoder", "sentence"),
+    ("integrations",),
     ("__init__",),
     ("cli", "compare", "files", "machine", "search", "terminal", "walkthrough"),
     ("__main__",),

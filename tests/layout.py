@@ -24,6 +24,7 @@ LAYERS = (
     ("pipeline", "recipe"),
     ("base",),
     ("accelerate", "cross_encoder", "sentence"),
+    ("integrations",),
     ("__init__",),
     ("attention_map", "cli", "compare", "files", "machine", "search", "terminal", "walkthrough"),
     ("__main__",),

@@ -151,5 +151,5 @@ class Reference(Library):
 
 def encoder_options(config: Any) -> dict[str, Any]:
     """Options of ``reference.encoder`` for a configuration."""
-    names = ("num_layers", "num_heads", "activation", "norm_first", "layer_norm_eps", "positions", "is_causal")
-    return {name: getattr(config, name) for name in names}
+    options: dict[str, Any] = config.reference_options()
+    return options

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig
-from fastattn.families import FAMILIES, Dense, Family, Head, Rows, Settings
+from fastattn.families import FAMILIES, Dense, Family, Head, Names, Rows, Settings
 from fastattn.folder import CheckpointError, transformer_folder
 from fastattn.weights import Tensors
 
@@ -22,18 +22,22 @@ __all__ = ["CheckpointError", "HeadStep", "StoredHead", "read_encoder", "read_he
 
 Array = NDArray[np.float32]
 
-# The fields that give each weight its shape, by the end of its stem; a bias has the first.
+# What of EncoderConfig gives each weight its shape; a bias has the first.
 _SHAPES: dict[str, tuple[str, ...]] = {
-    "embeddings.token": ("vocab_size", "hidden_dim"),
-    "embeddings.position": ("max_positions", "hidden_dim"),
-    "embeddings.token_type": ("type_vocab_size", "hidden_dim"),
-    "embeddings.layer_norm": ("hidden_dim",),
+    "embeddings.token": ("vocab_size", "input_dim"),
+    "embeddings.position": ("max_positions", "input_dim"),
+    "embeddings.token_type": ("type_vocab_size", "input_dim"),
+    "embeddings.layer_norm": ("input_dim",),
+    "embeddings.projection": ("hidden_dim", "input_dim"),
+    "relative_bias": ("relative_buckets", "num_heads"),
+    "layer_norm": ("hidden_dim",),
     "attention.query": ("hidden_dim", "hidden_dim"),
     "attention.key": ("hidden_dim", "hidden_dim"),
     "attention.value": ("hidden_dim", "hidden_dim"),
     "attention.output": ("hidden_dim", "hidden_dim"),
     "attention.layer_norm": ("hidden_dim",),
     "feed_forward.input": ("ff_dim", "hidden_dim"),
+    "feed_forward.gate": ("ff_dim", "hidden_dim"),
     "feed_forward.output": ("hidden_dim", "ff_dim"),
     "feed_forward.layer_norm": ("hidden_dim",),
 }
@@ -164,9 +168,8 @@ class _Checkpoint:
         except ValueError as error:
             raise CheckpointError(f"{self.settings.path}: {error}") from error
         self.tensors = Tensors(folder)
-        self.token_table = f"{self.family.embeddings['embeddings.token']}.weight"
-        prefixes = self.family.prefixes
-        self.prefix = next((prefix for prefix in prefixes if prefix + self.token_table in self.tensors), prefixes[0])
+        self.prefix, self.names = self._names()
+        self.token_table = f"{self.names.outside['embeddings.token']}.weight"
 
     def _family(self) -> Family:
         model_type = self.settings.values.get("model_type")
@@ -175,10 +178,22 @@ class _Checkpoint:
             raise CheckpointError(f"{self.settings.path}: model_type {model_type!r} is not supported; supported: {supported}")
         return FAMILIES[model_type]
 
+    def _names(self) -> tuple[str, Names]:
+        """Return what precedes the encoder's names, and the names: those of which there are the most."""
+        names = self.family.names
+        # The first layer is enough to tell.
+        there = {
+            (prefix, n): sum(f"{prefix}{rows.name}.weight" in self.tensors for _, _, rows in self._stems(names[n], 1))
+            for prefix in self.family.prefixes
+            for n in range(len(names))
+        }
+        prefix, n = max(there, key=lambda key: there[key])
+        return prefix, names[n]
+
     def parameters(self) -> dict[str, Array]:
         """Return the encoder's parameters."""
         parameters, known = {}, set()
-        for ours, stem, rows in self._stems():
+        for ours, stem, rows in self._stems(self.names):
             for part in ("weight", "bias") if self.family.has_bias(self.settings, stem) else ("weight",):
                 name = self._find(f"{rows.name}.{part}")
                 if name is None:
@@ -190,16 +205,27 @@ class _Checkpoint:
         self._check_for_more(known)
         return parameters
 
-    def _stems(self) -> Iterator[tuple[str, str, Rows]]:
-        """Yield for each of the encoder's tensors its stem, the same without the layer, and where it is stored."""
-        for stem, source in self.family.embeddings.items():
-            if stem != "embeddings.token_type" or self.config.type_vocab_size:
+    def _stems(self, names: Names, layers: int | None = None) -> Iterator[tuple[str, str, Rows]]:
+        """Yield for each tensor of so many layers, or of all, its stem, the same without the layer, and where it is stored."""
+        for stem, source in names.outside.items():
+            if self._needed(stem):
                 yield stem, stem, Rows(source)
-        for i in range(self.config.num_layers):
-            layer = self.family.layer(self.settings, i)
-            for stem, part in self.family.layers.items():
+        for i in range(self.config.num_layers if layers is None else layers):
+            layer = names.layer(self.settings, i)
+            for stem, part in names.inside.items():
                 rows = Rows(part) if isinstance(part, str) else part
-                yield f"layers.{i}.{stem}", stem, rows._replace(name=layer + rows.name)
+                if f"layers.{i}.{stem}" not in self.family.absent:
+                    yield f"layers.{i}.{stem}", stem, rows._replace(name=layer + rows.name)
+
+    def _needed(self, stem: str) -> bool:
+        """Tell whether the configuration asks for a tensor outside the layers."""
+        config = self.config
+        needed = {
+            "embeddings.position": config.positions == "learned",
+            "embeddings.token_type": config.type_vocab_size > 0,
+            "embeddings.projection": config.embedding_dim is not None,
+        }
+        return needed.get(stem, True)
 
     def _find(self, *names: str) -> str | None:
         """Return the first of these tensors that is there, under any of the names it may have."""
@@ -222,11 +248,11 @@ class _Checkpoint:
 
     def _check_for_more(self, known: set[str]) -> None:
         """Raise where a layer has a tensor that nothing reads: it would change the result."""
-        layers = tuple({self.prefix + self.family.layer(self.settings, i) for i in range(self.config.num_layers)})
+        layers = tuple({self.prefix + self.names.layer(self.settings, i) for i in range(self.config.num_layers)})
         for name in self.tensors.names():
             if name.startswith(layers) and name not in known and not name.endswith("inv_freq"):
                 model_type = self.settings.values["model_type"]
-                raise CheckpointError(f"{self.tensors.where}: no tensor {name!r} is expected with this config.json of {model_type}")
+                raise CheckpointError(f"{self.tensors.where}: {model_type} has no tensor {name!r} with this config.json")
 
     def head(self, task: str) -> StoredHead:
         """Return the head for a task."""
@@ -261,8 +287,11 @@ class _Checkpoint:
 
     def _no_head(self, task: str, missing: list[str]) -> NoReturn:
         """Raise an error that says what is missing, and what there is."""
-        encoder = {self._find(f"{rows.name}.{part}") for _, _, rows in self._stems() for part in ("weight", "bias")}
-        others = [name for name in self.tensors.names() if name not in encoder]
+        outside = {self._find(f"{name}.{part}") for name in self.names.outside.values() for part in ("weight", "bias")}
+        names = self.tensors.names()
+        count = min(self.config.num_layers, len(names))
+        layers = tuple({self.prefix + self.names.layer(self.settings, i) for i in range(count)})
+        others = [name for name in names if name not in outside and not name.startswith(layers)]
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         there = ", ".join(others[:_NAMED]) + more if others else "none"
         lacks = f"tensors missing: {', '.join(missing)}" if missing else f"{self.settings.values['model_type']} has none"
@@ -274,7 +303,7 @@ class _Checkpoint:
 
     def _labels(self, name: str) -> dict[int, str]:
         """Return the names of the classes, as many as the tensor has rows."""
-        count = self.tensors.shape(name)[0]
+        count = (*self.tensors.shape(name), 0)[0]
         stored = self.settings.values.get("id2label")
         if stored is None:
             return {i: f"LABEL_{i}" for i in range(count)}

@@ -135,6 +135,9 @@ class EncoderConfig:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        for name in ("norm_first", "is_causal", "gated"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.hidden_dim % self.num_heads:
             raise ValueError(f"num_heads must divide hidden_dim, got {self.num_heads} heads for a width of {self.hidden_dim}")
         if not 0 <= self.dropout < 1:
@@ -149,7 +152,9 @@ class EncoderConfig:
             raise ValueError(f"layer_norm_eps must be at least 0, got {self.layer_norm_eps!r}")
         for name in ("rotary_theta", "local_rotary_theta"):
             theta = getattr(self, name)
-            if not (theta is None and name == "local_rotary_theta") and not 0 < theta < float("inf"):
+            if theta is None and name == "local_rotary_theta":
+                continue
+            if not isinstance(theta, int | float) or not 0 < theta < float("inf"):
                 raise ValueError(f"{name} must be a positive number, got {theta!r}")
         if self.relative_buckets % 2 or self.relative_buckets == 2:
             raise ValueError(f"relative_buckets must be 0 or an even number of at least 4, got {self.relative_buckets}")

@@ -157,7 +157,7 @@ class _EncoderWithHead:
         padded[real] = out
         return padded
 
-    def forward_packed(self, ids: Any, offsets: Any, *, token_type_ids: Any = None) -> NDArray[np.float32]:
+    def forward_packed(self, ids: Any, offsets: Any, token_type_ids: Any = None) -> NDArray[np.float32]:
         """Apply the encoder and the head to sequences that lie end to end.
 
         Parameters

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import mmap
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +18,22 @@ from fastattn.folder import CheckpointError, confined, read_json
 __all__ = ["Tensors"]
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_OTHERS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".ckpt", ".bin", ".safetensors")
+_PICKLE = "pytorch_model.bin"
+# What torch.load(weights_only=True) lets through in earlier versions can run code: CVE-2025-32434.
+_TORCH = (2, 6)
+_ADVICE = "with transformers installed, AutoModel.from_pretrained(folder).save_pretrained(folder) writes model.safetensors"
+
+Array = NDArray[np.float32]
 
 
 class _Entry(NamedTuple):
-    """Where a tensor is."""
+    """A tensor in a file, and how to get it as float32."""
 
     path: Path
     shape: tuple[int, ...]
     dtype: str
-    buffer: mmap.mmap
-    offset: int
+    load: Callable[[], Array]
 
 
 class Tensors:
@@ -33,23 +42,24 @@ class Tensors:
     Parameters
     ----------
     folder : Path
-        Holds ``model.safetensors``, or ``model.safetensors.index.json`` and the files that it names.
+        Holds ``model.safetensors``, or ``model.safetensors.index.json`` and the files that it names.  Where there is neither
+        and torch is installed, ``pytorch_model.bin`` is read by ``torch.load(weights_only=True)``, which runs no code.
 
     Raises
     ------
     FileNotFoundError
         There are no weights.
     CheckpointError
-        A file is damaged, or the only weights are pickled.
+        A file is damaged, or the only weights are pickled and torch is not installed or finds more than tensors in them.
     """
 
     def __init__(self, folder: Path) -> None:
         files = _weight_files(folder)
         self.where = str(files[0] if len(files) == 1 else files[0].parent)
         self._entries: dict[str, _Entry] = {}
-        self._arrays: dict[str, NDArray[np.float32]] = {}
+        self._arrays: dict[str, Array] = {}
         for path in files:
-            self._entries.update(_map(path))
+            self._entries.update(_unpickle(path) if path.suffix == ".bin" else _map(path))
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a tensor of that name."""
@@ -80,7 +90,7 @@ class Tensors:
         """
         return self._entries[name].shape
 
-    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def read(self, name: str, shape: tuple[int, ...]) -> Array:
         """Return a tensor, the same array each time.
 
         Parameters
@@ -106,32 +116,25 @@ class Tensors:
         if entry.dtype not in _DTYPES:
             raise CheckpointError(f"{entry.path}: tensor {name!r} has dtype {entry.dtype}, supported: {', '.join(_DTYPES)}")
         if name not in self._arrays:
-            raw: NDArray[Any] = np.ndarray(shape, _DTYPES[entry.dtype], buffer=entry.buffer, offset=entry.offset)
-            if entry.dtype == "BF16":
-                self._arrays[name] = (raw.astype(np.uint32) << 16).view(np.float32)
-            else:
-                self._arrays[name] = np.require(raw, np.float32, ("ALIGNED",))
+            self._arrays[name] = entry.load()
         return self._arrays[name]
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a folder."""
-    single = folder / "model.safetensors"
-    if single.exists():
-        return [single]
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        content = read_json(index)
-        weight_map = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{index}: has no weight_map")
-        return [confined(folder, name, index) for name in dict.fromkeys(weight_map.values())]
-    if (folder / "pytorch_model.bin").exists():
-        raise CheckpointError(
-            f"{folder / 'pytorch_model.bin'}: refused, because a pickle can run any code when it is read; with "
-            "transformers installed, AutoModel.from_pretrained(folder).save_pretrained(folder) writes model.safetensors"
-        )
-    raise FileNotFoundError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
+    """Return the files that hold the weights: safetensors if there are any."""
+    for single in ("model.safetensors", _PICKLE):
+        index = folder / f"{single}.index.json"
+        if (folder / single).exists():
+            return [folder / single]
+        if index.exists():
+            content = read_json(index)
+            weight_map = content.get("weight_map") if isinstance(content, dict) else None
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise CheckpointError(f"{index}: has no weight_map")
+            return [confined(folder, name, index) for name in dict.fromkeys(weight_map.values())]
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHERS)
+    found = f"; not supported: {', '.join(others)}" if others else ""
+    raise FileNotFoundError(f"{folder}: no model.safetensors and no model.safetensors.index.json{found}")
 
 
 def _map(path: Path) -> dict[str, _Entry]:
@@ -150,7 +153,56 @@ def _map(path: Path) -> dict[str, _Entry]:
     length = int.from_bytes(mapped[:8], "little")
     header: dict[str, Any] = json.loads(mapped[8 : 8 + length])
     header.pop("__metadata__", None)
+    entries = {}
+    for name, entry in header.items():
+        shape, dtype, offset = tuple(entry["shape"]), entry["dtype"], 8 + length + entry["data_offsets"][0]
+        entries[name] = _Entry(path, shape, dtype, partial(_view, mapped, shape, dtype, offset))
+    return entries
+
+
+def _view(mapped: mmap.mmap, shape: tuple[int, ...], dtype: str, offset: int) -> Array:
+    """Return a tensor of a mapped file: a view of it where that is float32."""
+    raw: NDArray[Any] = np.ndarray(shape, _DTYPES[dtype], buffer=mapped, offset=offset)
+    if dtype == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return np.require(raw, np.float32, ("ALIGNED",))
+
+
+def _unpickle(path: Path) -> dict[str, _Entry]:
+    """Let torch read a pickled file without running what is in it, and return its tensors."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path}: refused, because a pickle can run any code when it is read, and torch, which can read the tensors alone, "
+            f"is not installed; {_ADVICE}"
+        ) from error
+    if tuple(int(number) for number in torch.__version__.split(".")[:2]) < _TORCH:
+        raise CheckpointError(
+            f"{path}: refused, because a pickle can run any code when it is read by torch {torch.__version__}; torch from "
+            f"{'.'.join(map(str, _TORCH))} on can read the tensors alone; {_ADVICE}"
+        )
+    try:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:
+            # The format before torch 1.6 cannot be mapped.
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path}: refused by torch.load(weights_only=True): {reason}; {_ADVICE}") from error
+    if not isinstance(found, dict) or not all(torch.is_tensor(tensor) for tensor in found.values()):
+        raise CheckpointError(f"{path}: expected tensors by their names, found {type(found).__name__} with other things")
+    names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     return {
-        name: _Entry(path, tuple(entry["shape"]), entry["dtype"], mapped, 8 + length + entry["data_offsets"][0])
-        for name, entry in header.items()
+        name: _Entry(path, tuple(tensor.shape), names.get(tensor.dtype, str(tensor.dtype)), partial(_array, tensor))
+        for name, tensor in found.items()
     }
+
+
+def _array(tensor: Any) -> Array:
+    """Return a torch tensor as an array."""
+    array: Array = tensor.detach().float().contiguous().numpy()
+    return array

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import fastattn
-from fastattn import Encoder, EncoderConfig, _packing, _run
+from fastattn import Encoder, EncoderConfig, _packing, _run, _tables
 from fastattn.kernels import attention, linear
 from fastattn.kernels._simd import TILE_ROWS
 
@@ -61,6 +61,9 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
         for form in ("none", "tanh"):
             yield f"gelu {n} {form}"
             fastattn.gelu(x, approximate=form, out=guard.empty(x.shape, dtype))
+        cos, sin = (guard.copy(table.astype(dtype)) for table in fastattn.reference.rotary_tables(3, 2 * n))
+        yield f"rotary_embedding {n}"
+        fastattn.rotary_embedding(normal(guard, 2, 3, 2 * n, dtype=dtype), cos, sin, out=guard.empty((2, 3, 2 * n), dtype))
         yield f"softmax {n}"
         fastattn.softmax(x, out=guard.empty(x.shape, dtype))
         yield f"layer_norm {n}"
@@ -80,13 +83,21 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
 
 
 def encoders(guard: Guard) -> Iterator[str]:
-    """Run both schedules at edges of every size."""
-    for c, heads, ff, first in ((32, 1, 64, False), (30, 5, 33, True), (5, 1, 1, False), (48, 3, 100, True)):
-        config = EncoderConfig(
-            2, heads, c, ff, vocab_size=9, positions="learned", max_positions=70, type_vocab_size=2, norm_first=first
-        )
+    """Run every schedule at edges of every size, without and with the further building blocks."""
+    blocks = {"positions": "rotary", "gated": True, "window": 3, "global_every": 2, "relative_buckets": 8}
+    for (c, heads, ff, first), options in itertools.product(
+        ((32, 1, 64, False), (30, 5, 33, True), (6, 1, 1, False), (48, 3, 100, True)),
+        ({"positions": "learned"}, {**blocks, "embedding_dim": 17}, {**blocks, "embedding_dim": 65}),
+    ):
+        config = EncoderConfig(2, heads, c, ff, vocab_size=9, max_positions=70, type_vocab_size=2, norm_first=first, **options)
         parameters = {name: guard.copy(value) for name, value in _packing.random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters)
+        if config.positions == "rotary":
+            # Tables of the longest sequence's length and no more.
+            rotary = guard.copy(_tables.rotary_tables(config.head_dim, _tables.thetas(config), 70))
+            relative = guard.copy(_tables.relative_biases(parameters["relative_bias.weight"], 128, 70))
+            model._tables.rotary = lambda longest, table=rotary: table  # type: ignore[method-assign, misc]
+            model._tables.relative = lambda longest, table=relative: table  # type: ignore[method-assign, misc]
         for lengths in ([1], [17, 1, 33], [70], [14, 0, 28]):
             offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
             n = int(offsets[-1])
@@ -94,7 +105,7 @@ def encoders(guard: Guard) -> Iterator[str]:
             for balanced, rows in ((0.0, 24), (2.0, 0), (2.0, 10**6)):
                 _run._BALANCED, _run._ROWS_PER_THREAD, _run._FLOP_PER_US = balanced, rows, 0.01
                 for pooling in (None, "mean", "max", "weightedmean"):
-                    yield f"encoder {c} {lengths} {balanced} {rows} {pooling}"
+                    yield f"encoder {c} {list(options)} {lengths} {balanced} {rows} {pooling}"
                     out = guard.empty((len(lengths) if pooling else n, c))
                     model.forward_packed(ids, offsets, token_type_ids=types, pooling=pooling, normalize=bool(pooling), out=out)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from fastattn.config import EncoderConfig
 from fastattn.families._settings import Settings
 
-__all__ = ["Dense", "Family", "Head", "Rows"]
+__all__ = ["Dense", "Family", "Head", "Names", "Rows", "all_but_tables", "from_zero"]
 
 
 class Rows(NamedTuple):
@@ -77,9 +77,54 @@ class Head(NamedTuple):
     pooling: str | None = None
 
 
-def tables_have_none(settings: Settings, stem: str) -> bool:
-    """Return whether a stem has a bias: all but the embedding tables do."""
-    return stem not in ("embeddings.token", "embeddings.position", "embeddings.token_type")
+class Names(NamedTuple):
+    """What the encoder's tensors are called, without what may precede all names.
+
+    Parameters
+    ----------
+    outside : mapping of str to str
+        The encoder's stem of a tensor outside the layers to the checkpoint's.
+    layer : callable
+        ``config.json`` and the number of a layer to what precedes the names of its tensors.
+    inside : mapping of str to (str or Rows)
+        The encoder's stem of a tensor inside a layer to the checkpoint's.
+    """
+
+    outside: Mapping[str, str]
+    layer: Callable[[Settings, int], str]
+    inside: Mapping[str, str | Rows]
+
+
+def all_but_tables(settings: Settings, stem: str) -> bool:
+    """Tell whether a stem has a bias: all but the tables do.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``config.json``.
+    stem : str
+        The encoder's stem of a tensor, without its layer.
+
+    Returns
+    -------
+    bool
+    """
+    return stem not in ("embeddings.token", "embeddings.position", "embeddings.token_type", "relative_bias")
+
+
+def from_zero(settings: Settings) -> int:
+    """Return 0: token 0 has row 0 of the position table.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``config.json``.
+
+    Returns
+    -------
+    int
+    """
+    return 0
 
 
 class Family(NamedTuple):
@@ -91,26 +136,22 @@ class Family(NamedTuple):
         What may precede the name of every tensor of the encoder.
     config : callable
         ``config.json`` to EncoderConfig.
-    embeddings : mapping of str to str
-        The encoder's stem of a tensor outside the layers to the checkpoint's; those that the configuration has no use for
-        are left out.
-    layer : callable
-        ``config.json`` and the number of a layer to what precedes the names of its tensors.
-    layers : mapping of str to (str or Rows)
-        The encoder's stem of a tensor inside a layer to the checkpoint's.
+    names : tuple of Names
+        What the tensors may be called: that of which a folder has the most is taken.
     heads : callable
         ``config.json`` to the heads by their task: "pooler", "sequence-classification", "token-classification", "masked-lm".
     has_bias : callable
-        ``config.json`` and a stem to whether there is a bias.
+        ``config.json`` and a stem without its layer to whether there is a bias.
     first_position : callable
-        ``config.json`` to the row of the position table that token 0 takes.
+        ``config.json`` to the row of the position table that token 0 has.
+    absent : tuple of str
+        Stems that a layer lacks, with its number: ``layers.0.attention.layer_norm``.
     """
 
     prefixes: tuple[str, ...]
     config: Callable[[Settings], EncoderConfig]
-    embeddings: Mapping[str, str]
-    layer: Callable[[Settings, int], str]
-    layers: Mapping[str, str | Rows]
+    names: tuple[Names, ...]
     heads: Callable[[Settings], Mapping[str, Head]]
-    has_bias: Callable[[Settings, str], bool] = tables_have_none
-    first_position: Callable[[Settings], int] = lambda settings: 0
+    has_bias: Callable[[Settings, str], bool] = all_but_tables
+    first_position: Callable[[Settings], int] = from_zero
+    absent: tuple[str, ...] = ()

@@ -21,6 +21,10 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+# Neither more nor infinite: JSON has whole numbers of any size.
+_LARGEST = 1e30
+# What an unscaled rope_parameters may hold.
+_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 
 
 class Settings:
@@ -44,6 +48,20 @@ class Settings:
         self.values = read_json(path)
         if not isinstance(self.values, dict):
             raise CheckpointError(f"{path}: expected a JSON object, found {type(self.values).__name__}")
+
+    def error(self, message: str) -> CheckpointError:
+        """Return an error that names the file.
+
+        Parameters
+        ----------
+        message : str
+            The key, what was found and what is supported.
+
+        Returns
+        -------
+        CheckpointError
+        """
+        return CheckpointError(f"{self.path}: {message}")
 
     def size(self, key: str, default: int | None = None, *, least: int = 1) -> int:
         """Return a whole number.
@@ -71,7 +89,7 @@ class Settings:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             found = repr(value) if key in self.values else "nothing"
             kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
-            raise CheckpointError(f"{self.path}: {key} must be {kind}, found {found}")
+            raise self.error(f"{key} must be {kind}, found {found}")
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -95,9 +113,9 @@ class Settings:
             The value is something else.
         """
         value = self.values.get(key, default)
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise CheckpointError(f"{self.path}: {key} must be a number, found {value!r}")
-        return value
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < _LARGEST:
+            raise self.error(f"{key} must be a number, found {value!r}")
+        return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         """Return true or false.
@@ -121,7 +139,7 @@ class Settings:
         """
         value = self.values.get(key, default)
         if not isinstance(value, bool):
-            raise CheckpointError(f"{self.path}: {key} must be true or false, found {value!r}")
+            raise self.error(f"{key} must be true or false, found {value!r}")
         return value
 
     def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
@@ -148,7 +166,7 @@ class Settings:
         """
         value = self.values.get(key, default)
         if not isinstance(value, str) or value not in choices:
-            raise CheckpointError(f"{self.path}: {key} {value!r} is not supported; supported: {', '.join(choices)}")
+            raise self.error(f"{key} {value!r} is not supported; supported: {', '.join(choices)}")
         return value
 
     def activation(self, key: str = "hidden_act", default: str = "gelu", known: Mapping[str, str] = ACTIVATIONS) -> str:
@@ -191,4 +209,45 @@ class Settings:
         for key, expected in supported.items():
             value = self.values.get(key)
             if value is not None and value != expected:
-                raise CheckpointError(f"{self.path}: {key} {value!r} is not supported; supported: {expected!r}")
+                raise self.error(f"{key} {value!r} is not supported; supported: {expected!r}")
+
+    def theta(self, key: str, default: float, layers: str | None = None) -> float:
+        """Return the base of the rotary angles: of ``rope_parameters``, or of the key that older files have.
+
+        Parameters
+        ----------
+        key : str
+            That key.
+        default : float
+            The value where neither is there.
+        layers : str, optional
+            The kind of layers, where ``rope_parameters`` has an object for each.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        CheckpointError
+            It is not a number, or the angles are scaled in some way.
+        """
+        name, found = "rope_parameters", self.values.get("rope_parameters") or {}
+        if layers is not None and isinstance(found, dict):
+            if kinds := set(found) - {"full_attention", "sliding_attention"}:
+                raise self.error(
+                    f"{name} for {', '.join(sorted(kinds))} are not supported; supported: full_attention, sliding_attention"
+                )
+            name, found = f"{name} for {layers}", found.get(layers) or {}
+        if not isinstance(found, dict):
+            raise self.error(f"{name} must be an object, found {found!r}")
+        if (
+            found.get("rope_type", found.get("type", "default")) != "default"
+            or found.get("partial_rotary_factor", 1) != 1
+            or (set(found) - _ROPE)
+        ):
+            raise self.error(f"{name} {found!r} are not supported; supported: rope_theta with rope_type 'default'")
+        value = found.get("rope_theta", self.values.get(key, default))
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < _LARGEST:
+            raise self.error(f"{key} must be a positive number, found {value!r}")
+        return float(value)

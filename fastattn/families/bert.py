@@ -5,10 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from fastattn.config import EncoderConfig
-from fastattn.families._family import Dense, Family, Head
+from fastattn.families._family import Dense, Family, Head, Names
 from fastattn.families._settings import Settings
 
-__all__ = ["BERT", "EMBEDDINGS", "LAYERS", "bert_config", "bert_layer"]
+__all__ = ["BERT", "EMBEDDINGS", "NAMES", "bert_config", "bert_layer"]
+
+
+def bert_layer(settings: Settings, index: int) -> str:
+    """Return what precedes the names of a layer's tensors.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``config.json``.
+    index : int
+        The layer.
+
+    Returns
+    -------
+    str
+    """
+    return f"encoder.layer.{index}."
+
 
 EMBEDDINGS = {
     "embeddings.token": "embeddings.word_embeddings",
@@ -16,16 +34,20 @@ EMBEDDINGS = {
     "embeddings.token_type": "embeddings.token_type_embeddings",
     "embeddings.layer_norm": "embeddings.LayerNorm",
 }
-LAYERS = {
-    "attention.query": "attention.self.query",
-    "attention.key": "attention.self.key",
-    "attention.value": "attention.self.value",
-    "attention.output": "attention.output.dense",
-    "attention.layer_norm": "attention.output.LayerNorm",
-    "feed_forward.input": "intermediate.dense",
-    "feed_forward.output": "output.dense",
-    "feed_forward.layer_norm": "output.LayerNorm",
-}
+NAMES = Names(
+    outside=EMBEDDINGS,
+    layer=bert_layer,
+    inside={
+        "attention.query": "attention.self.query",
+        "attention.key": "attention.self.key",
+        "attention.value": "attention.self.value",
+        "attention.output": "attention.output.dense",
+        "attention.layer_norm": "attention.output.LayerNorm",
+        "feed_forward.input": "intermediate.dense",
+        "feed_forward.output": "output.dense",
+        "feed_forward.layer_norm": "output.LayerNorm",
+    },
+)
 
 
 def bert_config(settings: Settings, **changes: Any) -> EncoderConfig:
@@ -65,24 +87,6 @@ def bert_config(settings: Settings, **changes: Any) -> EncoderConfig:
     return EncoderConfig(**{**fields, **changes})
 
 
-def bert_layer(settings: Settings, index: int) -> str:
-    """Return what precedes the names of a layer's tensors.
-
-    Parameters
-    ----------
-    settings : Settings
-        ``config.json``.
-    index : int
-        The layer.
-
-    Returns
-    -------
-    str
-        The beginning of the names.
-    """
-    return f"encoder.layer.{index}."
-
-
 def _heads(settings: Settings) -> dict[str, Head]:
     pooler = Dense("pooler.dense", activation="tanh")
     transform = "cls.predictions.transform"
@@ -102,8 +106,6 @@ def _heads(settings: Settings) -> dict[str, Head]:
 BERT = Family(
     prefixes=("", "bert."),
     config=bert_config,
-    embeddings=EMBEDDINGS,
-    layer=bert_layer,
-    layers=LAYERS,
+    names=(NAMES,),
     heads=_heads,
 )

@@ -1,11 +1,14 @@
-"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that begin behind the padding's, and heads of its own."""
+"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that begin behind the padding's, and heads of its own.
+
+A padding token that `attention_mask` calls real has the position of any other token; transformers gives it the padding's.
+"""
 
 from __future__ import annotations
 
 from fastattn.config import EncoderConfig
 from fastattn.families._family import Dense, Family, Head
 from fastattn.families._settings import Settings
-from fastattn.families.bert import EMBEDDINGS, LAYERS, bert_config, bert_layer
+from fastattn.families.bert import NAMES, bert_config
 
 __all__ = ["ROBERTA", "roberta_heads"]
 
@@ -50,9 +53,7 @@ def roberta_heads(settings: Settings) -> dict[str, Head]:
 ROBERTA = Family(
     prefixes=("", "roberta."),
     config=_config,
-    embeddings=EMBEDDINGS,
-    layer=bert_layer,
-    layers=LAYERS,
+    names=(NAMES,),
     heads=roberta_heads,
     first_position=_first_position,
 )

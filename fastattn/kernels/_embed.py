@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastattn.kernels._jit import kernel
 from fastattn.kernels._layer import EMBED_NORM_B, EMBED_NORM_W, FF_ROWS, PROJECT_B, PROJECT_W, C, E
 from fastattn.kernels._rows import add_row, copy_row
@@ -20,7 +18,14 @@ def sum_tables(start, stop, offsets, e, inputs, x, ix):  # type: ignore[no-untyp
     embeddings where `tokens` is empty; an empty table is not added; without `types` they are zeros.
     """
     ids, types, given, tokens, positions, token_types = inputs
-    s = np.searchsorted(offsets, start, side="right") - 1
+    # The sequence of the first token: np.searchsorted takes a second to compile.
+    s, end = 0, offsets.size - 1
+    while end - s > 1:
+        middle = (s + end) // 2
+        if offsets[middle] <= start:
+            s = middle
+        else:
+            end = middle
     for row in range(start, stop):
         while row >= offsets[s + 1]:
             s += 1

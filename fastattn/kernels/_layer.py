@@ -68,8 +68,8 @@ def attend_heads(first, last, tokens, dims, at, rotary, relative, qkv, iqkv, scr
         q, k, v = iqkv + h * d, iqkv + c + h * d, iqkv + 2 * c + h * d
         if rotary.size:
             turn = rotary.size // dims[ROTARY_TABLES] * at[ROTARY]
-            for x in (q, k):
-                rotate_rows(tokens, d, qkv, x, 3 * c, rotary, turn, rotary, turn + d // 2, d, qkv, x, 3 * c)
+            rotate_rows(tokens, d, qkv, q, 3 * c, rotary, turn, rotary, turn + d // 2, d, qkv, q, 3 * c)
+            rotate_rows(tokens, d, qkv, k, 3 * c, rotary, turn, rotary, turn + d // 2, d, qkv, k, 3 * c)
         pack_keys(tokens, d, qkv, k, 3 * c, scratch, keys)
         # Rows of qkv are so far apart that a head's values would share few sets of the cache.
         pack_values(tokens, d, qkv, v, 3 * c, none, 0, scratch, values)

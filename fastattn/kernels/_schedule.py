@@ -74,66 +74,38 @@ def finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, 
 
 
 @kernel
-def share_columns(step, part, parts, m, dims, weights, at, x, qkv, ctx, y, expanded, scratch, iw):  # type: ignore[no-untyped-def]
-    """Part `part` of `parts` of a step on m rows that is cut by panels of columns."""
-    c, f, ldh = dims[C], dims[F], dims[FF_STRIDE]
-    width = tile_width(x)
-    n = 3 * c if step == QKV_COLUMNS else (f if step == IN_COLUMNS else c)
-    count = (n + width - 1) // width
-    first, last = count * part // parts, count * (part + 1) // parts
-    if step == IN_COLUMNS:
-        source = y if dims[NORM_FIRST] and at[NORM2_W] >= 0 else x
-        expand(m, first, last, dims, weights, at, source, 0, scratch, iw, expanded, 0)
-        return
-    k, lda, source, target, w, b = c, c, ctx, y, at[OUT_W], at[OUT_B]
-    if step == QKV_COLUMNS:
-        w, b, target = at[QKV_W], at[QKV_B], qkv
-        if not (dims[NORM_FIRST] and at[NORM1_W] >= 0):
-            source = x
-    elif step == FF_COLUMNS:
-        k, lda, source, w, b = f, ldh, expanded, at[FF_W], at[FF_B]
-    linear_rows(m, k, first, last, source, 0, lda, weights, w, weights, b, target, 0, n, n, 0)
-
-
-@kernel
-def run_chunk(  # type: ignore[no-untyped-def]
-    first, last, rows_max, offsets, dims, inputs, rotary, relative, weights, layout, eps, mode, normalise, work, at, out
-):  # fmt: skip
-    """Sequences first .. last - 1 through all layers; `work` has room from `at` on for x, qkv, ctx, and what a step needs."""
-    c = dims[C]
-    x, qkv, ctx, rest = at, at + rows_max * c, at + rows_max * 4 * c, at + rows_max * 5 * c
-    start = offsets[first]
-    m = offsets[last] - start
-    embed_rows(start, start + m, offsets, dims, inputs, weights, eps, work, rest, work, x)
-    for layer in range(layout.shape[0]):
-        here = layout[layer]
-        project_qkv(m, dims, weights, here, eps, work, x, work, ctx, work, qkv)
-        for s in range(first, last):
-            row, count = offsets[s] - start, offsets[s + 1] - offsets[s]
-            heads, to = qkv + row * 3 * c, ctx + row * c
-            attend_heads(0, dims[H], count, dims, here, rotary, relative, work, heads, work, rest, work, to)
-        layer_tail(m, dims, weights, here, eps, work, ctx, work, rest, work, x)
-    finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, work, x, out)
-
-
-@kernel
 def run_step(  # type: ignore[no-untyped-def]
     step, layer, worker, workers, chunks, blocks, rows_max, offsets, dims, inputs, rotary, relative, weights, layout, eps, mode,
     normalise, x, qkv, ctx, y, expanded, scratch, counter, out,
 ):  # fmt: skip
-    """One worker's share of one step; work that is not cut evenly is handed out by `counter`."""
-    c, h_all = dims[C], dims[H]
+    """One worker's share of one step; work that is not cut evenly is handed out by `counter`.
+
+    One function and not one a step: what a function calls is optimised again with it, and these call everything.
+    """
+    c, f, h_all, ldh = dims[C], dims[F], dims[H], dims[FF_STRIDE]
     sequences = offsets.size - 1
     n = offsets[sequences]
     at = layout[layer]
     own = worker * (scratch.size // workers)
     if step == CHUNKS:
+        # The worker's own rows: x, qkv, ctx, then what a step needs.
+        ix, iqkv, ictx = own, own + rows_max * c, own + rows_max * 4 * c
+        rest = own + rows_max * 5 * c
         i = atomic_next(counter, 0)
         while i < chunks.size - 1:
-            run_chunk(
-                chunks[i], chunks[i + 1], rows_max, offsets, dims, inputs, rotary, relative, weights, layout, eps, mode,
-                normalise, scratch, own, out,
-            )  # fmt: skip
+            first, last = chunks[i], chunks[i + 1]
+            start, stop = offsets[first], offsets[last]
+            m = stop - start
+            embed_rows(start, stop, offsets, dims, inputs, weights, eps, scratch, rest, scratch, ix)
+            for inner in range(layout.shape[0]):
+                here = layout[inner]
+                project_qkv(m, dims, weights, here, eps, scratch, ix, scratch, ictx, scratch, iqkv)
+                for s in range(first, last):
+                    row, count = offsets[s] - start, offsets[s + 1] - offsets[s]
+                    heads, to = iqkv + row * 3 * c, ictx + row * c
+                    attend_heads(0, h_all, count, dims, here, rotary, relative, scratch, heads, scratch, rest, scratch, to)
+                layer_tail(m, dims, weights, here, eps, scratch, ictx, scratch, rest, scratch, ix)
+            finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, scratch, ix, out)
             i = atomic_next(counter, 0)
     elif step == HEADS:
         i = atomic_next(counter, 0)
@@ -157,7 +129,20 @@ def run_step(  # type: ignore[no-untyped-def]
                 project_qkv(stop - row, dims, weights, layout[following], eps, x, row * c, ctx, row * c, qkv, row * 3 * c)
             i = atomic_next(counter, 0)
     else:
-        share_columns(step, worker, workers, n, dims, weights, at, x, qkv, ctx, y, expanded, scratch, own)
+        width = tile_width(x)
+        columns = 3 * c if step == QKV_COLUMNS else (f if step == IN_COLUMNS else c)
+        count = (columns + width - 1) // width
+        first, last = count * worker // workers, count * (worker + 1) // workers
+        if step == IN_COLUMNS:
+            source = y if dims[NORM_FIRST] and at[NORM2_W] >= 0 else x
+            expand(n, first, last, dims, weights, at, source, 0, scratch, own, expanded, 0)
+        else:
+            k, lda, source, target, w, b = c, c, ctx, y, at[OUT_W], at[OUT_B]
+            if step == QKV_COLUMNS:
+                source, target, w, b = ctx if dims[NORM_FIRST] and at[NORM1_W] >= 0 else x, qkv, at[QKV_W], at[QKV_B]
+            elif step == FF_COLUMNS:
+                k, lda, source, w, b = f, ldh, expanded, at[FF_W], at[FF_B]
+            linear_rows(n, k, first, last, source, 0, lda, weights, w, weights, b, target, 0, columns, columns, 0)
 
 
 @kernel

@@ -1,0 +1,73 @@
+"""Writes tests/golden: a small random model of every family, and what transformers computes with it.
+
+Needs torch and transformers:  python tests/make_golden.py
+
+A folder's weights are those of all its heads together, under the names that transformers writes.  ``outputs.npz`` has a batch
+and, for every task, the truth (each sequence alone, in float64) and a yardstick: what float32 gives, of several ways of
+computing it the one that is worst at each element.
+"""
+
+import importlib.metadata
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from peer_models import CASES, TASKS, Array, batch, model, outputs  # noqa: E402
+
+VERSION = 1
+FOLDER = HERE / "golden"
+LENGTHS = [7, 1, 26, 2]
+POSITIONS = 40
+# Its configuration is BERT's but for the width of the embeddings; test_families compares it with transformers itself.
+LEFT_OUT = ("electra-wide",)
+
+
+def tasks(family: str) -> list[str]:
+    return [task for task in TASKS if task != "pooler" or CASES[family].pooler]
+
+
+def yardstick(family: str, task: str, inputs: dict[str, Array], truth: Array) -> Array:
+    """Return for each element the float32 result that is farthest from the truth."""
+    found = [outputs(model(family, task, POSITIONS, "eager"), task, inputs)]
+    if CASES[family].name != "MPNet":
+        found += [outputs(model(family, task, POSITIONS, "sdpa"), task, inputs, alone=alone) for alone in (True, False)]
+    errors = np.abs(np.stack(found) - truth)
+    return np.take_along_axis(np.stack(found), errors.argmax(axis=0)[None], axis=0)[0]
+
+
+def write(family: str) -> None:
+    folder = FOLDER / family
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    inputs = batch(family, LENGTHS)
+    tensors: dict[str, Array] = {}
+    arrays: dict[str, Array] = dict(inputs)
+    for task in tasks(family):
+        module = model(family, task, POSITIONS)
+        with tempfile.TemporaryDirectory() as saved:
+            module.save_pretrained(saved)
+            prefix = f"{module.base_model_prefix}." if TASKS[task] == "Model" else ""
+            for name, tensor in load_file(f"{saved}/model.safetensors").items():
+                assert (tensors.setdefault(prefix + name, tensor) == tensor).all()
+            content = json.loads(Path(saved, "config.json").read_text())
+        arrays[f"{task}.truth"] = outputs(model(family, task, POSITIONS), task, inputs, torch.float64)
+        arrays[f"{task}.yardstick"] = yardstick(family, task, inputs, arrays[f"{task}.truth"])
+    about = {"version": VERSION, **{name: importlib.metadata.version(name) for name in ("transformers", "torch")}}
+    (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    np.savez_compressed(folder / "outputs.npz", about=json.dumps(about), **arrays)
+
+
+if __name__ == "__main__":
+    for name in CASES:
+        if name not in LEFT_OUT:
+            write(name)

@@ -339,7 +339,8 @@ def _fonts(characters: set[str]) -> tuple[list[str], Any, set[str]]:
     """Return font families that together have the characters, a font of them to measure with, and what none of them has."""
     from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
-    families, paths = ["DejaVu Sans"], [findfont(FontProperties(family=["DejaVu Sans"]))]
+    families = ["DejaVu Sans"]
+    paths: list[Any] = [findfont(FontProperties(family=families))]
     known = get_font(paths[0])
     absent = {character for character in characters if not known.get_char_index(ord(character))}
     for entry in fontManager.ttflist:

@@ -21,7 +21,7 @@ from fastattn.recipe import Recipe, read_modules_of, read_settings
 from fastattn.tokenizer import Tokenizer
 from fastattn.tokens import Packed, tokenize
 
-__all__ = ["Device", "TextModel", "as_tensors", "check_device", "is_tensor", "renamed"]
+__all__ = ["CardData", "Device", "TextModel", "as_tensors", "check_device", "is_tensor", "renamed"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,27 @@ class Device(str):
         return str(self)
 
 
+class CardData:
+    """Where evaluators of sentence-transformers leave their metrics."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, Any] = {}
+
+    def set_evaluation_metrics(self, evaluator: Any, metrics: dict[str, Any], epoch: int = 0, step: int = 0) -> None:
+        """Keep the metrics.
+
+        Parameters
+        ----------
+        evaluator : object
+            Not read.
+        metrics : dict of str to float
+            Added to `metrics`.
+        epoch, step : int
+            Not read.
+        """
+        self.metrics.update(metrics)
+
+
 class TextModel:
     """A model that reads text: a Transformer and modules behind it.
 
@@ -96,6 +117,8 @@ class TextModel:
         As of `find_model`.
     model_kwargs, processor_kwargs, config_kwargs : mapping, optional
         As of `SentenceTransformer`.
+    model_card_data : object, optional
+        What is told the metrics of evaluators.
     backend : {"torch"}
         For compatibility.
     **options
@@ -127,6 +150,7 @@ class TextModel:
         model_kwargs: Mapping[str, Any] | None,
         processor_kwargs: Mapping[str, Any] | None,
         config_kwargs: Mapping[str, Any] | None,
+        model_card_data: Any,
         backend: str,
         **options: Any,
     ) -> None:
@@ -164,6 +188,7 @@ class TextModel:
         if self.default_prompt_name is not None:
             self._resolve_prompt(None, self.default_prompt_name)
         self.counts = Counts(0, 0, 0)
+        self.model_card_data = CardData() if model_card_data is None else model_card_data
 
     def _default_prompts(self) -> dict[str, str]:
         return {}

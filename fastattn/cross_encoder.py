@@ -60,7 +60,7 @@ class CrossEncoder(TextModel):
     config_kwargs : mapping, optional
         As of `SentenceTransformer`, and ``num_labels``; also accepted as ``config_args``.
     model_card_data : object, optional
-        For compatibility.
+        What is told the metrics of evaluators.
     backend : {"torch"}
         For compatibility: the kernels of this package do the work, and torch is not used.
     num_labels : int, optional
@@ -143,6 +143,7 @@ class CrossEncoder(TextModel):
             model_kwargs=model_kwargs,
             processor_kwargs=processor_kwargs,
             config_kwargs=configuration,
+            model_card_data=model_card_data,
             backend=backend,
         )
         widths = check_modules(self._pipeline.modules)

@@ -17,7 +17,7 @@ LAYERS = (
     ("checkpoint", "lookup", "_packing", "_run", "_tables", "_training"),
     ("encoder",),
     ("heads",),
-    ("activations", "embeddings", "tokenizer"),
+    ("activations", "embeddings", "tokenizer", "_arguments", "_tensors", "_tokenizer_calls"),
     ("modules", "modules.*", "tokens"),
     ("pipeline", "recipe"),
     ("base",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from fastattn._arguments import renamed
+from fastattn._tensors import as_tensors
 from fastattn.activations import activation_name, find_activation, resolve_activation
-from fastattn.base import TextModel, renamed
+from fastattn.base import TextModel
 from fastattn.folder import CheckpointError, read_object, transformer_folder
 from fastattn.kernels.softmax import softmax
 from fastattn.modules import Module, Transformer
@@ -328,7 +329,7 @@ class CrossEncoder(TextModel):
         if apply_softmax and scores.ndim > 1:
             scores = softmax(scores)
         if convert_to_tensor or not convert_to_numpy:
-            scores = importlib.import_module("torch").from_numpy(np.ascontiguousarray(scores))
+            scores = as_tensors(np.ascontiguousarray(scores))
             scores = scores if convert_to_tensor else list(scores)
         return scores[0] if single else scores
 

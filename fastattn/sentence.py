@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastattn.base import TextModel, as_tensors, is_tensor, renamed
+from fastattn._arguments import renamed
+from fastattn._tensors import as_tensors, is_tensor
+from fastattn.base import TextModel
 from fastattn.embeddings import PRECISIONS, SIMILARITIES, normalize, quantize_embeddings, similarity, similarity_pairwise
 from fastattn.encoder import Encoder
 from fastattn.folder import CheckpointError, transformer_folder

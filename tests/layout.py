@@ -19,7 +19,7 @@ LAYERS = (
     ("from_torch",),
     ("encoder",),
     ("heads", "bridge._*"),
-    ("activations", "embeddings", "tokenizer"),
+    ("activations", "embeddings", "tokenizer", "_arguments", "_tensors", "_tokenizer_calls"),
     ("modules", "modules.*", "tokens"),
     ("pipeline", "recipe"),
     ("base",),

@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks import ROOT, report, shapes
 from benchmarks.row_accelerate import accelerate
 from benchmarks.row_encode import encode, many_texts, start
+from benchmarks.row_families import families
 from benchmarks.row_forward import forward, threads
 from benchmarks.row_ops import attention, attention_memory, elementwise, products, second_level_cache
 from benchmarks.session import ENCODERS, Session
@@ -49,6 +50,7 @@ def full(session: Session) -> None:
         forward(session, model, model.shapes)
     threads(session)
     accelerate(session, MINILM, ((1, 16), (8, 32), (32, 128)))
+    families(session)
     encode(session, 2000)
     for model in (MINILM, BERT_BASE):
         products(session, model, shapes.PRODUCT_ROWS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from fastattn._arguments import renamed
+from fastattn._tensors import as_tensors
 from fastattn.activations import activation_name, find_activation, resolve_activation
-from fastattn.base import TextModel, renamed
+from fastattn.base import TextModel
 from fastattn.folder import CheckpointError, read_object, transformer_folder
 from fastattn.kernels.softmax import softmax
 from fastattn.modules import Module, Transformer
@@ -60,7 +61,7 @@ class CrossEncoder(TextModel):
     config_kwargs : mapping, optional
         As of `SentenceTransformer`, and ``num_labels``; also accepted as ``config_args``.
     model_card_data : object, optional
-        For compatibility.
+        What is told the metrics of evaluators.
     backend : {"torch"}
         For compatibility: the kernels of this package do the work, and torch is not used.
     num_labels : int, optional
@@ -143,6 +144,7 @@ class CrossEncoder(TextModel):
             model_kwargs=model_kwargs,
             processor_kwargs=processor_kwargs,
             config_kwargs=configuration,
+            model_card_data=model_card_data,
             backend=backend,
         )
         widths = check_modules(self._pipeline.modules)
@@ -327,7 +329,7 @@ class CrossEncoder(TextModel):
         if apply_softmax and scores.ndim > 1:
             scores = softmax(scores)
         if convert_to_tensor or not convert_to_numpy:
-            scores = importlib.import_module("torch").from_numpy(np.ascontiguousarray(scores))
+            scores = as_tensors(np.ascontiguousarray(scores))
             scores = scores if convert_to_tensor else list(scores)
         return scores[0] if single else scores
 

@@ -243,7 +243,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "pickle": (
         lambda p: (p / "2_Dense" / "model.safetensors").rename(p / "2_Dense" / "pytorch_model.bin"),
-        r"pytorch_model\.bin: refused, because a pickle can run any code",
+        r"pytorch_model\.bin: refused",
     ),
     "layer norm of another width": (
         lambda p: write_model(p, pooling("mean"), ("LayerNorm", {"dimension": 8})),

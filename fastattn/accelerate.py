@@ -15,8 +15,9 @@ __all__ = ["FallbackWarning", "accelerate", "restore"]
 M = TypeVar("M")
 
 _SUPPORTED = (
-    "encoders of transformers (BertModel), torch.nn.TransformerEncoder, TransformerEncoderLayer and MultiheadAttention, and "
-    "whatever holds one, such as a model with a head, a SentenceTransformer or a CrossEncoder"
+    "encoders of transformers (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, ELECTRA, ALBERT, ModernBERT, NomicBERT), "
+    "torch.nn.TransformerEncoder, TransformerEncoderLayer and MultiheadAttention, and whatever holds one, such as a model with a "
+    "head, a SentenceTransformer or a CrossEncoder"
 )
 
 

@@ -290,12 +290,33 @@ def test_transforms_see_the_original(module: Any, x: Any) -> None:
     torch.testing.assert_close(module(x), plain(x), rtol=1e-4, atol=1e-4)
 
 
-def test_compiled(module: Any, x: Any) -> None:
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_forward_mode_gradients_run_the_original(module: Any, x: Any) -> None:
+    from torch.autograd import forward_ad
+
+    module.requires_grad_(False)
+    with forward_ad.dual_level(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.warns(FallbackWarning, match="forward-mode gradients"):
+            found = forward_ad.unpack_dual(module(dual))
+        assert torch.equal(found.tangent, forward_ad.unpack_dual(type(module).forward(module, dual)).tangent)
+
+
+def test_compiled_is_the_original_in_one_graph(module: Any, x: Any) -> None:
     with torch.no_grad():
         expected = module(x)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.testing.assert_close(torch.compile(module, backend="eager")(x), expected, rtol=1e-4, atol=1e-4)
+            compiled = torch.compile(module, backend="eager", fullgraph=True)
+            torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_traced_is_the_original(module: Any, x: Any) -> None:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(module, x)
+        y = torch.randn(3, T + 2, C)
+        torch.testing.assert_close(traced(y), module(y), rtol=1e-4, atol=1e-4)
 
 
 def test_copies_are_accelerated_and_independent(module: Any, x: Any, runs: Runs) -> None:

@@ -81,8 +81,8 @@ def markdown(measured: dict[str, Any]) -> str:
     lines = [
         "# Errors",
         "",
-        f"Worst errors over {share} of the range, in units of the last place of the true value (C library, float64). The least",
-        f"of a row is bold. {versions}; {measured['date']}. `python -m soak._error_table` writes this file.",
+        f"Worst errors over {share} of the range, in units of the last place of the true value (C library, float64).",
+        f"The least of a row is bold. {versions}; {measured['date']}. `python -m soak._error_table` writes this file.",
         "",
         f"| function | argument | {' | '.join(who)} |",
         f"|---|---|{'---:|' * len(who)}",
@@ -93,7 +93,7 @@ def markdown(measured: dict[str, Any]) -> str:
     lines += [
         "",
         "A result below the smallest normal float32, 2^-126, is not in these figures: there ours is 0 on purpose, since such",
-        "numbers slow down what comes after them. The greatest errors of these, and of arguments outside these ranges, as they are:",
+        "numbers slow down what comes after them. The greatest errors there, and outside these ranges, as they are:",
         "",
         f"| function | {' | '.join(who)} |",
         f"|---|{'---:|' * len(who)}",
@@ -103,8 +103,8 @@ def markdown(measured: dict[str, Any]) -> str:
         lines.append(f"| {name} | {_cells(tiny, who)} |")
     lines += [
         "",
-        "Random rows, of spread 0.1 to 30, half of them up to 30 spreads away from 0: the worst element, of softmax in units of its",
-        "own last place, of layer norm in those of the row's greatest. Most of softmax's is the rounding of x - max x: everybody's.",
+        "Random rows, of spread 0.1 to 30, half of them up to 30 spreads away from 0: the worst element, of softmax in units of",
+        "its own last place, of layer norm in those of the row's greatest. Most of softmax's is the rounding of x - max x: everybody's.",
         "",
         f"| op | length | rows | {' | '.join(who)} |",
         f"|---|---:|---:|{'---:|' * len(who)}",

@@ -9,10 +9,11 @@ def markdown(results: dict[str, Any]) -> str:
     """Return the report: what it ran on, then a table for each topic."""
     rows = [row for topic in results["topics"] for row in topic["rows"]]
     failed = [row for row in rows if not row["ok"]]
+    when = f"{results['date']}, scale {results['scale']:g}, {results['seconds']} s"
     lines = [
         "# Soak",
         "",
-        f"{results['date']}, scale {results['scale']:g}, {results['seconds']} s. {len(rows)} trials, {len(failed)} not as promised.",
+        f"{when}. {len(rows)} trials, {len(failed)} not as promised.",
         "",
         *(f"- {name}: {value}" for name, value in results["machine"].items()),
     ]

@@ -1,4 +1,4 @@
-"""The bits of every op and of encoders as one hash: ``python -m soak._digest`` prints it, with the threading layer and the threads."""
+"""The bits of every op and of encoders as one hash: ``python -m soak._digest`` prints it, and the threading layer."""
 
 from __future__ import annotations
 

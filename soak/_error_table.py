@@ -103,8 +103,8 @@ def markdown(measured: dict[str, Any]) -> str:
         lines.append(f"| {name} | {_cells(tiny, who)} |")
     lines += [
         "",
-        "Random rows, of spread 0.1 to 30, half of them up to 30 spreads away from 0: the worst element, of softmax in units of",
-        "its own last place, of layer norm in those of the row's greatest. Most of softmax's is the rounding of x - max x: everybody's.",
+        "Random rows, of spread 0.1 to 30, half of them up to 30 spreads away from 0: the worst element, of softmax in units",
+        "of its own last place, of layer norm in those of the row's greatest. Most of softmax's is the rounding of x - max x.",
         "",
         f"| op | length | rows | {' | '.join(who)} |",
         f"|---|---:|---:|{'---:|' * len(who)}",

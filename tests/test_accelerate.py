@@ -166,6 +166,8 @@ CHANGES: dict[str, Any] = {
     "more layers": lambda m, o: m.layers.append(o.layers[1]),
     "new norm": lambda m, o: setattr(m, "norm", nn.LayerNorm(C)),
     "shared memory": lambda m, o: m.share_memory(),
+    "activation": lambda m, o: setattr(m.layers[0], "activation", nn.functional.gelu) or setattr(m, "layers", m.layers[:1]),
+    "eps": lambda m, o: [setattr(norm, "eps", 0.5) for norm in m.modules() if isinstance(norm, nn.LayerNorm)],
     "there and back": lambda m, o: m.double().float(),
 }
 
@@ -372,6 +374,7 @@ def test_subclass_that_computes_something_else() -> None:
         (None, TypeError, "got NoneType"),
         (nn.Linear(2, 2), ValueError, "Linear must hold a module to accelerate, found none of them; supported"),
         (nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)), ValueError, "Sequential must hold"),
+        (torch.compile(encoder(), backend="eager"), ValueError, "found OptimizedModule: it is compiled"),
     ],
 )
 def test_bad_input(what: Any, error: type[Exception], words: str) -> None:

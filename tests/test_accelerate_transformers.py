@@ -18,6 +18,7 @@ transformers = pytest.importorskip("transformers")
 import fastattn  # noqa: E402
 import peer_models  # noqa: E402
 from fastattn import FallbackWarning  # noqa: E402
+from fastattn.bridge import _pretrained_forward  # noqa: E402
 from peer_models import CASES, TASKS, batch, model, outputs  # noqa: E402
 
 pytestmark = [pytest.mark.jit, pytest.mark.filterwarnings("error::fastattn.FallbackWarning")]
@@ -128,6 +129,18 @@ def test_outputs(family: str) -> None:
         found = module(**inputs)
     assert not found[0][~inputs["attention_mask"].bool()].any()
     assert inspect.signature(module.forward) == inspect.signature(original.forward)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_packed_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    real = _pretrained_forward.PretrainedForward.plan
+    monkeypatch.setattr(_pretrained_forward.PretrainedForward, "plan", lambda self: made.append(self) or real(self))
+    module, _ = both(family)
+    with torch.inference_mode():
+        for options in ({}, {"output_hidden_states": True}, {"output_attentions": True}, {}):
+            module(**tensors(family, [5, 3]), **options)
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -47,7 +47,7 @@ class Forward:
         self._lock = threading.Lock()
         self._made: _Made | None = None
 
-    original_of = "module"
+    stands_in = True
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy as a new one for the copied module."""

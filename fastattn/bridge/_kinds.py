@@ -29,6 +29,11 @@ def kind_of(module: Any) -> type[Forward] | None:
 
 def find_forwards(module: Any, found: list[tuple[Any, type[Forward]]], left: list[str]) -> None:
     """Collect the outermost modules that can be accelerated, and why others like them cannot."""
+    if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
+        left.append(
+            f"{type(module).__name__}: it is compiled, and torch.compile takes the original; give the module as it was before"
+        )
+        return
     try:
         kind = kind_of(module)
     except Unsupported as reason:

@@ -109,7 +109,7 @@ def overrides(module: Any, base: Any, *methods: str) -> bool | None:
 def patched(module: Any, method: str) -> bool:
     """Tell whether somebody else than this package set the method on the instance."""
     own = module.__dict__.get(method)
-    return own is not None and not hasattr(own, "original_of")
+    return own is not None and not hasattr(own, "stands_in")
 
 
 def _describe(layer: Any) -> tuple[tuple[int, ...], tuple[tuple[str, Any], ...], bool]:

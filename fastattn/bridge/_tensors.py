@@ -19,6 +19,10 @@ FLOATS = (torch.float32,)
 # What computes the same in training mode; a part that is made anew is in that mode at first.
 _MODELESS = {nn.ModuleList, nn.Sequential, nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Identity}
 _MODELESS |= {nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh}
+# What of these parts changes the result.
+_OPTIONS = ("eps", "normalized_shape", "approximate", "max_norm")
+# What every module has: parameters, parts and hooks are looked at one by one.
+_STATE = frozenset(nn.Module().__dict__)
 # Elements of each parameter that are compared in every call: what an optimiser or `.data` writes shows in no counter.
 _SAMPLES = 4
 
@@ -47,8 +51,17 @@ class Watch:
     def __init__(self, root: Any) -> None:
         modules = list(root.modules())
         self._modes = [module.__dict__ for module in modules if type(module) not in _MODELESS]
-        self._forwards = [(module.__dict__, module.__dict__.get("forward")) for module in modules[1:]]
-        self._children = [(module._modules, tuple(module._modules.values())) for module in modules]
+        self._dicts = [module.__dict__ for module in modules[1:]] + [module._modules for module in modules]
+        self._counts = list(map(len, self._dicts))
+        # Parts; and sizes, options and functions, or a forward that was replaced.  The root's own forward is the one that asks.
+        self._items = [(module._modules, *item) for module in modules for item in module._modules.items()]
+        self._items += [
+            (module.__dict__, key, value)
+            for module in modules
+            for key, value in module.__dict__.items()
+            if key not in _STATE and not (key == "forward" and module is root)
+            if type(module) not in _MODELESS or key in _OPTIONS
+        ]
         self._tensors = [_record(module._parameters, key) for module in modules for key in module._parameters]
         self.parameters = [record[2] for record in self._tensors if record[2] is not None]
         shared = torch.nn.modules.module
@@ -67,11 +80,11 @@ class Watch:
 
     def unchanged(self) -> bool:
         """Tell whether the module has the same parts, with the same parameters, as far as a few elements show."""
-        for slots, children in self._children:
-            if len(slots) != len(children) or any(a is not b for a, b in zip(slots.values(), children, strict=True)):
-                return False
-        if any(state.get("forward") is not forward for state, forward in self._forwards):
+        if list(map(len, self._dicts)) != self._counts:
             return False
+        for items, key, value in self._items:
+            if items.get(key) is not value:
+                return False
         for slots, key, tensor, version, pointer, view, sample in self._tensors:
             if slots.get(key) is not tensor:
                 return False

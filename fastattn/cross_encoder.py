@@ -130,7 +130,7 @@ class CrossEncoder(TextModel):
         configuration = dict(config_kwargs or {})
         num_labels = configuration.pop("num_labels", None) if num_labels is None else num_labels
         # Before anything is loaded.
-        given = None if activation_fn is None else resolve_activation(activation_fn)
+        resolve_activation("Identity" if activation_fn is None else activation_fn)
         super().__init__(
             model_name_or_path,
             modules=modules,
@@ -160,7 +160,6 @@ class CrossEncoder(TextModel):
         if max_length is not None:
             self.max_seq_length = max_length
         self.activation_fn = self._stored_activation() if activation_fn is None else activation_fn
-        self._activation = given or resolve_activation(self.activation_fn)
 
     def _read_modules(self, folder: Path, settings: Recipe | None, **options: Any) -> list[Module]:
         """Read the modules; the head of the checkpoint where there are none, or those of another type of model."""
@@ -204,7 +203,7 @@ class CrossEncoder(TextModel):
 
     @activation_fn.setter
     def activation_fn(self, value: str | Callable[..., Any]) -> None:
-        self._activation = resolve_activation(value)
+        resolve_activation(value)
         self._activation_fn = value
 
     @property
@@ -314,7 +313,7 @@ class CrossEncoder(TextModel):
         pairs = _pairs([inputs] if single else inputs)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        activation = self._activation if activation_fn is None else resolve_activation(activation_fn)
+        activation = resolve_activation(self.activation_fn if activation_fn is None else activation_fn)
         text = self._resolve_prompt(prompt, prompt_name)
         skip = self._pipeline.prompt_tokens(text)
         logits = np.empty((len(pairs), self.num_labels), np.float32)

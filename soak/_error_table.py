@@ -16,7 +16,7 @@ from soak._random_rows import LENGTHS, errors
 from soak._sweep import FUNCTIONS, sweep
 
 ROWS = 1_000_000
-HERE = Path(__file__).resolve().parents[1] / "benchmarks" / "errors.md"
+ROOT = Path(__file__).resolve().parents[1]
 # Two contenders whose roundings are the same differ in the last digits of the figure only.
 TIE = 1.01
 
@@ -57,7 +57,9 @@ def verdicts(measured: dict[str, Any]) -> list[Row]:
         wrong = swept["misplaced"]["fastattn"]
         found.append(Row(f"{name}: NaN lost, or made of a number", str(wrong), "0", not wrong))
     for rows in measured["rows"]:
-        found.append(_verdict(f"{rows['op']} of {rows['length']}: {rows['tried']:,} random rows, worst error", rows["ulp"], rows["unit"]))
+        found.append(
+            _verdict(f"{rows['op']} of {rows['length']}: {rows['tried']:,} random rows, worst error", rows["ulp"], rows["unit"])
+        )
     return found
 
 
@@ -79,8 +81,8 @@ def markdown(measured: dict[str, Any]) -> str:
     lines = [
         "# Errors",
         "",
-        f"Worst errors over {share} of the range, in units of the last place of the true value (C library, float64); the least of a",
-        f"row is bold. {versions}; {measured['date']}. `python -m soak._error_table` writes this file.",
+        f"Worst errors over {share} of the range, in units of the last place of the true value (C library, float64).",
+        f"The least of a row is bold. {versions}; {measured['date']}. `python -m soak._error_table` writes this file.",
         "",
         f"| function | argument | {' | '.join(who)} |",
         f"|---|---|{'---:|' * len(who)}",
@@ -90,8 +92,8 @@ def markdown(measured: dict[str, Any]) -> str:
             lines.append(f"| {name} | {band['low']:g} .. {band['high']:g} | {_cells(band['ulp'], who)} |")
     lines += [
         "",
-        "A result below the smallest normal float32, 2^-126, is not in these figures: there ours is 0, by intent, since such numbers",
-        "slow down what comes after them. The greatest errors of these, and of arguments outside the ranges above, as they are:",
+        "A result below the smallest normal float32, 2^-126, is not in these figures: there ours is 0 on purpose, since such",
+        "numbers slow down what comes after them. The greatest errors there, and outside these ranges, as they are:",
         "",
         f"| function | {' | '.join(who)} |",
         f"|---|{'---:|' * len(who)}",
@@ -101,14 +103,15 @@ def markdown(measured: dict[str, Any]) -> str:
         lines.append(f"| {name} | {_cells(tiny, who)} |")
     lines += [
         "",
-        "Random rows, of spread 0.1 to 30, half of them up to 30 spreads away from 0: the worst element, of softmax in units of its own",
-        "last place, of layer norm in those of the row's greatest. Most of softmax's is the rounding of x - max x, which is everybody's.",
+        "Random rows, of spread 0.1 to 30, half of them up to 30 spreads away from 0: the worst element, of softmax in units",
+        "of its own last place, of layer norm in those of the row's greatest. Most of softmax's is the rounding of x - max x.",
         "",
         f"| op | length | rows | {' | '.join(who)} |",
         f"|---|---:|---:|{'---:|' * len(who)}",
     ]
     for rows in measured["rows"]:
-        lines.append(f"| {rows['op']} | {rows['length']} | {rows['tried']:,} | {_cells(rows['ulp'], who)} |")
+        op, length, tried = rows["op"], rows["length"], rows["tried"]
+        lines.append(f"| {op} | {length} | {tried:,} | {_cells(rows['ulp'], who)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -117,14 +120,18 @@ def _cells(values: dict[str, float], who: list[str]) -> str:
     return " | ".join(f"**{values[w]:.3g}**" if values[w] <= TIE * least else f"{values[w]:.3g}" for w in who)
 
 
+def write(measured: dict[str, Any], folder: Path) -> None:
+    """Write errors.md and errors.json."""
+    folder.mkdir(exist_ok=True)
+    (folder / "errors.md").write_text(markdown(measured), "utf-8")
+    (folder / "errors.json").write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
+
+
 def main() -> int:
-    """Sweep everything (or the share given as the argument) and write the file."""
+    """Sweep everything (or the share given as the argument) and write the files."""
     scale = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
     measured = measure(scale)
-    target = HERE if scale == 1 else Path(".benchmarks") / HERE.name
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(markdown(measured), "utf-8")
-    target.with_suffix(".json").write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
+    write(measured, ROOT / ("benchmarks" if scale == 1 else ".benchmarks"))
     sys.stdout.writelines(f"{'ok  ' if row.ok else 'FAIL'} {row.what}: {row.figure}\n" for row in verdicts(measured))
     return 0
 

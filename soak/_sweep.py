@@ -94,7 +94,7 @@ def _compare(x, y, truth, bits, edges, worst, rest):  # type: ignore[no-untyped-
         band = 0
         while band < edges.size and x[i] >= edges[band]:
             band += 1
-        if band == 0 or band == edges.size and x[i] != edges[-1]:
+        if band == 0 or (band == edges.size and x[i] != edges[-1]):
             rest[1] = max(rest[1], abs(v - t))
         elif exponent < -126:
             rest[0] = max(rest[0], error)

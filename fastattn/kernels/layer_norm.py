@@ -156,7 +156,8 @@ def layer_norm(
 
     Notes
     -----
-    Two passes, mean first, and its rounding made good: a large mean costs no accuracy.  Traffic (2, with a residual 3) * size elements.
+    Two passes, mean first, and its rounding made good: a large mean costs no accuracy.
+    Traffic (2, with a residual 3) * size elements.
 
     References
     ----------

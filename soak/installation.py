@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -38,7 +39,12 @@ def run(scale: float) -> list[Row]:
     try:
         sdist, wheel = build(work)
         if scale < 0.1:
-            return [_row("the wheel, this Python, dependencies as they are", lambda: beside(work / "beside", wheel))]
+            return [
+                _row(
+                    "the wheel, this Python, dependencies as they are, without tbb, then without libgomp too",
+                    lambda: beside(work, wheel),
+                )
+            ]
         return list(matrix(work, sdist, wheel))
     except Failure as failure:
         return [Row("sdist and wheel build", str(failure), "they do", False)]
@@ -48,7 +54,9 @@ def run(scale: float) -> list[Row]:
 
 def build(work: Path) -> tuple[Path, Path]:
     """Build the sdist, and the wheel from it."""
-    _call("build", [sys.executable, "-m", "build", "--outdir", str(work / "dist"), str(ROOT)])
+    # What builds it is downloaded, unless it is here.
+    alone = ["--no-isolation"] if importlib.util.find_spec("hatchling") else []
+    _call("build", [sys.executable, "-m", "build", *alone, "--outdir", str(work / "dist"), str(ROOT)])
     (sdist,), (wheel,) = ([*(work / "dist").glob(pattern)] for pattern in ("*.tar.gz", "*.whl"))
     return sdist, wheel
 
@@ -110,10 +118,11 @@ def without(folder: Path, environment: dict[str, str]) -> str:
 
 
 def no_libgomp(work: Path) -> dict[str, str]:
-    """Return an environment in which libgomp cannot be loaded: the first of that name is no library."""
+    """Return an environment in which libgomp cannot be loaded: the first of its names is no library."""
     folder = work / "no-libgomp"
     folder.mkdir(exist_ok=True)
-    (folder / "libgomp.so.1").write_bytes(b"")
+    for name in ("libgomp.so.1", "libgomp.so.1.0.0"):
+        (folder / name).write_bytes(b"")
     return {"LD_LIBRARY_PATH": str(folder)}
 
 
@@ -125,14 +134,18 @@ def from_sdist(folder: Path, sdist: Path) -> str:
     return verify(folder)
 
 
-def beside(folder: Path, wheel: Path) -> str:
-    """Install the wheel without dependencies in a new environment, which borrows those of this one."""
-    python = new(folder, sys.executable)
-    _call("pip install", [python, *PIP, "install", "-q", "--no-deps", "--no-index", str(wheel)])
+def beside(work: Path, wheel: Path) -> str:
+    """Install the wheel alone in a new environment, which borrows this one's packages, but not libtbb, then no libgomp either."""
+    folder = work / "beside"
+    _call("venv", [sys.executable, "-m", "venv", "--without-pip", str(folder)])
+    python = str(folder / "bin" / "python")
+    _call("pip install", [sys.executable, *PIP, "--python", python, "install", "-q", "--no-deps", "--no-index", str(wheel)])
     where = "import numpy, pathlib; print(pathlib.Path(numpy.__file__).parents[1])"
     borrowed = _call("numpy", [sys.executable, "-c", where]).strip()
     (next(folder.glob("lib/python*/site-packages")) / "borrowed.pth").write_text(borrowed + "\n", "utf-8")
-    return verify(folder, None, "quick", layers=("tbb", "omp", "workqueue"))
+    said = verify(folder, None, "quick", layers=("omp", "workqueue"))
+    verify(folder, no_libgomp(work), "quick", layers=("workqueue",))
+    return said + ", then workqueue"
 
 
 def new(folder: Path, python: str) -> str:

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from layout import imports, package
+from soak import installation
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -85,3 +88,15 @@ def test_one_version() -> None:
 def test_command_is_there() -> None:
     module, _, name = project()["scripts"]["fastattn"].partition(":")
     assert run(f"import {module}; print(callable({module}.{name}))") == "True\n"
+
+
+@pytest.mark.jit
+def test_the_wheel_from_the_sdist_works_without_tbb_and_libgomp(tmp_path: Path) -> None:
+    """In a new environment, imported with warnings as errors; the dependencies are those that are here."""
+    pytest.importorskip("build")
+    _, wheel = installation.build(tmp_path)
+    assert installation.beside(tmp_path, wheel).endswith(", then workqueue")
+
+
+def test_lowest_versions_are_read_from_the_project() -> None:
+    assert dict(installation.bounds()).keys() == {re.split(r"[^\w-]", x)[0] for x in project()["dependencies"]}

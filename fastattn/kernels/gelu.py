@@ -55,7 +55,7 @@ def gelu(x: Any, *, approximate: str = "none", out: Array | None = None) -> Arra
 
     Notes
     -----
-    Traffic 2 * size elements.  float32 error of the erf form: below 4 ulp for x > 0; for x < 0, 1e-7 absolute.
+    Traffic 2 * size elements.  float32 error below 2.1 ulp for x > 0, below 3 for x > -1; below that it grows as the values vanish.
 
     References
     ----------

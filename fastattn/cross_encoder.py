@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastattn._memory import check_large
 from fastattn.activations import activation_name, find_activation, resolve_activation
 from fastattn.base import TextModel, renamed
 from fastattn.folder import CheckpointError, read_object, transformer_folder
@@ -306,6 +307,8 @@ class CrossEncoder(TextModel):
             An input is not a pair of str; the message gives its number and what it is.
         ValueError
             An argument is unknown or not one of those named, or a text is not valid Unicode.
+        MemoryError
+            The scores would not fit in the memory that is free: found out before anything is computed.
         """
         self._check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "predict")
         single = self.is_singular_input(inputs)
@@ -315,6 +318,7 @@ class CrossEncoder(TextModel):
         activation = self._activation if activation_fn is None else resolve_activation(activation_fn)
         text = self._resolve_prompt(prompt, prompt_name)
         skip = self._pipeline.prompt_tokens(text)
+        check_large(4 * len(pairs) * self.num_labels, f"scores of shape {(len(pairs), self.num_labels)}")
         logits = np.empty((len(pairs), self.num_labels), np.float32)
 
         def put(batch: Packed) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.folder import CheckpointError, read_object
+from fastattn.folder import CheckpointError, own_file, read_object
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -508,7 +508,7 @@ class Tokenizer:
         source = Path(self.name_or_path)
         for name in _FILES:
             if self.name_or_path and (source / name).is_file() and (source / name).resolve() != (target / name).resolve():
-                shutil.copyfile(source / name, target / name)
+                shutil.copyfile(own_file(source / name), target / name)
         if not (target / "tokenizer.json").is_file():
             self.backend_tokenizer.save(str(target / "tokenizer.json"))
 
@@ -623,7 +623,7 @@ def load_tokenizer(folder: Path, *, do_lower_case: bool = False) -> Tokenizer:
     from tokenizers.normalizers import Sequence as Steps
 
     path = folder / "tokenizer.json"
-    if not path.is_file():
+    if not own_file(path).is_file():
         raise FileNotFoundError(
             f"{path}: no such file; with transformers installed, "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes it"

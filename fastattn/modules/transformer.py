@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastattn.encoder import Encoder
-from fastattn.folder import CheckpointError, confined, read_object
+from fastattn.folder import CheckpointError, confined, own_file, read_object
 from fastattn.heads import EncoderForSequenceClassification
 from fastattn.modules._module import SCORES, TOKENS, Module, write_json
 from fastattn.tokenizer import Tokenizer, load_tokenizer
@@ -170,7 +170,7 @@ class Transformer(Module):
         for name in names:
             if (self.folder / name).resolve() != (target / name).resolve():
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.folder / name, target / name)
+                shutil.copyfile(own_file(self.folder / name), target / name)
         self.tokenizer.save_pretrained(target)
         write_json(target / "sentence_bert_config.json", self.get_config_dict())
 

@@ -157,7 +157,7 @@ def scaled_dot_product_attention(
     check_room(shape, out, query, key, value)
     cap = 0.0 if softcap is None else number("softcap", softcap)
     factor = (1.0 / math.sqrt(d) if d else 0.0) if scale is None else number("scale", scale)
-    dtype = np.dtype(np.float64 if query.dtype == np.float64 else np.float32)
+    dtype = np.dtype(np.float64 if query.dtype.type is np.float64 else np.float32)
     batch = math.prod(lead)
     q = flat(query, (*lead, heads, length, d))
     k = flat(key, (*lead, groups, s_all, d))

@@ -183,7 +183,7 @@ def attention_weights(
     check_room(shape, out, query, key)
     cap = 0.0 if softcap is None else number("softcap", softcap)
     factor = (1.0 / math.sqrt(d) if d else 0.0) if scale is None else number("scale", scale)
-    dtype = np.dtype(np.float64 if query.dtype == np.float64 else np.float32)
+    dtype = np.dtype(np.float64 if query.dtype.type is np.float64 else np.float32)
     batch = math.prod(lead)
     q, k = flat(query, (*lead, heads, length, d)), flat(key, (*lead, groups, s_all, d))
     if attn_mask is None:

@@ -163,7 +163,7 @@ class CrossEncoder(TextModel):
 
     def _read_modules(self, folder: Path, settings: Recipe | None, **options: Any) -> list[Module]:
         """Read the modules; the head of the checkpoint where there are none, or those of another type of model."""
-        if settings is None or not (folder / "modules.json").exists():
+        if settings is None or not os.path.lexists(folder / "modules.json"):
             return [Transformer(transformer_folder(folder), transformer_task="sequence-classification", **options)]
         return read_modules_of(folder, **options)
 

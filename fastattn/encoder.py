@@ -245,7 +245,7 @@ class Encoder:
         ids, offsets = np.asarray(ids), np.asarray(offsets)
         if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
             raise ValueError(f"offsets must be whole numbers of shape (B + 1,), got {offsets.dtype} of shape {offsets.shape}")
-        offsets = offsets.astype(np.int64, copy=False)
+        offsets = np.require(offsets, np.int64, _PLAIN)
         if offsets[0] != 0 or offsets[-1] != len(ids) or np.any(offsets[1:] < offsets[:-1]):
             raise ValueError(f"offsets must rise from 0 to N = {len(ids)}, got {offsets[0]} .. {offsets[-1]}")
         return self._encode(ids, offsets, token_type_ids, pooling, normalize, False, None, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def read_object(path: Path) -> dict[str, Any]:
     CheckpointError
         It is not JSON, or not an object.
     """
-    content = read_json(path) if path.exists() else {}
+    content = read_json(path) if os.path.lexists(path) else {}
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
@@ -153,7 +154,7 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
         The file is damaged, or names a folder outside this one.
     """
     path = folder / "modules.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
     entries = read_json(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

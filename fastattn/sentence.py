@@ -152,7 +152,7 @@ class SentenceTransformer(TextModel):
 
     def _read_modules(self, folder: Any, settings: Recipe | None, **options: Any) -> list[Module]:
         """Read the modules; mean pooling where there are none, or those of another type of model."""
-        if settings is None or not (folder / "modules.json").exists():
+        if settings is None or not os.path.lexists(folder / "modules.json"):
             transformer = Transformer(transformer_folder(folder), transformer_task="feature-extraction", **options)
             return [transformer, Pooling(transformer.get_embedding_dimension())]
         return read_modules_of(folder, **options)

@@ -133,7 +133,8 @@ def _weight_files(folder: Path) -> list[Path]:
             weight_map = content.get("weight_map") if isinstance(content, dict) else None
             if not isinstance(weight_map, dict) or not weight_map:
                 raise CheckpointError(f"{index}: has no weight_map")
-            return [own_file(confined(folder, name, index)) for name in dict.fromkeys(weight_map.values())]
+            names = {str(name): name for name in weight_map.values()}
+            return [own_file(confined(folder, name, index)) for name in names.values()]
     others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHERS)
     found = f"; not supported: {', '.join(others)}" if others else ""
     raise FileNotFoundError(f"{folder}: no model.safetensors and no model.safetensors.index.json{found}")

@@ -43,7 +43,10 @@ def attempt(case: Case) -> str:
     if taken > FACTOR * case.size + FLOOR:
         raise AssertionError(f"{case.about}: took {taken:,} bytes for an input of {case.size:,}")
     if outcome == "answer":
-        case.check(result)
+        try:
+            case.check(result)
+        except AssertionError as error:
+            raise AssertionError(f"{case.about}: {error}") from None
     return outcome
 
 

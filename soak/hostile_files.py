@@ -217,6 +217,8 @@ def _safetensors_case(folder: Path) -> Callable[[random.Random], Case]:
     write_model(folder)
     header, data = _header()
     path, whole = folder / "model.safetensors", _safetensors(header, data)
+    # What is imported and compiled once is no case's.
+    _use(folder)
 
     def make(rng: random.Random) -> Case:
         kind = rng.randrange(6)
@@ -231,15 +233,18 @@ def _safetensors_case(folder: Path) -> Callable[[random.Random], Case]:
         elif kind == 4:
             raw = _safetensors(spoil(rng, header), data[: rng.randrange(len(data))])
         else:
-            # One tensor of another type or shape whose bytes are all there.
-            changed = json.loads(json.dumps(header))
-            name = rng.choice([name for name in changed if name != "__metadata__"])
-            entry = changed[name]
-            entry["dtype"] = rng.choice(("F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "I32", "C64"))
-            width = {"F64": 8, "I64": 8, "C64": 8, "F16": 2, "BF16": 2, "I32": 4}.get(entry["dtype"], 1)
-            size = width * int(np.prod(entry["shape"]))
-            entry["data_offsets"] = [len(data), len(data) + size]
-            raw = _safetensors(changed, data + b"\0" * size)
+            # One tensor of another type, whose bytes are all there.
+            changed, body = json.loads(json.dumps(header)), b""
+            other = rng.choice([name for name in changed if name != "__metadata__"])
+            for name, entry in changed.items():
+                if name != "__metadata__":
+                    kept = data[slice(*entry["data_offsets"])]
+                    if name == other:
+                        entry["dtype"] = rng.choice(("F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "I32"))
+                        kept = bytes(len(kept) // 4 * {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "I32": 4}.get(entry["dtype"], 1))
+                    entry["data_offsets"] = [len(body), len(body) + len(kept)]
+                    body += kept
+            raw = _safetensors(changed, body)
         path.write_bytes(raw)
         return Case(f"safetensors {raw[:600]!r}", lambda: _use(folder), _check_hidden, _documented(), _size(folder))
 
@@ -250,6 +255,7 @@ def _config_case(folder: Path) -> Callable[[random.Random], Case]:
     families = sorted(path.name for path in _GOLDEN.iterdir() if (path / "config.json").is_file())
     for family in families:
         shutil.copytree(_GOLDEN / family, folder / family)
+        _use(folder / family)
     contents = {family: (_GOLDEN / family / "config.json").read_bytes() for family in families}
 
     def make(rng: random.Random) -> Case:
@@ -282,6 +288,7 @@ def _modules_case(folder: Path) -> Callable[[random.Random], Case]:
 
     files = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json")
     again = _restored(folder, files)
+    SentenceTransformer(str(folder)).encode(["the cat", ""])
 
     def make(rng: random.Random) -> Case:
         name, raw = again(rng)
@@ -306,6 +313,8 @@ def _tokenizer_case(folder: Path) -> Callable[[random.Random], Case]:
         tokenizer.rows(["the cat sat on a mat", "", "x" * 300], 12)
         tokenizer.pair_rows([("the cat", "a mat")], 12)
 
+    use()
+
     def make(rng: random.Random) -> Case:
         name, raw = again(rng)
         return Case(f"{name} {raw!r}", use, _nothing, _documented(), _size(folder))
@@ -328,6 +337,9 @@ def _jsonl_case(folder: Path) -> Callable[[random.Random], Case]:
         result = CliRunner().invoke(app, ["embed", name, "-o", str(folder / "out.jsonl"), "-m", str(folder / "model")])
         if result.exit_code not in (0, 2) or (result.exception is not None and not isinstance(result.exception, SystemExit)):
             raise RuntimeError(f"exit code {result.exit_code}") from result.exception
+
+    path.write_bytes(b'{"text": "the cat"}')
+    through_the_program(str(path))
 
     def make(rng: random.Random) -> Case:
         lines = []
@@ -364,6 +376,8 @@ def _links_case(folder: Path) -> Callable[[random.Random], Case]:
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "modules.json", "1_Pooling",
         "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
     )  # fmt: skip
+
+    SentenceTransformer(str(outside))
 
     def make(rng: random.Random) -> Case:
         shutil.rmtree(folder / "hub", ignore_errors=True)

@@ -158,7 +158,7 @@ def test_texts_whose_embeddings_would_not_fit(model: SentenceTransformer, free: 
     monkeypatch.setattr(model._pipeline, "run", None)  # nothing is tokenised or computed
     for most, options in ((size - 1, {}), (2 * size, {"precision": "int8"}), (2 * size, {"output_value": "token_embeddings"})):
         free(most)
-        with pytest.raises(MemoryError, match="embeddings of .* would take"):
+        with pytest.raises(MemoryError, match=r"embeddings of .* would take"):
             model.encode(texts, **options)
 
 

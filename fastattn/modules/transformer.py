@@ -73,7 +73,10 @@ class Transformer(Module):
             limit = self._tokenizer.model_max_length
         elif not isinstance(limit, (int, float)) or not 1 <= limit < float("inf"):
             raise CheckpointError(f"{path}: max_seq_length must be a positive number, found {limit!r}")
-        self.max_seq_length = min(int(limit), self.max_positions)
+        try:
+            self.max_seq_length = min(int(limit), self.max_positions)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
 
     @property
     def output_name(self) -> str:

@@ -24,11 +24,11 @@ CALLS, LOADS, TEXTS = 1_000_000, 1_000, 1_000_000
 _MIB = 2**20
 # The smallest object that Python can forget to release takes 16 bytes: one left behind in every other call is found.
 CALL_BYTES = 8
-# What the allocators may still gather once everything has been called: a few chunks of theirs, which are a megabyte each.
-SETTLING = 4 * _MIB
-# Of `encode`, beside the texts and the result.  Two slices of token ids and one forward of 16,384 tokens; most are allocators'
-# and threads' own.
-PEAK = 64 * _MIB
+# What the allocators may still gather once everything has been called: a chunk of Python's is a megabyte.
+SETTLING = _MIB
+# Of `encode` with a tiny model, beside the texts and the result: two slices of 1,024 short texts, at most a kilobyte for each one's
+# ids, their array object and their place in a forward; and SETTLING.  A larger model adds the hidden states of one forward.
+PEAK = 2 * 1024 * 1024 + SETTLING
 
 
 def resident() -> int:

@@ -69,6 +69,10 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
         fastattn.rotary_embedding(normal(guard, 2, 3, 2 * n, dtype=dtype), cos, sin, out=guard.empty((2, 3, 2 * n), dtype))
         yield f"softmax {n}"
         fastattn.softmax(x, out=guard.empty(x.shape, dtype))
+        yield f"softmax {n} of nothing, and of NaN"
+        for value in (-np.inf, np.nan):
+            empty = guard.copy(np.full((5, n), value, dtype))
+            fastattn.softmax(empty, out=guard.empty(empty.shape, dtype))
         yield f"layer_norm {n}"
         one = normal(guard, n, dtype=dtype)
         fastattn.layer_norm(x, one, one, residual=x, out=guard.empty(x.shape, dtype))
@@ -90,6 +94,10 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
             yield f"attention {length} {s} {d} {e} {list(options)}"
             fastattn.scaled_dot_product_attention(q, k, v, out=guard.empty((2, length, e), dtype), **options)
             fastattn.attention_weights(q, k, out=guard.empty((2, length, s), dtype), **options)
+        yield f"attention {length} {s} {d} {e} nothing seen"
+        dark = guard.copy(np.zeros((length, s), bool))
+        fastattn.scaled_dot_product_attention(q, k, v, dark, out=guard.empty((2, length, e), dtype))
+        fastattn.attention_weights(q, k, dark, out=guard.empty((2, length, s), dtype))
         masks = (normal(guard, *shape, dtype=dtype) for shape in ((s,), (length, 1), (2, 1, s), (1, 1), (2, length, s)))
         for mask in masks:
             yield f"attention {length} {s} {d} {e} mask {mask.shape}"

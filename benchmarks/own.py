@@ -44,11 +44,22 @@ class Fastattn(Library):
         ids, offsets = arrays["ids"][real], np.concatenate([[0], np.cumsum(real.sum(axis=1))])
         return lambda: encoder.forward_packed(ids, offsets)
 
-    def encode(self, arrays: Arrays, folder: str, texts: str) -> Run:
-        """Texts to vectors."""
+    def encoder(self, arrays: Arrays, config: dict[str, Any]) -> Run:
+        """Last hidden states (N, C) of an encoder with random weights."""
+        from fastattn import Encoder, EncoderConfig
+
+        encoder = Encoder(EncoderConfig(**config))
+        return lambda: encoder.forward_packed(arrays["ids"], arrays["offsets"])
+
+    @functools.cache  # noqa: B019  (a second model would bring pages of its own of the mapped weights, which are no growth)
+    def _model(self, folder: Path) -> Any:
         from fastattn import SentenceTransformer
 
-        model = SentenceTransformer(Path(folder) / "checkpoint")
+        return SentenceTransformer(folder / "checkpoint")
+
+    def encode(self, arrays: Arrays, folder: str, texts: str) -> Run:
+        """Texts to vectors."""
+        model = self._model(Path(folder))
         inputs = json.loads(Path(texts).read_text("utf-8"))
         return lambda: np.asarray(model.encode(inputs))
 

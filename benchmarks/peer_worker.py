@@ -32,6 +32,8 @@ LIBRARIES = {
     "fastattn": "benchmarks.own:Fastattn",
     "numpy": "benchmarks.own:Reference",
     "torch": "benchmarks.peers:Torch",
+    "torch-eager": "benchmarks.accelerated:EagerAttention",
+    "accelerated": "benchmarks.accelerated:Accelerated",
     "sentence-transformers": "benchmarks.peers:SentenceTransformers",
     "onnxruntime": "benchmarks.peers:OnnxRuntime",
     "openvino": "benchmarks.peers:OpenVino",

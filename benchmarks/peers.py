@@ -16,6 +16,7 @@ class Torch(PaddedEncoder):
     """PyTorch: the transformers model with scaled_dot_product_attention, and single ops."""
 
     packages = ("torch", "transformers")
+    implementation = "sdpa"
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -30,7 +31,7 @@ class Torch(PaddedEncoder):
         import transformers
 
         return transformers.BertModel.from_pretrained(
-            folder / "checkpoint", attn_implementation="sdpa", dtype=self.torch.float32, add_pooling_layer=False
+            folder / "checkpoint", attn_implementation=self.implementation, dtype=self.torch.float32, add_pooling_layer=False
         ).eval()
 
     def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:

@@ -17,6 +17,8 @@ LABELS = {
     "openvino": "OpenVINO",
     "ctranslate2": "CTranslate2",
     "torch": "torch",
+    "torch-eager": "torch, attention op by op",
+    "accelerated": "torch, accelerated",
     "sentence-transformers": "sentence-transformers",
     "numpy": "NumPy",
     "machine": "machine",
@@ -201,7 +203,7 @@ def readme_table(results: Results) -> str:
         if cells:
             lines += [f"{model}, forward of (texts, tokens), ms:", ""]
             lines += table(("", *(cell["case"] for cell in cells)), _times(names, cells))
-    single = ("encode", "1 thread to 2", "many texts", "start")
+    single = ("encode", "1 thread to 2", "many texts", "start", "accelerate")
     for cell in results["cells"]:
         if cell["row"] in single:
             outcome = "; ".join(verdict(goal).replace("**SHORT** ", "") for goal in cell["goals"])

@@ -111,7 +111,7 @@ def faster(
 
 
 def share_of_limit(
-    cell: dict[str, Any], times: Mapping[str, Timing], goal: float, flop: int, threads: int, ours: str = "fastattn"
+    cell: dict[str, Any], times: Mapping[str, Timing], goal: float | None, flop: int, threads: int, ours: str = "fastattn"
 ) -> None:
     """Record which share of the multiply-adds that the machine can do is done."""
     if ours in times and "machine" in times:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT, report, shapes
+from benchmarks.row_accelerate import accelerate
 from benchmarks.row_encode import encode, many_texts, start
+from benchmarks.row_families import families
 from benchmarks.row_forward import forward, threads
 from benchmarks.row_ops import attention, attention_memory, elementwise, products, second_level_cache
 from benchmarks.session import ENCODERS, Session
@@ -47,6 +49,8 @@ def full(session: Session) -> None:
     for model in (MINILM, BERT_BASE):
         forward(session, model, model.shapes)
     threads(session)
+    accelerate(session, MINILM, ((1, 16), (8, 32), (32, 128)))
+    families(session)
     encode(session, 2000)
     for model in (MINILM, BERT_BASE):
         products(session, model, shapes.PRODUCT_ROWS)
@@ -61,6 +65,7 @@ def quick(session: Session) -> None:
     """Measure something of every row but the large corpus."""
     forward(session, MINILM, ((1, 16), (1, 128), (32, 32)))
     threads(session)
+    accelerate(session, MINILM, ((8, 32),))
     encode(session, 200)
     products(session, MINILM, (512,))
     attention(session, (128, 2048), (32,))

@@ -1,6 +1,7 @@
 """fastattn: a transformer encoder for the CPU whose hot loops are Numba kernels."""
 
 from fastattn import reference
+from fastattn.accelerate import FallbackWarning, accelerate, restore
 from fastattn.config import EncoderConfig
 from fastattn.cross_encoder import CrossEncoder
 from fastattn.encoder import Encoder
@@ -29,12 +30,15 @@ __all__ = [
     "EncoderForSequenceClassification",
     "EncoderForTokenClassification",
     "EncoderWithPooler",
+    "FallbackWarning",
     "SentenceTransformer",
+    "accelerate",
     "attention_weights",
     "gelu",
     "layer_norm",
     "linear",
     "reference",
+    "restore",
     "rotary_embedding",
     "scaled_dot_product_attention",
     "softmax",

@@ -13,10 +13,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.encoder import Encoder
+from fastattn.folder import transformer_folder
 from fastattn.lookup import DEFAULT_MODEL, find_model
-from fastattn.recipe import read_recipe
-from fastattn.tokens import load_tokenizer
+from fastattn.modules import Transformer
 
 __all__ = ["SUFFIXES", "Reading", "check_drawing", "draw_attention", "read_attention", "write_figure"]
 
@@ -88,21 +87,19 @@ def read_attention(text: str, model: str | os.PathLike[str] | None = None) -> Re
     MemoryError
         The attention of so many tokens would not fit.
     """
-    recipe = read_recipe(find_model(model))
-    tokenizer = load_tokenizer(recipe.folder, do_lower_case=recipe.do_lower_case)
-    encoder = Encoder.from_pretrained(recipe.folder)
+    transformer = Transformer(transformer_folder(find_model(model)))
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("the text is not valid Unicode: it holds half a surrogate pair")
-    limit = encoder.config.max_positions
-    room = min(recipe.max_seq_length or limit, limit) - tokenizer.num_special_tokens_to_add(False)
+    tokenizer = transformer.tokenizer.backend_tokenizer
+    room = max(0, transformer.max_seq_length - transformer.tokenizer.num_special)
     encoding = tokenizer.encode(text, add_special_tokens=False)
     truncated = len(encoding.ids) > room
-    encoding.truncate(max(room, 0), direction="left" if recipe.cut_left else "right")
+    encoding.truncate(room, direction=transformer.tokenizer.truncation_side)
     encoding = tokenizer.post_process(encoding)
     if not encoding.ids:
         raise ValueError("the text has no tokens: give at least one word")
     ids = np.array(encoding.ids, np.int64)
-    attention = encoder(ids[None], return_attention=True)[1][:, 0]
+    attention = transformer.encoder(ids[None], return_attention=True)[1][:, 0]
     special = np.array(encoding.special_tokens_mask, np.bool_)
     name = Path(DEFAULT_MODEL if model is None else model).name
     return Reading(text, name, ids, _labels(text, encoding), special, attention, truncated)
@@ -342,7 +339,8 @@ def _fonts(characters: set[str]) -> tuple[list[str], Any, set[str]]:
     """Return font families that together have the characters, a font of them to measure with, and what none of them has."""
     from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
-    families, paths = ["DejaVu Sans"], [findfont(FontProperties(family=["DejaVu Sans"]))]
+    families = ["DejaVu Sans"]
+    paths: list[Any] = [findfont(FontProperties(family=families))]
     known = get_font(paths[0])
     absent = {character for character in characters if not known.get_char_index(ord(character))}
     for entry in fontManager.ttflist:

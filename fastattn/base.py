@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn._arguments import CardData, Device, check_device, check_loading, processing_arguments
+from fastattn._tensors import as_tensors, is_tensor
 from fastattn.folder import own_file
 from fastattn.lookup import find_model
 from fastattn.modules import Module, Transformer
@@ -22,60 +22,9 @@ from fastattn.recipe import Recipe, read_modules_of, read_settings
 from fastattn.tokenizer import Tokenizer
 from fastattn.tokens import Packed, tokenize
 
-__all__ = ["Device", "TextModel", "as_tensors", "check_device", "is_tensor", "renamed"]
+__all__ = ["TextModel"]
 
 logger = logging.getLogger(__name__)
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-_DTYPES = ("float32", "auto", "None")
-# What changes nothing here: how transformers loads, and where from.
-_LOADING = ("cache_dir", "local_files_only", "revision", "token", "trust_remote_code")
-_MODEL_KWARGS = (*_LOADING, "attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors")
-_PROCESSOR_KWARGS = (*_LOADING, "clean_up_tokenization_spaces", "padding_side", "use_fast")
-
-
-def renamed(*dropped: str, **names: str) -> Callable[[F], F]:
-    """Make a decorator that accepts old names of keyword arguments.
-
-    Parameters
-    ----------
-    *dropped
-        Old names that say nothing any more.
-    **names
-        The new name of each old one; the new one wins where both are given.
-
-    Returns
-    -------
-    callable
-        The decorator.
-    """
-
-    def decorate(function: F) -> F:
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            for old in dropped:
-                kwargs.pop(old, None)
-            for old, new in names.items():
-                if old in kwargs:
-                    value = kwargs.pop(old)
-                    kwargs.setdefault(new, value)
-            return function(*args, **kwargs)
-
-        return cast("F", wrapper)
-
-    return decorate
-
-
-class Device(str):
-    """A device's name, with the ``type`` that ``torch.device`` has."""
-
-    __slots__ = ()
-
-    @property
-    def type(self) -> str:
-        """The name itself."""
-        return str(self)
 
 
 class TextModel:
@@ -97,6 +46,8 @@ class TextModel:
         As of `find_model`.
     model_kwargs, processor_kwargs, config_kwargs : mapping, optional
         As of `SentenceTransformer`.
+    model_card_data : object, optional
+        What is told the metrics of evaluators.
     backend : {"torch"}
         For compatibility.
     **options
@@ -128,14 +79,15 @@ class TextModel:
         model_kwargs: Mapping[str, Any] | None,
         processor_kwargs: Mapping[str, Any] | None,
         config_kwargs: Mapping[str, Any] | None,
+        model_card_data: Any,
         backend: str,
         **options: Any,
     ) -> None:
         check_device(device)
         if backend != "torch":
             raise ValueError(f'backend must be "torch" (its default; torch is not used), got {backend!r}')
-        _check_loading(model_kwargs, config_kwargs)
-        processing = _processing(processor_kwargs)
+        check_loading(model_kwargs, config_kwargs)
+        processing = processing_arguments(processor_kwargs)
         self.folder: Path | None = None
         settings: Recipe | None = None
         if modules is None or model_name_or_path is not None:
@@ -165,6 +117,7 @@ class TextModel:
         if self.default_prompt_name is not None:
             self._resolve_prompt(None, self.default_prompt_name)
         self.counts = Counts(0, 0, 0)
+        self.model_card_data = CardData() if model_card_data is None else model_card_data
 
     def _default_prompts(self) -> dict[str, str]:
         return {}
@@ -556,86 +509,6 @@ class TextModel:
             raise ValueError(f"pool must be what start_multi_process_pool returned, and not stopped, got {pool!r}")
         for one in device if isinstance(device, (list, tuple)) else [device]:
             check_device(one)
-
-
-def check_device(device: Any) -> None:
-    """Raise a ValueError unless this is the CPU.
-
-    Parameters
-    ----------
-    device : None, str or torch.device
-        What was given.
-
-    Raises
-    ------
-    ValueError
-        It is another device.
-    """
-    if device is not None and str(device) not in ("cpu", "cpu:0"):
-        raise ValueError(f'device must be None or "cpu", got {str(device)!r}')
-
-
-def is_tensor(embeddings: Any) -> bool:
-    """Whether this is a torch tensor, or a list that begins with one.
-
-    Parameters
-    ----------
-    embeddings : object
-        What was given.
-
-    Returns
-    -------
-    bool
-    """
-    if isinstance(embeddings, (list, tuple)) and len(embeddings):
-        embeddings = embeddings[0]
-    return type(embeddings).__module__.partition(".")[0] == "torch"
-
-
-def as_tensors(result: Any) -> Any:
-    """Return arrays as torch tensors, in lists and dicts too.
-
-    Parameters
-    ----------
-    result : object
-        Arrays; anything else stays.
-
-    Returns
-    -------
-    object
-        The same with tensors, which share the arrays' memory.
-    """
-    if isinstance(result, list):
-        return [as_tensors(item) for item in result]
-    if isinstance(result, dict):
-        return {name: as_tensors(item) for name, item in result.items()}
-    if isinstance(result, (np.ndarray, np.generic)):
-        return importlib.import_module("torch").from_numpy(np.asarray(result))
-    return result
-
-
-def _check_loading(model_kwargs: Mapping[str, Any] | None, config_kwargs: Mapping[str, Any] | None) -> None:
-    for name, value in (model_kwargs or {}).items():
-        if name in ("dtype", "torch_dtype"):
-            if str(value).removeprefix("torch.") not in _DTYPES:
-                raise ValueError(f'model_kwargs: {name} must be float32 or "auto", got {value!r}')
-        elif name not in _MODEL_KWARGS:
-            raise ValueError(f"model_kwargs: {name} is not supported; supported: dtype, {', '.join(_MODEL_KWARGS)}")
-    for name in config_kwargs or {}:
-        if name not in _LOADING:
-            raise ValueError(f"config_kwargs: {name} is not supported; supported: {', '.join(_LOADING)}")
-
-
-def _processing(processor_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the arguments of a tokenizer that change something here."""
-    used = ("do_lower_case", "model_max_length", "truncation_side")
-    given = dict(processor_kwargs or {})
-    for name in given:
-        if name not in (*used, *_PROCESSOR_KWARGS):
-            raise ValueError(f"processor_kwargs: {name} is not supported; supported: {', '.join((*used, *_PROCESSOR_KWARGS))}")
-    if given.get("truncation_side", "right") not in ("left", "right"):
-        raise ValueError(f'processor_kwargs: truncation_side must be "left" or "right", got {given["truncation_side"]!r}')
-    return {name: given[name] for name in used if name in given}
 
 
 def _padded(rows: Sequence[NDArray[np.int32]], width: int, value: int) -> NDArray[np.int64]:

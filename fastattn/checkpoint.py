@@ -18,7 +18,7 @@ from fastattn.families import FAMILIES, Dense, Family, Head, Names, Rows, Settin
 from fastattn.folder import CheckpointError, transformer_folder
 from fastattn.weights import Tensors
 
-__all__ = ["CheckpointError", "HeadStep", "StoredHead", "read_encoder", "read_head"]
+__all__ = ["CheckpointError", "HeadStep", "StoredHead", "encoder_of", "read_encoder", "read_head"]
 
 Array = NDArray[np.float32]
 
@@ -124,7 +124,32 @@ def read_encoder(folder: str | os.PathLike[str]) -> tuple[EncoderConfig, dict[st
         A file is damaged, the architecture or an option of it is not supported, a tensor is missing, has the wrong
         shape or is not floating point, or a layer has a tensor that the architecture does not.
     """
-    checkpoint = _Checkpoint(Path(folder))
+    return encoder_of(*_open(Path(folder)))
+
+
+def encoder_of(settings: Settings, tensors: Tensors) -> tuple[EncoderConfig, dict[str, Array]]:
+    """Read the encoder from a configuration and tensors that are at hand.
+
+    Parameters
+    ----------
+    settings : Settings
+        What ``config.json`` would hold.
+    tensors : Tensors
+        The weights by the names that they would have in a file.
+
+    Returns
+    -------
+    config : EncoderConfig
+        As of `read_encoder`.
+    parameters : dict of str to float32 ndarray
+        As of `read_encoder`.
+
+    Raises
+    ------
+    CheckpointError
+        As in `read_encoder`.
+    """
+    checkpoint = _Checkpoint(settings, tensors)
     return checkpoint.config, checkpoint.parameters()
 
 
@@ -151,15 +176,20 @@ def read_head(folder: str | os.PathLike[str], task: str) -> StoredHead:
         The folder has no such head (the message names the tensors that are missing, and what there is), or as in
         `read_encoder`.
     """
-    return _Checkpoint(Path(folder)).head(task)
+    return _Checkpoint(*_open(Path(folder))).head(task)
+
+
+def _open(folder: Path) -> tuple[Settings, Tensors]:
+    """Open the files of a model folder."""
+    folder = transformer_folder(folder)
+    return Settings(folder / "config.json"), Tensors(folder)
 
 
 class _Checkpoint:
-    """An open model folder."""
+    """A configuration and its tensors."""
 
-    def __init__(self, folder: Path) -> None:
-        folder = transformer_folder(folder)
-        self.settings = Settings(folder / "config.json")
+    def __init__(self, settings: Settings, tensors: Tensors) -> None:
+        self.settings = settings
         self.family = self._family()
         try:
             self.config = self.family.config(self.settings)
@@ -167,7 +197,7 @@ class _Checkpoint:
             raise
         except ValueError as error:
             raise CheckpointError(f"{self.settings.path}: {error}") from error
-        self.tensors = Tensors(folder)
+        self.tensors = tensors
         self.prefix, self.names = self._names()
         self.token_table = f"{self.names.outside['embeddings.token']}.weight"
 

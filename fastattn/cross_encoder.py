@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from fastattn._arguments import renamed
 from fastattn._memory import check_large
+from fastattn._tensors import as_tensors
 from fastattn.activations import activation_name, find_activation, resolve_activation
-from fastattn.base import TextModel, renamed
+from fastattn.base import TextModel
 from fastattn.folder import CheckpointError, read_object, transformer_folder
 from fastattn.kernels.softmax import softmax
 from fastattn.modules import Module, Transformer
@@ -61,7 +62,7 @@ class CrossEncoder(TextModel):
     config_kwargs : mapping, optional
         As of `SentenceTransformer`, and ``num_labels``; also accepted as ``config_args``.
     model_card_data : object, optional
-        For compatibility.
+        What is told the metrics of evaluators.
     backend : {"torch"}
         For compatibility: the kernels of this package do the work, and torch is not used.
     num_labels : int, optional
@@ -130,7 +131,7 @@ class CrossEncoder(TextModel):
         configuration = dict(config_kwargs or {})
         num_labels = configuration.pop("num_labels", None) if num_labels is None else num_labels
         # Before anything is loaded.
-        given = None if activation_fn is None else resolve_activation(activation_fn)
+        resolve_activation("Identity" if activation_fn is None else activation_fn)
         super().__init__(
             model_name_or_path,
             modules=modules,
@@ -144,6 +145,7 @@ class CrossEncoder(TextModel):
             model_kwargs=model_kwargs,
             processor_kwargs=processor_kwargs,
             config_kwargs=configuration,
+            model_card_data=model_card_data,
             backend=backend,
         )
         widths = check_modules(self._pipeline.modules)
@@ -159,7 +161,6 @@ class CrossEncoder(TextModel):
         if max_length is not None:
             self.max_seq_length = max_length
         self.activation_fn = self._stored_activation() if activation_fn is None else activation_fn
-        self._activation = given or resolve_activation(self.activation_fn)
 
     def _read_modules(self, folder: Path, settings: Recipe | None, **options: Any) -> list[Module]:
         """Read the modules; the head of the checkpoint where there are none, or those of another type of model."""
@@ -203,7 +204,7 @@ class CrossEncoder(TextModel):
 
     @activation_fn.setter
     def activation_fn(self, value: str | Callable[..., Any]) -> None:
-        self._activation = resolve_activation(value)
+        resolve_activation(value)
         self._activation_fn = value
 
     @property
@@ -315,7 +316,7 @@ class CrossEncoder(TextModel):
         pairs = _pairs([inputs] if single else inputs)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        activation = self._activation if activation_fn is None else resolve_activation(activation_fn)
+        activation = resolve_activation(self.activation_fn if activation_fn is None else activation_fn)
         text = self._resolve_prompt(prompt, prompt_name)
         skip = self._pipeline.prompt_tokens(text)
         check_large(4 * len(pairs) * self.num_labels, f"scores of shape {(len(pairs), self.num_labels)}")
@@ -331,7 +332,7 @@ class CrossEncoder(TextModel):
         if apply_softmax and scores.ndim > 1:
             scores = softmax(scores)
         if convert_to_tensor or not convert_to_numpy:
-            scores = importlib.import_module("torch").from_numpy(np.ascontiguousarray(scores))
+            scores = as_tensors(np.ascontiguousarray(scores))
             scores = scores if convert_to_tensor else list(scores)
         return scores[0] if single else scores
 

@@ -89,6 +89,35 @@ class Encoder:
         config, parameters = read_encoder(find_model(path_or_name))
         return cls(config, parameters=parameters)
 
+    @classmethod
+    def from_torch(cls, module: Any) -> Encoder:
+        """Take over the encoder of a torch module, without keeping the module.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            An encoder of transformers, ``torch.nn.TransformerEncoder`` or ``TransformerEncoderLayer``, or a model that holds
+            one; of any dtype and on any device.  The result computes what it does in evaluation mode, in float32.
+
+        Returns
+        -------
+        Encoder
+            Of token ids for an encoder of transformers, of hidden states (B, T, C) for one of torch.
+
+        Raises
+        ------
+        ImportError
+            torch is not installed.
+        TypeError
+            `module` is not a torch module.
+        ValueError
+            It holds no encoder of a supported kind, or several; the message says what was found.
+        """
+        from fastattn.from_torch import read_module
+
+        config, parameters = read_module(module)
+        return cls(config, parameters=parameters)
+
     @overload
     def __call__(
         self,

@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastattn._arguments import renamed
 from fastattn._memory import LARGE, check_fits, check_large, free_bytes
-from fastattn.base import TextModel, as_tensors, is_tensor, renamed
+from fastattn._tensors import as_tensors, is_tensor
+from fastattn.base import TextModel
 from fastattn.embeddings import PRECISIONS, SIMILARITIES, normalize, quantize_embeddings, similarity, similarity_pairwise
 from fastattn.encoder import Encoder
 from fastattn.folder import CheckpointError, transformer_folder
@@ -65,7 +67,7 @@ class SentenceTransformer(TextModel):
     config_kwargs : mapping, optional
         Nothing but what says where to load from.
     model_card_data : object, optional
-        For compatibility.
+        What is told the metrics of evaluators.
     backend : {"torch"}
         For compatibility: the kernels of this package do the work, and torch is not used.
     similarity_fn_name : {"cosine", "dot", "euclidean", "manhattan"}, optional
@@ -136,6 +138,7 @@ class SentenceTransformer(TextModel):
             model_kwargs=model_kwargs,
             processor_kwargs=processor_kwargs,
             config_kwargs=config_kwargs,
+            model_card_data=model_card_data,
             backend=backend,
         )
         widths = check_modules(self._pipeline.modules)

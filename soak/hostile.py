@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 
 from soak import Row
-from soak.hostile_case import SECONDS, Case, attempt
+from soak._hostile_case import SECONDS, Case, attempt
 
 ROOT = Path(__file__).parent.parent
 # How many of each kind make 100,000.
@@ -40,11 +40,11 @@ _HANG = 120 * SECONDS
 
 
 def _maker(kind: str, folder: Path) -> Callable[[Random], Case]:
-    from soak import hostile_arrays, hostile_files
+    from soak import _hostile_arrays, _hostile_files
 
     if kind in ("ops", "encoder"):
-        return {"ops": hostile_arrays.op_case, "encoder": hostile_arrays.encoder_case}[kind]
-    return hostile_files.maker(kind, folder)
+        return {"ops": _hostile_arrays.op_case, "encoder": _hostile_arrays.encoder_case}[kind]
+    return _hostile_files.maker(kind, folder)
 
 
 def try_cases(kind: str, count: int, seed: int) -> dict[str, int]:

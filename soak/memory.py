@@ -55,7 +55,7 @@ def _growth(step: Callable[[int], Any], count: int, settle: int) -> dict[str, in
 def calls(count: int) -> dict[str, int]:
     """Call `encode`, an encoder and every op in turns, on short inputs of changing length."""
     import fastattn
-    from soak.hostile_files import write_model
+    from soak._hostile_files import write_model
 
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
@@ -93,7 +93,7 @@ def loads(count: int) -> dict[str, int]:
 def encode(count: int) -> dict[str, int]:
     """Embed many texts; what it takes at its peak beside the texts and the result."""
     import fastattn
-    from soak.hostile_files import write_model
+    from soak._hostile_files import write_model
 
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))

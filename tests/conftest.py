@@ -9,6 +9,7 @@ from cases import JIT  # noqa: E402
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "jit: too much work for kernels in plain Python")
+    config.addinivalue_line("markers", "integrations: libraries of the extra `integrations` with a model of ours")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -89,6 +89,14 @@ MODELS: dict[str, tuple[tuple[Step, ...], dict[str, Any]]] = {
         (dense(C, 16, f"{NN}.linear.Identity", module_input_name="token_embeddings"), pooling("mean", embedding_dimension=16)),
         {},
     ),
+    "pooled twice": (
+        (
+            pooling("mean"),
+            dense(C, 16, f"{NN}.linear.Identity", module_input_name="token_embeddings"),
+            pooling("cls", embedding_dimension=16),
+        ),
+        {},
+    ),
     "normalised tokens": ((("Normalize", {"module_input_name": "token_embeddings"}), pooling("max")), {}),
     "layer norm": ((pooling("mean"), ("LayerNorm", {"dimension": C}), ("Dropout", {"dropout": 0.5}), ("Normalize", {})), {}),
     "normalised twice": (

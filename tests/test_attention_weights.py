@@ -8,7 +8,8 @@ import pytest
 import contract
 import fastattn
 from cases import DTYPES, normal, sizes
-from compare import check
+from compare import assert_matches_reference, check, truth_and_yardsticks
+from fastattn import reference
 
 OP = "attention_weights"
 INF = float("inf")
@@ -176,9 +177,9 @@ def test_attention_is_the_weights_times_the_values(options: dict[str, Any], quer
     given = heads(queries, keys, size)
     value = normal(2, 3, keys, 5, seed=2)
     weights = fastattn.attention_weights(**given, **options)
-    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
-    result = fastattn.scaled_dot_product_attention(**given, value=value, **options)
-    np.testing.assert_allclose(weights @ value, result, atol=1e-5)
+    attention = reference.scaled_dot_product_attention
+    truth, yardsticks = truth_and_yardsticks(attention, (given["query"], given["key"], value), options, contracts=True)
+    assert_matches_reference(weights @ value, truth, *yardsticks)
 
 
 @pytest.mark.parametrize(("queries", "keys", "size"), sizes([(3, 5, 6), (33, 70, 16)], work))

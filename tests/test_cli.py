@@ -362,10 +362,12 @@ def test_temporary_file_is_removed(tmp_path: Path, kind: type[BaseException]) ->
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_interrupt_leaves_nothing_behind(model: str, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("the cat sat on the mat\n" * 300_000)
+    # Started in the background, a child would ignore the signal.
+    start = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     command = [
         sys.executable,
-        "-m",
-        "fastattn",
+        "-c",
+        start + "runpy.run_module('fastattn', run_name='__main__')",
         "embed",
         str(tmp_path / "in.txt"),
         "-o",

@@ -16,7 +16,7 @@ from fastattn import Encoder, SentenceTransformer
 from fastattn.checkpoint import CheckpointError, read_encoder
 from models import bert_tensors, write_bert, write_json, write_sentence_model
 from soak import hostile
-from soak.hostile_case import Case, attempt
+from soak._hostile_case import Case, attempt
 
 
 @pytest.mark.jit
@@ -61,7 +61,7 @@ def test_what_does_not(case: Case, message: str) -> None:
 
 
 def test_a_loop_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("soak.hostile_case.SECONDS", 0.01)
+    monkeypatch.setattr("soak._hostile_case.SECONDS", 0.01)
     end = time.process_time() + 0.05
 
     def loop() -> None:

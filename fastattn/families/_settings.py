@@ -34,6 +34,8 @@ class Settings:
     ----------
     path : Path
         The file.
+    values : object, optional
+        What it holds; read from it without.
 
     Raises
     ------
@@ -43,9 +45,9 @@ class Settings:
         It does not hold a JSON object.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, values: Any = None) -> None:
         self.path = path
-        self.values = read_json(path)
+        self.values = read_json(path) if values is None else values
         if not isinstance(self.values, dict):
             raise CheckpointError(f"{path}: expected a JSON object, found {type(self.values).__name__}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastattn.kernels._jit import inline, kernel
-from fastattn.kernels._math import LOG2_E, exp2, normal_tail, power, tanh  # noqa: F401
+from fastattn.kernels._math import LOG2_E, exp2, normal_tail
 from fastattn.kernels._simd import (
     WIDE,
     absolute,
@@ -36,7 +36,7 @@ def gelu_erf(x):  # type: ignore[no-untyped-def]
 def sigmoid_times(x, z):  # type: ignore[no-untyped-def]
     """x / (1 + exp(-z))."""
     e = exp2(absolute(z), -LOG2_E)
-    return x * (where_less(z, 0.0, e, 1.0) / (e + 1.0))
+    return where_less(z, 0.0, x * e, x) / (e + 1.0)
 
 
 @inline

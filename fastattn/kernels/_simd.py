@@ -316,15 +316,26 @@ def square_root(typingctx, v):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def scale_by_power(typingctx, p, shifted):  # type: ignore[no-untyped-def]
-    """Return p * 2**n for float32, where `shifted` = n + 1.5 * 2**23 holds the integer n in its low bits; NaN stays NaN."""
+def power_of_two(typingctx, shifted):  # type: ignore[no-untyped-def]
+    """Return 2**n for float32, where `shifted` = n + 127 + 1.5 * 2**23, n in -126 .. 127; something where it is anything else."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        whole = ir.VectorType(I32, p.count)
-        n = builder.shl(builder.bitcast(args[1], whole), ir.Constant(whole, [23] * p.count))
-        return builder.bitcast(builder.add(builder.bitcast(args[0], whole), n), args[0].type)
+        whole = ir.VectorType(I32, shifted.count)
+        bits = builder.shl(builder.bitcast(args[0], whole), ir.Constant(whole, [23] * shifted.count))
+        return builder.bitcast(bits, args[0].type)
 
-    return p(p, shifted), codegen
+    return shifted(shifted), codegen
+
+
+@intrinsic
+def below_float32(typingctx, c):  # type: ignore[no-untyped-def]
+    """Return the float64 scalar `c` less its nearest float32."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        value = context.cast(builder, args[0], c, types.float64)
+        return builder.fsub(value, builder.fpext(builder.fptrunc(value, ir.FloatType()), ir.DoubleType()))
+
+    return types.float64(c), codegen
 
 
 @intrinsic(prefer_literal=True)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from fastattn.kernels._simd import TARGET, TILE_BYTES, WIDE
 
 __all__ = [
-    "absolute", "atomic_next", "each_lane", "fill", "fma", "lanes", "load", "load_part", "load_wide",
-    "maximum", "reduce_add", "reduce_max",
-    "scale_by_power", "square_root", "store", "store_part", "tile_width", "where_less",
+    "absolute", "atomic_next", "below_float32", "each_lane", "fill", "fma", "lanes", "load", "load_part", "load_wide",
+    "maximum", "power_of_two", "reduce_add", "reduce_max", "square_root",
+    "store", "store_part", "tile_width", "where_less",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -88,9 +88,13 @@ def square_root(v: Array) -> Array:
     return np.asarray(np.sqrt(v))
 
 
-def scale_by_power(p: Array, shifted: Array) -> Array:
-    out: Array = ((p.view(np.uint32) + (shifted.view(np.uint32) << np.uint32(23))) & np.uint32(0xFFFFFFFF)).view(np.float32)
+def power_of_two(shifted: Array) -> Array:
+    out: Array = (shifted.view(np.uint32) << np.uint32(23)).view(np.float32)
     return out
+
+
+def below_float32(c: float) -> float:
+    return c - float(np.float32(c))
 
 
 _LIBRARY: dict[str, Any] = {

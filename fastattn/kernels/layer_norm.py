@@ -21,7 +21,19 @@ from fastattn.kernels._arrays import (
     working,
 )
 from fastattn.kernels._jit import ParallelKernel, inline, kernel, prange
-from fastattn.kernels._simd import fill, fma, lanes, load, load_part, reduce_add, reduce_max, square_root, store, store_part
+from fastattn.kernels._simd import (
+    fill,
+    fma,
+    lanes,
+    load,
+    load_part,
+    maximum,
+    reduce_add,
+    reduce_max,
+    square_root,
+    store,
+    store_part,
+)
 
 
 @inline
@@ -50,30 +62,40 @@ def row_mean(n, x, ix, residual, ir, out, io):  # type: ignore[no-untyped-def]
 
 @inline
 def row_factor(n, x, ix, mean, eps):  # type: ignore[no-untyped-def]
-    """1 / sqrt(var + eps) of x[:n] in every lane."""
+    """factor = 1 / sqrt(var + eps) of x[:n], and -factor times what `mean` falls short of the mean, in every lane.
+
+    Far from 0 the rounding of the mean is no longer small beside the deviations.  Their own mean is what it left out.
+    """
     width = lanes(x)
     whole = n - n % width
+    squares, other_squares = fill(x, 0.0), fill(x, 0.0)
     total, other = fill(x, 0.0), fill(x, 0.0)
     for j in range(0, whole, width):
         v = load(x, ix + j) - mean
-        total, other = other, fma(v, v, total)
+        squares, other_squares = other_squares, fma(v, v, squares)
+        total, other = other, total + v
     if whole < n:
         v = load_part(x, ix + whole, n - whole, reduce_max(mean)) - mean
-        total = fma(v, v, total)
-    return 1.0 / square_root(fill(x, reduce_add(total + other)) / float(n) + eps)
+        squares = fma(v, v, squares)
+        total = total + v
+    short = fill(x, reduce_add(total + other)) / float(n)
+    # A NaN stays one: `maximum` gives its second argument then.
+    variance = maximum(0.0, fma(short, 0.0 - short, fill(x, reduce_add(squares + other_squares)) / float(n)))
+    factor = 1.0 / square_root(variance + eps)
+    return factor, (0.0 - short) * factor
 
 
 @inline
-def row_affine(n, x, ix, mean, factor, weight, iw, bias, ib, out, io):  # type: ignore[no-untyped-def]
-    """out = (x - mean) factor weight + bias for n elements."""
+def row_affine(n, x, ix, mean, factor, shift, weight, iw, bias, ib, out, io):  # type: ignore[no-untyped-def]
+    """out = ((x - mean) factor + shift) weight + bias for n elements."""
     width = lanes(x)
     whole = n - n % width
     for j in range(0, whole, width):
-        store(out, io + j, fma((load(x, ix + j) - mean) * factor, load(weight, iw + j), load(bias, ib + j)))
+        store(out, io + j, fma(fma(load(x, ix + j) - mean, factor, shift), load(weight, iw + j), load(bias, ib + j)))
     if whole < n:
         rest = n - whole
         w, b = load_part(weight, iw + whole, rest, 0.0), load_part(bias, ib + whole, rest, 0.0)
-        store_part(out, io + whole, rest, fma((load_part(x, ix + whole, rest, 0.0) - mean) * factor, w, b))
+        store_part(out, io + whole, rest, fma(fma(load_part(x, ix + whole, rest, 0.0) - mean, factor, shift), w, b))
 
 
 @kernel
@@ -90,10 +112,11 @@ def layer_norm_rows(m, n, x, ix, ldx, residual, ir, ldr, weight, iw, bias, ib, o
             second = row_mean(n, x, ix + j * ldx, residual, ir + j * ldr, out, io + j * ldo)
         else:
             second = first
-        factor, other = row_factor(n, source, a, first, eps), row_factor(n, source, b, second, eps)
-        row_affine(n, source, a, first, factor, weight, iw, bias, ib, out, io + i * ldo)
+        factor, shift = row_factor(n, source, a, first, eps)
+        other, other_shift = row_factor(n, source, b, second, eps)
+        row_affine(n, source, a, first, factor, shift, weight, iw, bias, ib, out, io + i * ldo)
         if j > i:
-            row_affine(n, source, b, second, other, weight, iw, bias, ib, out, io + j * ldo)
+            row_affine(n, source, b, second, other, other_shift, weight, iw, bias, ib, out, io + j * ldo)
         i += 2
 
 
@@ -147,7 +170,8 @@ def layer_norm(
 
     Notes
     -----
-    Two passes, mean first: rows with a large mean keep their variance.  Traffic (2, with a residual 3) * size elements.
+    Two passes, mean first, and its rounding made good: a large mean costs no accuracy.
+    Traffic (2, with a residual 3) * size elements.
 
     References
     ----------

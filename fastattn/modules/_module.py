@@ -92,11 +92,6 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def read_weights(folder: Path) -> Callable[[str, tuple[int, ...]], Array]:
     """Return a reader of a module's tensors, which copies them out of the file."""
-    if not (folder / "model.safetensors").exists() and (folder / "pytorch_model.bin").exists():
-        raise CheckpointError(
-            f"{folder / 'pytorch_model.bin'}: refused, because a pickle can run any code when it is read; with "
-            "sentence-transformers installed, SentenceTransformer(folder).save_pretrained(other) writes model.safetensors"
-        )
     tensors = Tensors(folder)
 
     def read(name: str, shape: tuple[int, ...]) -> Array:

@@ -81,7 +81,8 @@ class Dense(Module):
             raise ValueError(f"init_weight must be an array of shape {shape}: nothing is trained here")
         self.in_features, self.out_features, self.bias = in_features, out_features, bias
         self.activation_function = "Identity" if activation_function is None else activation_function
-        self._activation = resolve_activation(self.activation_function)
+        # A check; what it returns may not be picklable.
+        resolve_activation(self.activation_function)
         self.weight = as_array("init_weight", init_weight, shape)
         self.bias_weight = None
         if bias:
@@ -131,8 +132,9 @@ class Dense(Module):
 
     def _apply(self, features: Features, offsets: NDArray[np.int64], prompt_tokens: int) -> None:
         """Add the output to the features."""
+        activation = resolve_activation(self.activation_function)
         x = np.ascontiguousarray(features[self.module_input_name])
-        result = np.asarray(self._activation(linear(x, self.weight, self.bias_weight)), np.float32)
+        result = np.asarray(activation(linear(x, self.weight, self.bias_weight)), np.float32)
         if self.use_residual:
             result = result + (x if self.residual is None else linear(x, self.residual))
         features[self.module_output_name] = result

@@ -161,15 +161,13 @@ class Transformer(Module):
         """
         target = Path(output_path)
         target.mkdir(parents=True, exist_ok=True)
-        names = ["config.json", "model.safetensors"]
-        index = self.folder / "model.safetensors.index.json"
-        if not (self.folder / "model.safetensors").is_file():
+        # The weights as they were read: the first of these that there is.
+        files = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+        names = ["config.json", next(name for name in files if (self.folder / name).exists())]
+        if names[1].endswith(".json"):
+            index = self.folder / names[1]
             parts = dict.fromkeys(read_object(index)["weight_map"].values())
-            names = [
-                "config.json",
-                index.name,
-                *(str(confined(self.folder, part, index).relative_to(self.folder)) for part in parts),
-            ]
+            names += [str(confined(self.folder, part, index).relative_to(self.folder)) for part in parts]
         for name in names:
             if (self.folder / name).resolve() != (target / name).resolve():
                 (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from soak.hostile_case import Case
+from soak._hostile_case import Case
 
 _GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 _WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "on", "mat", "a"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import fastattn
 from fastattn import Encoder, EncoderConfig
-from soak.hostile_case import Case
+from soak._hostile_case import Case
 
 Array = NDArray[Any]
 

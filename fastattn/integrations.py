@@ -1,0 +1,194 @@
+"""Hands a model to libraries that take one through a class of their own: KeyBERT, BERTopic, LangChain, Chroma.
+
+Each of these has a documented class to subclass for models that it does not know by name; KeyBERT and BERTopic would
+replace an object that they do not know by a model of their choice, without a word.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fastattn.sentence import SentenceTransformer
+
+__all__ = ["bertopic_backend", "chroma_embedding_function", "keybert_backend", "langchain_embeddings"]
+
+
+def keybert_backend(model: SentenceTransformer, **encode_kwargs: Any) -> Any:
+    """Return what ``keybert.KeyBERT(model=...)`` takes.
+
+    Parameters
+    ----------
+    model : SentenceTransformer
+        Embeds documents and words.
+    **encode_kwargs
+        As of `SentenceTransformer.encode`.
+
+    Returns
+    -------
+    keybert.backend.BaseEmbedder
+
+    Raises
+    ------
+    ImportError
+        KeyBERT is not installed.
+    """
+    return _backend("keybert.backend")(model, encode_kwargs)
+
+
+def bertopic_backend(model: SentenceTransformer, **encode_kwargs: Any) -> Any:
+    """Return what ``bertopic.BERTopic(embedding_model=...)`` takes.
+
+    Parameters
+    ----------
+    model : SentenceTransformer
+        Embeds documents and words.
+    **encode_kwargs
+        As of `SentenceTransformer.encode`.
+
+    Returns
+    -------
+    bertopic.backend.BaseEmbedder
+
+    Raises
+    ------
+    ImportError
+        BERTopic is not installed.
+    """
+    return _backend("bertopic.backend")(model, encode_kwargs)
+
+
+def langchain_embeddings(model: SentenceTransformer, **encode_kwargs: Any) -> Any:
+    """Return what LangChain's vector stores take as ``embedding``.
+
+    Parameters
+    ----------
+    model : SentenceTransformer
+        Embeds documents by `encode_document` and queries by `encode_query`.
+    **encode_kwargs
+        As of `SentenceTransformer.encode`.
+
+    Returns
+    -------
+    langchain_core.embeddings.Embeddings
+
+    Raises
+    ------
+    ImportError
+        langchain-core is not installed.
+    """
+    return _langchain_class()(model, encode_kwargs)
+
+
+def chroma_embedding_function(model: SentenceTransformer, **encode_kwargs: Any) -> Any:
+    """Return what Chroma's collections take as ``embedding_function``.
+
+    A collection that is kept on disk stores the model's folder, and reads it again where it is opened without a function;
+    this function must have been called once in that process.
+
+    Parameters
+    ----------
+    model : SentenceTransformer
+        Embeds documents by `encode_document` and queries by `encode_query`.
+    **encode_kwargs
+        As of `SentenceTransformer.encode`; what JSON can hold.
+
+    Returns
+    -------
+    chromadb.EmbeddingFunction
+
+    Raises
+    ------
+    ImportError
+        chromadb is not installed.
+    """
+    return _chroma_class()(model, encode_kwargs)
+
+
+@functools.cache
+def _backend(package: str) -> Any:
+    """Return a backend of KeyBERT or BERTopic, whose base classes are the same."""
+    base = importlib.import_module(package).BaseEmbedder
+
+    class Backend(base):  # type: ignore[misc, valid-type]
+        """Embeds by a fastattn model."""
+
+        def __init__(self, model: SentenceTransformer, encode_kwargs: dict[str, Any]) -> None:
+            super().__init__()
+            self.embedding_model = model
+            self.encode_kwargs = encode_kwargs
+
+        def embed(self, documents: list[str], verbose: bool = False) -> Any:
+            """Embed documents or words."""
+            return self.embedding_model.encode(documents, show_progress_bar=verbose, **self.encode_kwargs)
+
+    return Backend
+
+
+@functools.cache
+def _langchain_class() -> Any:
+    base = importlib.import_module("langchain_core.embeddings").Embeddings
+
+    class Embeddings(base):  # type: ignore[misc, valid-type]
+        """Embeds by a fastattn model."""
+
+        def __init__(self, model: SentenceTransformer, encode_kwargs: dict[str, Any]) -> None:
+            self.model = model
+            self.encode_kwargs = encode_kwargs
+
+        def embed_documents(self, texts: list[str]) -> Any:
+            """Embed documents."""
+            return self.model.encode_document(texts, **self.encode_kwargs).tolist()
+
+        def embed_query(self, text: str) -> Any:
+            """Embed a query."""
+            return self.model.encode_query(text, **self.encode_kwargs).tolist()
+
+    return Embeddings
+
+
+@functools.cache
+def _chroma_class() -> Any:
+    base = importlib.import_module("chromadb").EmbeddingFunction
+    register = importlib.import_module("chromadb.utils.embedding_functions").register_embedding_function
+
+    class FastattnEmbeddingFunction(base):  # type: ignore[misc, valid-type]
+        """Embeds by a fastattn model."""
+
+        def __init__(self, model: SentenceTransformer, encode_kwargs: dict[str, Any]) -> None:
+            self.model = model
+            self.encode_kwargs = encode_kwargs
+
+        def __call__(self, input: list[str]) -> Any:
+            """Embed documents."""
+            return list(self.model.encode_document(list(input), **self.encode_kwargs))
+
+        def embed_query(self, input: list[str]) -> Any:
+            """Embed queries."""
+            return [np.asarray(row) for row in self.model.encode_query(list(input), **self.encode_kwargs)]
+
+        @staticmethod
+        def name() -> str:
+            """Return the name that a collection stores."""
+            return "fastattn"
+
+        def default_space(self) -> str:
+            """Return how embeddings are compared."""
+            return {"cosine": "cosine", "dot": "ip"}.get(self.model.similarity_fn_name, "l2")
+
+        def get_config(self) -> dict[str, Any]:
+            """Return what a collection stores."""
+            return {"model_name_or_path": str(self.model.folder), "encode_kwargs": self.encode_kwargs}
+
+        @staticmethod
+        def build_from_config(config: dict[str, Any]) -> Any:
+            """Make the function again."""
+            from fastattn.sentence import SentenceTransformer
+
+            return FastattnEmbeddingFunction(SentenceTransformer(config["model_name_or_path"]), config["encode_kwargs"])
+
+    return register(FastattnEmbeddingFunction)

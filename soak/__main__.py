@@ -1,0 +1,126 @@
+"""Run the trials and write the report: ``python -m soak [--scale 0.01] [--only threads,fork] [--out DIR]``.
+
+Each topic runs in a process of its own: one that dies by a signal or hangs is a row of the report, and the others still run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import json
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import soak
+from soak import Row
+from soak._report import markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+# The order of the report; a module that is not named here comes last.
+ORDER = ("threads", "fork", "interrupt", "memory", "quota", "bounds", "hostile", "numbers", "installation")
+
+
+def topics() -> list[str]:
+    """Return the names of this package's modules without an underscore."""
+    names = [module.name for module in pkgutil.iter_modules(soak.__path__) if not module.name.startswith("_")]
+    return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+
+
+def run_topic(name: str, scale: float, target: Path) -> None:
+    """Run one topic in this process and write its rows."""
+    try:
+        rows = [Row(*row) for row in importlib.import_module(f"soak.{name}").run(scale)]
+    except BaseException as error:
+        trace = traceback.format_exc()
+        sys.stderr.write(trace)
+        rows = [Row("the trial itself", f"{type(error).__name__}: {error}"[:300], "runs to its end", False)]
+    target.write_text(json.dumps([row._asdict() for row in rows]), "utf-8")
+
+
+def supervise(name: str, scale: float, limit: float) -> dict[str, Any]:
+    """Run one topic in a process of its own, with whatever that started, and return its rows and seconds."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        target = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", "soak", "--scale", str(scale), "--topic", name, "--rows", str(target)]
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+        try:
+            code = process.wait(limit)
+            ended = "" if code == 0 else f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        except subprocess.TimeoutExpired:
+            ended = f"still running after {limit:g} s"
+        finally:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+        rows = json.loads(target.read_text("utf-8")) if target.exists() else []
+    if ended or not rows:
+        rows.append(Row("the trial itself", ended or "no rows", "runs to its end", False)._asdict())
+    return {"topic": name, "seconds": round(time.perf_counter() - began, 1), "rows": rows}
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures depend on, without the folders of this machine."""
+    from fastattn.machine import facts
+
+    return {name: value for name, value in facts() if name not in ("kernel cache", "default model")}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run, write the report, and return 1 where a row is not as promised."""
+    parser = argparse.ArgumentParser(
+        prog="python -m soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the full length (1)")
+    parser.add_argument("--only", help=f"of {', '.join(topics())}; separated by commas")
+    parser.add_argument("--out", type=Path, help="folder for report.md and report.json; default: soak/ for a full run, else .soak/")
+    parser.add_argument("--limit", type=float, default=None, help="seconds after which a topic is given up (4 hours x scale + 300)")
+    parser.add_argument("--topic", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if not 0 <= options.scale <= 1:
+        parser.error(f"--scale must be in 0 .. 1, got {options.scale}")
+    if options.topic:
+        run_topic(options.topic, options.scale, options.rows)
+        return 0
+    chosen = options.only.split(",") if options.only else topics()
+    if unknown := set(chosen) - set(topics()):
+        parser.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(topics())}")
+    full = options.scale == 1 and not options.only
+    out: Path = options.out or ROOT / ("soak" if full else ".soak")
+    out.mkdir(parents=True, exist_ok=True)
+    limit = options.limit or 4 * 3600 * options.scale + 300
+    began = time.perf_counter()
+    results = {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "scale": options.scale,
+        "machine": machine(),
+        "topics": [],
+    }
+    for name in chosen:
+        sys.stderr.write(f"==> {name}\n")
+        results["topics"].append(supervise(name, options.scale, limit))
+        for row in results["topics"][-1]["rows"]:
+            sys.stderr.write(f"{'  ok  ' if row['ok'] else '  FAIL'} {row['what']}: {row['figure']}\n")
+        # After each topic: what is measured is not lost with what comes next.
+        results["seconds"] = round(time.perf_counter() - began)
+        (out / "report.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+        (out / "report.md").write_text(markdown(results), "utf-8")
+    failed = sum(not row["ok"] for topic in results["topics"] for row in topic["rows"])
+    sys.stderr.write(f"{out / 'report.md'}: {failed} not as promised, in {results['seconds']} s\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

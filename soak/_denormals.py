@@ -1,0 +1,68 @@
+"""Numbers below the smallest normal float32: whether results are right, and what they cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastattn
+from soak._poison import make
+
+Array = NDArray[Any]
+DENORMAL = np.float32(2.0**-140)
+
+
+def calls(small: bool) -> dict[str, Callable[[], Array]]:
+    """Return calls of every op and of an encoder, on normal numbers or with denormal ones among or instead of them."""
+    rng = np.random.default_rng(31)
+
+    def normal(*shape: int) -> Array:
+        x = rng.standard_normal(shape).astype(np.float32)
+        return x * DENORMAL if small else x
+
+    x, weight, bias = normal(256, 384), normal(384, 384), normal(384)
+    q, k, v = normal(3, 1, 12, 128, 32)
+    # Differences down to -100: the weights of the last ones are denormal, or would be.
+    spread = np.linspace(-100 if small else -10, 0, 384, dtype=np.float32)[None].repeat(256, 0)
+    steep = q / DENORMAL * 10 if small else q
+    hidden = normal(8 * 64, 40)
+    offsets = np.arange(0, 8 * 64 + 1, 64)
+    model = make("post")
+    factor = np.float32(2.0**-66 if small else 1)
+    tiny, tiny_weight = (rng.standard_normal(shape).astype(np.float32) * factor for shape in ((256, 384), (384, 384)))
+    return {
+        "softmax": lambda: fastattn.softmax(x),
+        "softmax, small weights": lambda: fastattn.softmax(spread),
+        "layer_norm": lambda: fastattn.layer_norm(x, bias, bias, residual=x),
+        "gelu": lambda: fastattn.gelu(x),
+        "gelu, tanh form": lambda: fastattn.gelu(x, approximate="tanh"),
+        "linear": lambda: fastattn.linear(x, weight, bias),
+        "linear, small products": lambda: fastattn.linear(tiny, tiny_weight),
+        "attention": lambda: fastattn.scaled_dot_product_attention(q, k, v),
+        "attention, small weights": lambda: fastattn.scaled_dot_product_attention(steep, steep, v),
+        "encoder": lambda: model.forward_packed(hidden, offsets),
+    }
+
+
+def slowdown(seconds: float) -> dict[str, float]:
+    """Return how many times longer a call takes with denormal numbers: the least of many calls of each, in turns."""
+    sides = calls(False), calls(True)
+    found = {}
+    for name in sides[0]:
+        least = [float("inf"), float("inf")]
+        for side in sides:
+            side[name]()
+        end = time.perf_counter() + seconds / len(sides[0])
+        while True:
+            for i, side in enumerate(sides):
+                began = time.perf_counter()
+                side[name]()
+                least[i] = min(least[i], time.perf_counter() - began)
+            if time.perf_counter() > end:
+                break
+        found[name] = least[1] / least[0]
+    return found

@@ -1,0 +1,64 @@
+"""The bits of every op and of encoders as one hash: ``python -m soak._digest`` prints it, and the threading layer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+
+import fastattn
+from fastattn.machine import facts
+from soak._poison import KINDS, make
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = ("tbb", "omp", "workqueue")
+
+
+def digest() -> str:
+    """Return the hash of results on inputs that are large enough for several threads."""
+    rng = np.random.default_rng(21)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    found = hashlib.sha256()
+    x, weight = normal(700, 130), normal(170, 130)
+    q, k, v = normal(3, 2, 3, 150, 30)
+    for result in (
+        fastattn.softmax(x),
+        fastattn.layer_norm(x, residual=normal(700, 130)),
+        fastattn.gelu(x),
+        fastattn.gelu(x, approximate="tanh"),
+        fastattn.linear(x, weight, activation="silu"),
+        fastattn.scaled_dot_product_attention(q, k, v, is_causal=True),
+        fastattn.attention_weights(q, k),
+    ):
+        found.update(result.tobytes())
+    lengths = rng.integers(1, 60, 40)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = rng.integers(0, 40, offsets[-1])
+    for kind in KINDS:
+        model = make(kind)
+        found.update(model.forward_packed(ids, offsets).tobytes())
+        found.update(model.forward_packed(ids[: offsets[1]], offsets[:2], pooling="mean").tobytes())
+    return found.hexdigest()
+
+
+def elsewhere(layer: str, threads: int) -> tuple[str, str]:
+    """Return (hash, layer) of a new process with that layer and that many threads; the hash is its error where it failed."""
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "soak._digest"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1], layer
+    found, used = done.stdout.split()
+    return found, used
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{digest()} {dict(facts())['threading layer'] if not numba.config.DISABLE_JIT else 'none'}\n")

@@ -1,0 +1,98 @@
+"""Run in an environment where the package is installed: every op against the reference, a small model, the command line.
+
+``smoke.py TESTS [quick]`` prints one JSON object: the versions, the threading layer, and what went wrong.  TESTS is the folder of
+the tests, from which the tolerance comes; with ``quick``, one op only.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastattn
+from fastattn.machine import facts
+
+TESTS = Path(sys.argv[1])
+
+
+def normal(*shape: int) -> Any:
+    return np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
+
+
+def ops() -> None:
+    from compare import check
+
+    x, weight, bias = normal(37, 50), normal(29, 50), normal(29)
+    q, k, v = normal(3, 2, 3, 40, 20)
+    for dtype in (np.float32, np.float64):
+        x, weight, bias, q, k, v = (a.astype(dtype) for a in (x, weight, bias, q, k, v))
+        check("softmax", x)
+        check("layer_norm", x, residual=x)
+        check("gelu", x)
+        check("gelu", x, approximate="tanh")
+        for activation in (None, "gelu", "gelu_tanh", "relu", "silu"):
+            check("linear", x, weight, bias, activation=activation)
+        check("scaled_dot_product_attention", q, k, v)
+        check("scaled_dot_product_attention", q, k, v, is_causal=True, softcap=5.0)
+        check("attention_weights", q, k)
+
+
+def model() -> None:
+    from compare import assert_matches_reference
+    from models import C, V, write_sentence_model
+
+    config = fastattn.EncoderConfig(2, 4, 40, 72, vocab_size=V, positions="sinusoidal")
+    ids = np.arange(24).reshape(2, 12) % V
+    mask = np.arange(12) < np.array([[12], [5]])
+    hidden = fastattn.Encoder(config)(ids, mask)
+    assert np.isfinite(hidden).all() and not hidden[~mask].any()
+    with tempfile.TemporaryDirectory() as folder:
+        write_sentence_model(Path(folder))
+        embeddings = fastattn.SentenceTransformer(folder).encode(["the cat sat", "a dog on the mat", ""])
+    assert embeddings.shape == (3, C) and np.isfinite(embeddings).all()
+    assert_matches_reference(embeddings[:1], embeddings[:1].astype(np.float64), embeddings[:1])
+
+
+def command_line() -> None:
+    command = str(Path(sysconfig.get_path("scripts")) / "fastattn")
+    for arguments in (["--help"], ["info"], ["embed", "--help"]):
+        done = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=300)
+        if done.returncode or "Traceback" in done.stderr:
+            raise RuntimeError(f"fastattn {' '.join(arguments)}: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
+
+
+def main() -> None:
+    sys.path.insert(0, str(TESTS))
+    wrong = []
+    here = Path(fastattn.__file__).resolve()
+    if here.is_relative_to(TESTS.parent):
+        wrong.append(f"imported from the sources, {here}")
+    if sys.argv[2:] == ["quick"]:
+        if not np.allclose(fastattn.softmax(normal(3, 4)).sum(-1), 1):
+            wrong.append("softmax does not sum to 1")
+    else:
+        for trial in (ops, model, command_line):
+            try:
+                trial()
+            except Exception as error:
+                traceback.print_exc()
+                wrong.append(f"{trial.__name__}: {type(error).__name__}: {error}"[:300])
+    versions = {}
+    for name in ("numba", "llvmlite", "numpy", "tbb", "tokenizers", "safetensors", "tqdm", "typer"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "none"
+    print(json.dumps({"versions": versions, "layer": dict(facts())["threading layer"], "wrong": wrong}))
+
+
+main()

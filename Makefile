@@ -10,7 +10,7 @@ PIP := @$(BIN)/python -m pip install -qq --disable-pip-version-check
 OPS := $(filter-out fastattn/kernels/_%,$(wildcard fastattn/kernels/*.py))
 OP_TESTS := $(OPS:fastattn/kernels/%.py=tests/test_%.py)
 
-.PHONY: help demo test test-nojit lint bench bench-quick bench-ops bench-smoke soak soak-smoke clean
+.PHONY: help demo test test-nojit test-bounds lint bench bench-quick bench-ops bench-smoke soak soak-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -24,6 +24,10 @@ test: $(VENV)/dev.stamp ## all tests
 # NumPy warns of inf - inf where compiled code says nothing.
 test-nojit: $(VENV)/dev.stamp ## the op tests with the kernels as plain Python, small shapes
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -W ignore::RuntimeWarning $(OP_TESTS)
+
+# What the vectors read and write is not checked by this, but by the run without the JIT and by tests/test_bounds.py.
+test-bounds: $(VENV)/dev.stamp ## the op and encoder tests with every scalar index of the kernels checked by Numba
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/checked-kernels $(BIN)/python -m pytest $(OP_TESTS) tests/test_encoder.py tests/test_blocks.py
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn._memory import check_large
 from fastattn._tables import thetas
 from fastattn.config import EncoderConfig
 from fastattn.kernels._activation import ACTIVATIONS
@@ -92,6 +94,7 @@ def random_parameters(config: EncoderConfig, seed: int) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
     parameters: dict[str, Array] = {}
     shapes = expected_shapes(config) | optional_shapes(config)
+    check_large(4 * sum(map(math.prod, shapes.values())), "the parameters")
     if config.vocab_size is None:
         del shapes["embeddings.layer_norm.weight"]
     if not config.norm_first:
@@ -134,6 +137,7 @@ class _Arena:
 
     def fill(self) -> Array:
         """Write everything."""
+        check_large(4 * self.size, "the packed parameters")
         out = aligned_empty(self.size, np.float32)
         for at, size, parts in self.writes:
             whole = parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn._memory import check_large
 from fastattn._packing import Packed
 from fastattn.config import EncoderConfig
 from fastattn.kernels._arrays import Array, aligned_empty, panels
@@ -47,8 +48,12 @@ def run(
     normalize: bool,
     out: Array,
     watch: Callable[[int, int, Array, Array, Array], None] | None = None,
+    pending: int = 0,
 ) -> None:
-    """Encode packed sequences into `out`; after each step by rows, `watch` gets (step, layer, x, qkv, relative)."""
+    """Encode packed sequences into `out`; after each step by rows, `watch` gets (step, layer, x, qkv, relative).
+
+    `pending`: bytes that the caller still needs for its result, and has not written to.
+    """
     c, ldh = config.hidden_dim, ff_stride(config.ff_dim)
     lengths = np.diff(offsets)
     n, longest = int(offsets[-1]), int(lengths.max())
@@ -70,9 +75,11 @@ def run(
         gate = n * panels(1, np.float32)[1] if by_columns else 0
         per_worker = max(_head_scratch(config, longest), _rows_scratch(config), gate)
     columns = width if by_columns else 0
+    per_worker = -(-per_worker // 16) * 16
+    check_large(4 * (5 * width * c + columns * (c + ldh) + workers * per_worker) + pending, f"the forward of {n} tokens")
     x, qkv, ctx = (_scratch(name, width * m) for name, m in (("x", c), ("qkv", 3 * c), ("ctx", c)))
     y, expanded = _scratch("y", columns * c), _scratch("expanded", columns * ldh)
-    scratch = _scratch("scratch", workers * -(-per_worker // 16) * 16)
+    scratch = _scratch("scratch", workers * per_worker)
     for part in [steps] if watch is None else np.split(steps, len(steps)):
         encoder_kernel(
             run_step.address(), part, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative, packed.weights,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn._memory import check_large
 from fastattn.config import EncoderConfig
 
 Array = NDArray[Any]
@@ -19,10 +20,13 @@ _NONE = np.empty(0, np.float32)
 
 
 class Table:
-    """A table for sequences of up to some length; `make` takes the length, and an entry does not depend on it."""
+    """A table for sequences of up to some length; `make` takes the length, and an entry does not depend on it.
 
-    def __init__(self, make: Callable[[int], Array]) -> None:
-        self._make = make
+    `width`: numbers in the table for a place in the sequence.
+    """
+
+    def __init__(self, make: Callable[[int], Array], width: int = 0) -> None:
+        self._make, self._width = make, width
         self._made: tuple[int, Array] = (0, _NONE)
 
     def up_to(self, tokens: int) -> Array:
@@ -30,6 +34,8 @@ class Table:
         made = self._made
         if made[0] < tokens:
             length = max(_SHORTEST, 1 << (tokens - 1).bit_length())
+            # In float64 before it is in float32, with intermediate results.
+            check_large(44 * length * self._width, f"a table for sequences of {length} tokens")
             self._made = made = (length, self._make(length))
         return made[1]
 
@@ -43,12 +49,14 @@ class Tables:
 
     def __init__(self, config: EncoderConfig, learned: Array, relative: Array) -> None:
         self._config, self._learned = config, learned
-        self._sines = Table(functools.partial(sinusoidal_positions, config.input_dim))
+        self._sines = Table(functools.partial(sinusoidal_positions, config.input_dim), config.input_dim)
         is_rotary = config.positions == "rotary"
-        self._rotary = Table(functools.partial(rotary_tables, config.head_dim, thetas(config)) if is_rotary else _no_table)
+        angles = functools.partial(rotary_tables, config.head_dim, thetas(config)) if is_rotary else _no_table
+        self._rotary = Table(angles, config.head_dim * len(thetas(config)) if is_rotary else 0)
         relative = relative.reshape(-1, config.num_heads)
         distance = config.relative_max_distance
-        self._relative = Table(functools.partial(relative_biases, relative, distance) if relative.size else _no_table)
+        biases = functools.partial(relative_biases, relative, distance) if relative.size else _no_table
+        self._relative = Table(biases, 2 * config.num_heads if relative.size else 0)
 
     def positions(self, longest: int) -> Array:
         """Return the rows that are added to the tokens, flat; empty for none.  ValueError where there are too few."""

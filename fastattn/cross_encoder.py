@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastattn._arguments import renamed
+from fastattn._memory import check_large
 from fastattn._tensors import as_tensors
 from fastattn.activations import activation_name, find_activation, resolve_activation
 from fastattn.base import TextModel
@@ -163,7 +164,7 @@ class CrossEncoder(TextModel):
 
     def _read_modules(self, folder: Path, settings: Recipe | None, **options: Any) -> list[Module]:
         """Read the modules; the head of the checkpoint where there are none, or those of another type of model."""
-        if settings is None or not (folder / "modules.json").exists():
+        if settings is None or not os.path.lexists(folder / "modules.json"):
             return [Transformer(transformer_folder(folder), transformer_task="sequence-classification", **options)]
         return read_modules_of(folder, **options)
 
@@ -307,6 +308,8 @@ class CrossEncoder(TextModel):
             An input is not a pair of str; the message gives its number and what it is.
         ValueError
             An argument is unknown or not one of those named, or a text is not valid Unicode.
+        MemoryError
+            The scores would not fit in the memory that is free: found out before anything is computed.
         """
         self._check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "predict")
         single = self.is_singular_input(inputs)
@@ -316,6 +319,7 @@ class CrossEncoder(TextModel):
         activation = resolve_activation(self.activation_fn if activation_fn is None else activation_fn)
         text = self._resolve_prompt(prompt, prompt_name)
         skip = self._pipeline.prompt_tokens(text)
+        check_large(4 * len(pairs) * self.num_labels, f"scores of shape {(len(pairs), self.num_labels)}")
         logits = np.empty((len(pairs), self.num_labels), np.float32)
 
         def put(batch: Packed) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn import _packing, _run, _training
+from fastattn._memory import check_large
 from fastattn._tables import Tables
 from fastattn._walk import Walk
 from fastattn.checkpoint import read_encoder
@@ -191,7 +192,7 @@ class Encoder:
             A shape is wrong, an id is out of range, a sequence is longer than the positions, or `rng` is missing; hidden states
             or attention are asked for and dropout as well.
         MemoryError
-            The hidden states or the attention would not fit in the memory that is free: found out before anything is computed.
+            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
 
         Notes
         -----
@@ -206,6 +207,8 @@ class Encoder:
             raise TypeError(f"x must hold integer token ids or float hidden states, got {x.dtype}")
         if not given and x.ndim != 2:
             raise ValueError(f"x must have shape (B, T) for token ids, got {x.shape}")
+        padded = 4 * x.shape[0] * x.shape[1] * self.config.hidden_dim
+        check_large(2 * padded, f"hidden states of shape {(*x.shape[:2], self.config.hidden_dim)}, without and with padding,")
         real = self._mask(attention_mask, x.shape[:2])
         offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
         types = None
@@ -219,7 +222,7 @@ class Encoder:
             if training and self.config.dropout > 0:
                 raise ValueError("return_hidden_states and return_attention show the encoder without dropout: leave out training")
             walk = Walk(self.config, self._packed, real, hidden_states=return_hidden_states, attention=return_attention)
-        packed = self._encode(x[real], offsets, types, None, False, training, rng, watch=walk)
+        packed = self._encode(x[real], offsets, types, None, False, training, rng, watch=walk, pending=padded)
         out = np.zeros((*x.shape[:2], self.config.hidden_dim), np.float32)
         out[real] = packed
         if walk is None:
@@ -265,11 +268,13 @@ class Encoder:
         ValueError
             A shape is wrong, the offsets do not rise from 0 to N, an id is out of range, or a sequence is longer than the
             positions.
+        MemoryError
+            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
         """
         ids, offsets = np.asarray(ids), np.asarray(offsets)
         if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
             raise ValueError(f"offsets must be whole numbers of shape (B + 1,), got {offsets.dtype} of shape {offsets.shape}")
-        offsets = offsets.astype(np.int64, copy=False)
+        offsets = np.require(offsets, np.int64, _PLAIN)
         if offsets[0] != 0 or offsets[-1] != len(ids) or np.any(offsets[1:] < offsets[:-1]):
             raise ValueError(f"offsets must rise from 0 to N = {len(ids)}, got {offsets[0]} .. {offsets[-1]}")
         return self._encode(ids, offsets, token_type_ids, pooling, normalize, False, None, out)
@@ -306,6 +311,7 @@ class Encoder:
         rng: np.random.Generator | None,
         out: Array | None = None,
         watch: Walk | None = None,
+        pending: int = 0,
     ) -> NDArray[np.float32]:
         config, packed = self.config, self._packed
         c = config.hidden_dim
@@ -328,6 +334,8 @@ class Encoder:
         positions = self._tables.positions(longest)
         shape = (len(offsets) - 1 if pooling else n, c)
         if out is None:
+            pending += 4 * shape[0] * c
+            check_large(pending, f"hidden states of shape {shape}")
             out = np.empty(shape, np.float32)
         elif not isinstance(out, np.ndarray) or out.dtype != np.float32:
             raise TypeError(f"out must be a float32 array, got {getattr(out, 'dtype', type(out).__name__)}")
@@ -342,5 +350,5 @@ class Encoder:
                 raise ValueError("rng must be a numpy.random.Generator where training applies dropout, got None")
             out[...] = _training.forward(config, packed, offsets, inputs, rotary, relative, rng)
             return out
-        _run.run(config, packed, offsets, inputs, rotary, relative, POOLINGS[pooling], normalize, out, watch)
+        _run.run(config, packed, offsets, inputs, rotary, relative, POOLINGS[pooling], normalize, out, watch, pending)
         return out

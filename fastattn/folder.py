@@ -1,16 +1,49 @@
-"""Reads the small files of a model folder.  A name found inside a folder never leads out of it."""
+"""Reads the small files of a model folder.  Neither a name nor a link found inside a folder leads out of it."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CheckpointError", "confined", "read_json", "read_modules", "read_object", "transformer_folder"]
+__all__ = ["CheckpointError", "confined", "own_file", "read_json", "read_modules", "read_object", "transformer_folder"]
 
 
 class CheckpointError(ValueError):
     """A model folder that cannot be used; the message names the file or tensor and what was seen."""
+
+
+def own_file(path: Path) -> Path:
+    """Return the path, a CheckpointError where a link in place of the file leads out of its folder.
+
+    Parameters
+    ----------
+    path : Path
+        A file of a model folder; it need not exist.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    CheckpointError
+        It is a symbolic link to something outside the folder that it is in.  In the Hugging Face Hub's cache, where every
+        file of ``models--NAME/snapshots/REVISION`` is a link, ``models--NAME/blobs`` counts as inside.
+    """
+    if not path.is_symlink():
+        return path
+    try:
+        folder, found = path.parent.resolve(), path.resolve()
+    except (OSError, RuntimeError) as error:  # A link to itself.
+        raise CheckpointError(f"{path}: a link that leads nowhere: {error}") from error
+    snapshots = (place for place in (folder, *folder.parents) if place.parent.name == "snapshots")
+    allowed = [folder, *(place.parent.parent / "blobs" for place in snapshots)]
+    if not any(found.is_relative_to(place) for place in allowed):
+        raise CheckpointError(f"{path}: refused, because it is a link out of the model's folder, to {found}")
+    return path
 
 
 def read_json(path: Path) -> Any:
@@ -33,7 +66,7 @@ def read_json(path: Path) -> Any:
     CheckpointError
         It is not JSON.
     """
-    if not path.is_file():
+    if not own_file(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
         return json.loads(path.read_text("utf-8"))
@@ -59,7 +92,7 @@ def read_object(path: Path) -> dict[str, Any]:
     CheckpointError
         It is not JSON, or not an object.
     """
-    content = read_json(path) if path.exists() else {}
+    content = read_json(path) if os.path.lexists(path) else {}
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
@@ -85,13 +118,21 @@ def confined(folder: Path, name: object, source: Path) -> Path:
     Raises
     ------
     CheckpointError
-        `name` is not a relative path that stays below `folder`.
+        `name` is not a relative path that stays below `folder`, or a folder in it is a link out of `folder`.
     """
     if not isinstance(name, str) or "\\" in name or ":" in name or "\0" in name or name.startswith("/"):
         raise CheckpointError(f"{source}: {name!r} is not the name of something inside {folder}")
     if ".." in name.split("/"):
         raise CheckpointError(f"{source}: {name!r} leads out of {folder}")
-    return folder / name
+    path = folder / name
+    # A file may be a link in the Hub's cache: `own_file` tells, where it is read.
+    inside = path if path.is_dir() else path.parent
+    try:
+        if inside.resolve().is_relative_to(folder.resolve()):
+            return path
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{source}: {name!r} leads nowhere: {error}") from error
+    raise CheckpointError(f"{source}: {name!r} is a link out of {folder}")
 
 
 def read_modules(folder: Path) -> list[tuple[str, Path]]:
@@ -113,7 +154,7 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
         The file is damaged, or names a folder outside this one.
     """
     path = folder / "modules.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
     entries = read_json(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

@@ -92,6 +92,26 @@ class Pipeline:
             return 0
         return self.transformer.tokenizer.prefix_length(prompt, self.transformer.max_seq_length)
 
+    def count_tokens(self, inputs: Sequence[Any], prompt: str) -> int:
+        """Tokens of all inputs, as `run` would cut them.
+
+        Parameters
+        ----------
+        inputs : sequence of str, or of (str, str)
+            Texts, or pairs.
+        prompt : str
+            Put before each.
+
+        Returns
+        -------
+        int
+            Special ones included.
+        """
+        tokenizer, limit = self.transformer.tokenizer, self.transformer.max_seq_length
+        starts = range(0, len(inputs), _SLICE)
+        rows = (row for i in starts for row in tokenize(tokenizer, inputs[i : i + _SLICE], prompt, limit, i).ids)
+        return sum(map(len, rows))
+
     def embed(self, batch: Packed, prompt_tokens: int = 0) -> NDArray[np.float32]:
         """Embeddings of one forward.
 

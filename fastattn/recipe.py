@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,7 +68,7 @@ def read_settings(folder: Path, model_type: str) -> Recipe | None:
     path = folder / "config_sentence_transformers.json"
     settings = read_object(path)
     # A folder without modules is one of transformers, for either type.
-    found = settings.get("model_type", "SentenceTransformer" if (folder / "modules.json").exists() else model_type)
+    found = settings.get("model_type", "SentenceTransformer" if os.path.lexists(folder / "modules.json") else model_type)
     if found != model_type:
         logger.warning("%s is a %s: only its encoder is used, as a %s", folder, found, model_type)
         return None

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastattn._arguments import renamed
+from fastattn._memory import LARGE, check_fits, check_large, free_bytes
 from fastattn._tensors import as_tensors, is_tensor
 from fastattn.base import TextModel
 from fastattn.embeddings import PRECISIONS, SIMILARITIES, normalize, quantize_embeddings, similarity, similarity_pairwise
@@ -154,7 +155,7 @@ class SentenceTransformer(TextModel):
 
     def _read_modules(self, folder: Any, settings: Recipe | None, **options: Any) -> list[Module]:
         """Read the modules; mean pooling where there are none, or those of another type of model."""
-        if settings is None or not (folder / "modules.json").exists():
+        if settings is None or not os.path.lexists(folder / "modules.json"):
             transformer = Transformer(transformer_folder(folder), transformer_task="feature-extraction", **options)
             return [transformer, Pooling(transformer.get_embedding_dimension())]
         return read_modules_of(folder, **options)
@@ -261,6 +262,8 @@ class SentenceTransformer(TextModel):
             A text is not a str; the message gives its number and type.
         ValueError
             An argument is unknown or not one of those named, or a text is not valid Unicode.
+        MemoryError
+            The result would not fit in the memory that is free: found out before anything is computed.
         """
         self._check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "encode")
         precision = precision or "float32"
@@ -280,6 +283,9 @@ class SentenceTransformer(TextModel):
         width = width if truncate_dim is None else min(self._width, truncate_dim)
         result: Any
         if output_value == SENTENCE:
+            # Quantising needs a few arrays of this size.
+            copies = 1 if precision == "float32" else 4
+            check_large(4 * len(texts) * width * copies, f"embeddings of shape {(len(texts), width)}")
             result = np.empty((len(texts), width), np.float32)
 
             def put(batch: Packed) -> None:
@@ -287,6 +293,7 @@ class SentenceTransformer(TextModel):
                 result[batch.rows] = normalize(rows) if normalize_embeddings else rows
 
         else:
+            self._check_room(texts, text)
             result = [None] * len(texts)
 
             def put(batch: Packed) -> None:
@@ -301,6 +308,16 @@ class SentenceTransformer(TextModel):
             if output_value == SENTENCE and not convert_to_tensor:
                 result = list(result)
         return result[0] if isinstance(inputs, str) else result
+
+    def _check_room(self, texts: list[str], prompt: str) -> None:
+        """Raise a MemoryError where the token embeddings of all texts would not fit."""
+        token = 4 * self.encoder.config.hidden_dim
+        # Counting the tokens takes time: only where they would not fit if every character were one, with special ones.
+        special = self.tokenizer.num_special + len(prompt.encode("utf-8", "replace"))
+        most = sum(min(self.max_seq_length, 4 * len(text) + special) for text in texts)
+        free = free_bytes() if token * most >= LARGE else None
+        if free is not None and token * most > free:
+            check_fits(token * self._pipeline.count_tokens(texts, prompt), f"token embeddings of {len(texts)} texts")
 
     def _features(self, batch: Packed, skip: int, prompt: str, width: int) -> Iterator[dict[str, Any]]:
         """Yield all that there is of each text of a batch."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn._tokenizer_calls import ROLES, TokenizerCalls, longest_first
-from fastattn.folder import CheckpointError, read_object
+from fastattn.folder import CheckpointError, own_file, read_object
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -30,6 +31,18 @@ _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", 
 _AT_A_TIME = 64
 # The tokenizers of models without a limit have this many digits; transformers' own have the same.
 NO_LIMIT = int(1e30)
+
+
+@contextlib.contextmanager
+def _sound(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Make a CheckpointError of what the library raises where a tokenizer does not hold together."""
+    try:
+        yield
+    except BaseException as error:
+        # It has no exception class of its own, and where it panics not even an Exception.
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{source}: not a tokenizer: {error}") from error
 
 
 class Rows(NamedTuple):
@@ -97,7 +110,8 @@ class Tokenizer(TokenizerCalls):
         self.special_tokens_map = dict(special_tokens or {})
         self.model_input_names = list(model_input_names)
         self.name_or_path = "" if folder is None else str(folder)
-        with_special, plain = backend.encode("a").ids, backend.encode("a", add_special_tokens=False).ids
+        with _sound(self.name_or_path):
+            with_special, plain = backend.encode("a").ids, backend.encode("a", add_special_tokens=False).ids
         self.num_special = len(with_special) - len(plain)
         """Special tokens that a text gets."""
         starts = range(self.num_special + 1)
@@ -231,15 +245,16 @@ class Tokenizer(TokenizerCalls):
         source = Path(self.name_or_path)
         for name in _FILES:
             if self.name_or_path and (source / name).is_file() and (source / name).resolve() != (target / name).resolve():
-                shutil.copyfile(source / name, target / name)
+                shutil.copyfile(own_file(source / name), target / name)
         if not (target / "tokenizer.json").is_file():
             self.backend_tokenizer.save(str(target / "tokenizer.json"))
 
     @cached_property
     def _around_pair(self) -> tuple[tuple[list[int], ...], NDArray[np.int32]]:
         """Special tokens before, between and behind the texts of a pair; and the types of these with one of each text."""
-        a, b = (self.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "b"))
-        whole = self.backend_tokenizer.encode("a", "b")
+        with _sound(self.name_or_path):
+            a, b = (self.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "b"))
+            whole = self.backend_tokenizer.encode("a", "b")
         ids, types = list(whole.ids), list(whole.type_ids)
         first = next((i for i in range(len(ids)) if ids[i : i + len(a)] == a), 0)
         end = first + len(a)
@@ -257,7 +272,8 @@ class Tokenizer(TokenizerCalls):
         """Tokenise without offsets, which nothing here needs."""
         backend = self.backend_tokenizer
         encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)
-        return cast("list[Encoding]", encode_batch(list(texts), add_special_tokens=add_special_tokens))
+        with _sound(self.name_or_path):
+            return cast("list[Encoding]", encode_batch(list(texts), add_special_tokens=add_special_tokens))
 
 
 def load_tokenizer(folder: Path, *, do_lower_case: bool = False) -> Tokenizer:
@@ -287,18 +303,13 @@ def load_tokenizer(folder: Path, *, do_lower_case: bool = False) -> Tokenizer:
     from tokenizers.normalizers import Sequence as Steps
 
     path = folder / "tokenizer.json"
-    if not path.is_file():
+    if not own_file(path).is_file():
         raise FileNotFoundError(
             f"{path}: no such file; with transformers installed, "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes it"
         )
-    try:
+    with _sound(path):
         backend = Backend.from_file(str(path))
-    except Exception as error:
-        # The library has no exception class of its own.
-        if type(error) is not Exception:
-            raise
-        raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
     if do_lower_case:
         before = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = Steps([Lowercase(), *before])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import mmap
+import operator
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.folder import CheckpointError, confined, read_json
+from fastattn.folder import CheckpointError, confined, own_file, read_json
 
 __all__ = ["Tensors"]
 
@@ -125,13 +127,14 @@ def _weight_files(folder: Path) -> list[Path]:
     for single in ("model.safetensors", _PICKLE):
         index = folder / f"{single}.index.json"
         if (folder / single).exists():
-            return [folder / single]
+            return [own_file(folder / single)]
         if index.exists():
             content = read_json(index)
             weight_map = content.get("weight_map") if isinstance(content, dict) else None
             if not isinstance(weight_map, dict) or not weight_map:
                 raise CheckpointError(f"{index}: has no weight_map")
-            return [confined(folder, name, index) for name in dict.fromkeys(weight_map.values())]
+            names = {str(name): name for name in weight_map.values()}
+            return [own_file(confined(folder, name, index)) for name in names.values()]
     others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHERS)
     found = f"; not supported: {', '.join(others)}" if others else ""
     raise FileNotFoundError(f"{folder}: no model.safetensors and no model.safetensors.index.json{found}")
@@ -151,13 +154,23 @@ def _map(path: Path) -> dict[str, _Entry]:
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     length = int.from_bytes(mapped[:8], "little")
-    header: dict[str, Any] = json.loads(mapped[8 : 8 + length])
-    header.pop("__metadata__", None)
-    entries = {}
-    for name, entry in header.items():
-        shape, dtype, offset = tuple(entry["shape"]), entry["dtype"], 8 + length + entry["data_offsets"][0]
-        entries[name] = _Entry(path, shape, dtype, partial(_view, mapped, shape, dtype, offset))
-    return entries
+    # The library has checked the header, but it need not read JSON as Python does: of two equal keys, say.
+    try:
+        header: dict[str, Any] = json.loads(mapped[8 : 8 + length])
+        header.pop("__metadata__", None)
+        return {name: _entry(path, entry, mapped, 8 + length) for name, entry in header.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a safetensors header: {error!r}") from error
+
+
+def _entry(path: Path, entry: Any, mapped: mmap.mmap, start: int) -> _Entry:
+    """Return a tensor by its entry in the header; a ValueError unless it is inside the file."""
+    shape, dtype = tuple(map(operator.index, entry["shape"])), str(entry["dtype"])
+    first, last = map(operator.index, entry["data_offsets"])
+    size = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize if dtype in _DTYPES else last - first
+    if min(first, *shape, 0) < 0 or last - first != size or start + last > len(mapped):
+        raise ValueError(f"a tensor of shape {shape} at {first} .. {last} of {len(mapped) - start} bytes")
+    return _Entry(path, shape, dtype, partial(_view, mapped, shape, dtype, start + first))
 
 
 def _view(mapped: mmap.mmap, shape: tuple[int, ...], dtype: str, offset: int) -> Array:

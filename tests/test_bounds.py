@@ -1,5 +1,6 @@
 """No kernel touches memory outside its arrays: each runs on arrays that end, and that start, at a page without access."""
 
+import json
 import os
 import subprocess
 import sys
@@ -18,4 +19,28 @@ def test_arrays_at_the_edge_of_memory() -> None:
     run = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent, env=environment, check=False)
     last = (run.stderr.strip().splitlines() or ["nothing"])[-1]
     assert run.returncode == 0, f"ended with {run.returncode} in: {last}"
-    assert int(run.stdout) > 600
+    found = json.loads(run.stdout)
+    assert found["cases"] > 4500 and not found["not run"], found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="mprotect is not there")
+@pytest.mark.parametrize("behind", [True, False])
+@pytest.mark.parametrize("write", [True, False])
+def test_the_page_is_guarded(behind: bool, write: bool) -> None:
+    """One element too far, read or written, ends the process."""
+    step = f"x = Guard({behind}).empty(3); p = x.ctypes.data + {12 if behind else -4}; f = ctypes.c_float.from_address(p); "
+    step += "f.value = 1" if write else "f.value"
+    command = [sys.executable, "-c", f"import ctypes; from guarded import Guard; {step}"]
+    path = os.pathsep.join((str(HERE), str(HERE.parent)))
+    run = subprocess.run(command, capture_output=True, cwd=HERE.parent, env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert run.returncode < 0
+
+
+@pytest.mark.jit
+@pytest.mark.parametrize("index", [3, -4])
+def test_numba_checks_indices_where_it_is_asked_to(index: int) -> None:
+    """What `make test-bounds` rests on: kernels have options of their own, and an index outside an array still raises."""
+    code = "import numpy as np; from fastattn.kernels._jit import kernel; f = kernel(lambda x, i: x[i]); f(np.zeros(3), %d)"
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "NUMBA_BOUNDSCHECK": "1"}
+    run = subprocess.run([sys.executable, "-c", code % index], capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 1 and "IndexError: index is out of bounds" in run.stderr

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn._memory import LARGE, check_fits, check_large
 from fastattn.kernels._jit import thread_count
 from fastattn.kernels._simd import TILE_BYTES
 
@@ -19,7 +21,13 @@ _NO_F32, _NO_F64 = np.empty(0, np.float32), np.empty(0, np.float64)
 
 def float_array(name: str, x: Any) -> Array:
     """Return `x` as an array, a TypeError unless its dtype is float16, float32 or float64."""
-    array = x if type(x) is np.ndarray else np.asarray(x)
+    if type(x) is np.ndarray:
+        array: Array = x
+    else:
+        try:
+            array = np.asarray(x)
+        except ValueError as error:
+            raise ValueError(f"{name} must be an array, got a {type(x).__name__} that makes none: {error}") from error
     if array.dtype.type not in _FLOATS:
         raise TypeError(f"{name} must be float32, float64 or float16, got {array.dtype}")
     return array
@@ -44,6 +52,39 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         raise ValueError(f"out must have shape {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out must be writable, got a read-only array")
+    if not out.flags.forc and _overlaps_itself(out):
+        raise ValueError(f"out must not have elements that share memory, got strides {out.strides} for shape {out.shape}")
+
+
+def _overlaps_itself(x: Array) -> bool:
+    """Tell whether elements share memory: whether an axis steps by less than what the axes inside it span."""
+    span = x.itemsize
+    for step, count in sorted((abs(step), count) for step, count in zip(x.strides, x.shape, strict=True) if count != 1):
+        if step < span:
+            return x.size > 0
+        span += step * (count - 1)
+    return False
+
+
+def check_room(shape: tuple[int, ...], out: Array | None, *arrays: Array) -> None:
+    """Raise a MemoryError where the result and the copies of `arrays` that `working` makes do not fit in what is free."""
+    if 8 * (sum(x.size for x in arrays) + math.prod(shape)) < LARGE:
+        return
+    copies = sum(0 if x.dtype in (_F32, _F64) and x.flags.carray else x.size for x in arrays)
+    itemsize = 8 if arrays[0].dtype.type is np.float64 else 4
+    check_fits(itemsize * (copies + (math.prod(shape) if out is None else 0)), f"a result of shape {shape}, with what computes it,")
+
+
+def number(name: str, value: Any) -> float:
+    """Return a number as a float, a TypeError or ValueError where it is none."""
+    if type(value) is float:
+        return value
+    try:
+        return float(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
+    except (OverflowError, ValueError):
+        raise ValueError(f"{name} must be a number that a float can hold, got {value!r:.50}") from None
 
 
 def working(x: Array) -> Array:
@@ -55,20 +96,33 @@ def working(x: Array) -> Array:
     dtype = x.dtype
     if (dtype is _F32 or dtype is _F64) and x.flags.carray:
         return x
+    # A copy, and of float16 in float32 the result too, and that again in float16.
+    check_large(x.size * (10 if dtype.type is np.float16 else dtype.itemsize), f"a copy of an array of shape {x.shape}")
     return np.require(x, _F64 if dtype.type is np.float64 else _F32, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE"))
 
 
 def kernel_out(out: Array | None, shape: tuple[int, ...], like: Array, *inputs: Array | None) -> Array:
     """Return `out` itself where a kernel may write to it, else a new array: `finish` copies it over."""
     if out is None:
-        return np.empty(shape, like.dtype)
+        return _empty(shape, like.dtype)
     usable = (
         out.flags.c_contiguous
         and out.flags.aligned
         and out.dtype == like.dtype
         and not any(x is not None and np.may_share_memory(out, x) for x in inputs)
     )
-    return out if usable else np.empty(shape, like.dtype)
+    return out if usable else _empty(shape, like.dtype)
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    # Nothing is taken from the system before it is written to.
+    try:
+        out = np.empty(shape, dtype)
+    except ValueError as error:
+        raise MemoryError(f"a result of shape {shape} is larger than any memory") from error
+    if out.nbytes >= LARGE:
+        check_fits(out.nbytes, f"a result of shape {shape}")
+    return out
 
 
 def finish(result: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:

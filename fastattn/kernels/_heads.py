@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
 
-from fastattn.kernels._arrays import Array, working
+from fastattn._memory import check_large
+from fastattn.kernels._arrays import Array, number, working
 from fastattn.kernels._attend import NO_BOUND
 
 
@@ -24,7 +26,7 @@ def check_heads(
         raise ValueError(f"value must have as many tokens as key, {key.shape[-2]}, got shape {value.shape}")
     if is_causal and attn_mask is not None:
         raise ValueError("attn_mask must be None where is_causal is True, got both")
-    if softcap is not None and not softcap > 0:
+    if softcap is not None and not number("softcap", softcap) > 0:
         raise ValueError(f"softcap must be positive, got {softcap}")
 
 
@@ -34,19 +36,22 @@ def additive(mask: Any, dtype: np.dtype[Any], lead: tuple[int, ...], scores: tup
     `scores` is the shape that the mask must broadcast to, `lead` the axes of it that are the kernel's one batch axis.
     """
     array = np.asarray(mask)
-    if array.dtype == np.bool_:
-        array = np.where(array, dtype.type(0), dtype.type(-np.inf))
-    elif array.dtype.type not in (np.float16, np.float32, np.float64):
-        raise TypeError(f"attn_mask must be bool (True takes part) or a float array to add, got {array.dtype}")
     try:
         np.broadcast_to(array, scores)
     except ValueError:
         raise ValueError(f"attn_mask must broadcast to {scores}, got shape {array.shape}") from None
+    # Its conversion; where it has batch axes, over all of them.
+    whole = math.prod((*lead, *array.shape[-3:])) if array.ndim > 3 else array.size
+    check_large(2 * whole * dtype.itemsize, f"a mask of shape {array.shape}")
+    if array.dtype == np.bool_:
+        array = np.where(array, dtype.type(0), dtype.type(-np.inf))
+    elif array.dtype.type not in (np.float16, np.float32, np.float64):
+        raise TypeError(f"attn_mask must be bool (True takes part) or a float array to add, got {array.dtype}")
     array = array.reshape((1,) * (max(3, len(scores)) - array.ndim) + array.shape)
     heads = array.shape[-3:]
     if array.size and math.prod(array.shape[:-3]) != 1:
         array = np.broadcast_to(array, (*lead, *heads))
-    array = np.ascontiguousarray(array, dtype).reshape(-1, *heads)
+    array = np.ascontiguousarray(array, dtype).reshape(math.prod(array.shape[:-3]), *heads)
     strides = [0 if n == 1 else s // array.itemsize for n, s in zip(array.shape, array.strides, strict=True)]
     return array.reshape(-1), np.array(strides, np.int64)
 
@@ -61,7 +66,7 @@ def bounds(is_causal: bool, window: Any) -> tuple[int, int]:
     left = right = NO_BOUND
     if window is not None:
         try:
-            left, right = (NO_BOUND if side is None else int(side) for side in window)
+            left, right = (NO_BOUND if side is None else min(operator.index(side), NO_BOUND) for side in window)
         except (TypeError, ValueError):
             raise ValueError(f"window must be a pair (left, right) of whole numbers or None, got {window!r}") from None
         if left < 0 or right < 0:

@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from fastattn._memory import check_large
 from fastattn.kernels import _attend
 from fastattn.kernels._arrays import (
     Array,
     aligned_empty,
     check_out,
+    check_room,
     finish,
     float_array,
     kernel_out,
+    number,
     panels,
     same_dtype,
     workers_for,
@@ -123,10 +126,13 @@ def scaled_dot_product_attention(
     Raises
     ------
     TypeError
-        An array is not a float array or has another dtype than `query`, or `attn_mask` is neither bool nor float.
+        An array is not a float array or has another dtype than `query`, `attn_mask` is neither bool nor float, or
+        `scale` or `softcap` is not a number.
     ValueError
         The shapes disagree, `attn_mask` does not broadcast or comes with `is_causal`, `softcap` is not positive, `window` is not
         a pair of non-negative numbers.
+    MemoryError
+        The result, with what computes it, is larger than the memory that is free.
 
     Notes
     -----
@@ -148,7 +154,10 @@ def scaled_dot_product_attention(
     lead, heads, groups = leading(query, key, value, enable_gqa)
     shape = (length, e) if max(query.ndim, key.ndim, value.ndim) == 2 else (*lead, heads, length, e)
     check_out(out, shape, query.dtype)
-    dtype = np.dtype(np.float64 if query.dtype == np.float64 else np.float32)
+    check_room(shape, out, query, key, value)
+    cap = 0.0 if softcap is None else number("softcap", softcap)
+    factor = (1.0 / math.sqrt(d) if d else 0.0) if scale is None else number("scale", scale)
+    dtype = np.dtype(np.float64 if query.dtype.type is np.float64 else np.float32)
     batch = math.prod(lead)
     q = flat(query, (*lead, heads, length, d))
     k = flat(key, (*lead, groups, s_all, d))
@@ -162,15 +171,16 @@ def scaled_dot_product_attention(
         count, width = panels(s_all, dtype)
         e_width = panels(e, dtype)[0] * width
         copied = attn_mask is not None or e_width != e
+        own = batch * (groups * count * width * d + (heads * s_all * e_width if copied else 0)) * dtype.itemsize
+        check_large(own + (0 if result is out else result.nbytes), f"a result of shape {shape}, with packed keys and values,")
         keys = aligned_empty(max(1, batch * groups * count * width * d), dtype)
         values = aligned_empty(batch * heads * s_all * e_width if copied else 0, dtype)
         work_us = 4e-5 * batch * heads * length * s_all * (d + e)
         workers = workers_for(work_us, batch * heads * -(-length // ROW_BLOCK))
         scratch = aligned_empty(workers * _attend.scratch_size(s_all, e, dtype), dtype)
         dims = np.array([batch, heads, groups, length, s_all, d, e], np.int64)
-        factor = 1.0 / math.sqrt(d) if scale is None and d else float(scale or 0.0)
         attention_kernel(
-            q, k, v, mask, strides, dims, factor, float(softcap or 0.0), left, right,
+            q, k, v, mask, strides, dims, factor, cap, left, right,
             keys, values, scratch, np.zeros(24, np.int64), result.reshape(-1), workers,
         )  # fmt: skip
     return finish(result, out, query.dtype)

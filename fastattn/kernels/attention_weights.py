@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from fastattn._memory import check_large
 from fastattn.kernels._arrays import (
     Array,
     aligned_empty,
     check_out,
+    check_room,
     finish,
     float_array,
     kernel_out,
+    number,
     panels,
     same_dtype,
     workers_for,
@@ -152,10 +155,13 @@ def attention_weights(
     Raises
     ------
     TypeError
-        An array is not a float array or has another dtype than `query`, or `attn_mask` is neither bool nor float.
+        An array is not a float array or has another dtype than `query`, `attn_mask` is neither bool nor float, or
+        `scale` or `softcap` is not a number.
     ValueError
         The shapes disagree, `attn_mask` does not broadcast or comes with `is_causal`, `softcap` is not positive, `window` is not
         a pair of non-negative numbers.
+    MemoryError
+        The result, with what computes it, is larger than the memory that is free.
 
     Notes
     -----
@@ -174,7 +180,10 @@ def attention_weights(
     lead, heads, groups = leading(query, key, None, enable_gqa)
     shape = (length, s_all) if max(query.ndim, key.ndim) == 2 else (*lead, heads, length, s_all)
     check_out(out, shape, query.dtype)
-    dtype = np.dtype(np.float64 if query.dtype == np.float64 else np.float32)
+    check_room(shape, out, query, key)
+    cap = 0.0 if softcap is None else number("softcap", softcap)
+    factor = (1.0 / math.sqrt(d) if d else 0.0) if scale is None else number("scale", scale)
+    dtype = np.dtype(np.float64 if query.dtype.type is np.float64 else np.float32)
     batch = math.prod(lead)
     q, k = flat(query, (*lead, heads, length, d)), flat(key, (*lead, groups, s_all, d))
     if attn_mask is None:
@@ -184,15 +193,16 @@ def attention_weights(
     result = kernel_out(out, shape, q, q, k, mask)
     if result.size:
         count, width = panels(s_all, dtype)
+        own = batch * groups * count * width * d * dtype.itemsize + (0 if result is out else result.nbytes)
+        check_large(own, f"a result of shape {shape}, with packed keys,")
         keys = aligned_empty(max(1, batch * groups * count * width * d), dtype)
         zeros = aligned_empty(width, dtype)
         zeros[:] = 0
         work_us = 2e-5 * batch * heads * length * s_all * (d + 32)
         workers = workers_for(work_us, batch * heads * -(-length // ROW_BLOCK))
         dims = np.array([batch, heads, groups, length, s_all, d], np.int64)
-        factor = 1.0 / math.sqrt(d) if scale is None and d else float(scale or 0.0)
         attention_weights_kernel(
-            q, k, mask, strides, dims, factor, float(softcap or 0.0), left, right,
+            q, k, mask, strides, dims, factor, cap, left, right,
             keys, zeros, np.zeros(16, np.int64), result.reshape(-1), workers,
         )  # fmt: skip
     return finish(result, out, query.dtype)

@@ -52,6 +52,8 @@ def gelu(x: Any, *, approximate: str = "none", out: Array | None = None) -> Arra
         `x` is not a float array, or `out` has another dtype.
     ValueError
         `approximate` is neither form, or `out` has another shape.
+    MemoryError
+        The result, with what computes it, is larger than the memory that is free.
 
     Notes
     -----

@@ -7,7 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from fastattn.kernels._arrays import Array, absent, check_out, finish, float_array, kernel_out, same_dtype, workers_for, working
+from fastattn.kernels._arrays import (
+    Array,
+    absent,
+    check_out,
+    check_room,
+    finish,
+    float_array,
+    kernel_out,
+    number,
+    same_dtype,
+    workers_for,
+    working,
+)
 from fastattn.kernels._jit import ParallelKernel, inline, kernel, prange
 from fastattn.kernels._simd import (
     fill,
@@ -150,9 +162,11 @@ def layer_norm(
     Raises
     ------
     TypeError
-        `x` is not a float array, or another array has another dtype.
+        `x` is not a float array, another array has another dtype, or `eps` is not a number.
     ValueError
         `x` has no axis, the shapes disagree, or `eps` is negative.
+    MemoryError
+        The result, with what computes it, is larger than the memory that is free.
 
     Notes
     -----
@@ -170,6 +184,7 @@ def layer_norm(
     same_dtype("x", x, weight=weight, bias=bias, residual=residual)
     if x.ndim == 0:
         raise ValueError("x must have at least one axis, got shape ()")
+    eps = number("eps", eps)
     if not eps >= 0:
         raise ValueError(f"eps must be at least 0, got {eps}")
     shape = x.shape
@@ -184,6 +199,8 @@ def layer_norm(
         raise ValueError(f"residual must have the shape of x, {shape}, got {residual.shape}")
     if out is not None:
         check_out(out, shape, x.dtype)
+    if residual is not None:
+        check_room(shape, out, x, residual)
     work = working(x)
     n = math.prod(axes)
     extra = absent(work.dtype) if residual is None else working(residual).reshape(-1)
@@ -193,7 +210,7 @@ def layer_norm(
     if work.size:
         rows = work.reshape(-1, n)
         workers = workers_for(work.nbytes / 1e4, len(rows))
-        layer_norm_kernel(rows, extra, factor, summand, result.reshape(rows.shape), float(eps), workers)
+        layer_norm_kernel(rows, extra, factor, summand, result.reshape(rows.shape), eps, workers)
     return finish(result, out, x.dtype)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastattn._memory import check_large
 from fastattn.kernels._activation import ACTIVATIONS, activate_rows
 from fastattn.kernels._arrays import (
     Array,
@@ -122,6 +123,8 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
         `x` is not a float array, or another array has another dtype.
     ValueError
         The shapes disagree, or `activation` is not one of those above.
+    MemoryError
+        The result, with what computes it, is larger than the memory that is free.
 
     Notes
     -----
@@ -151,6 +154,8 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
     result = kernel_out(out, shape, work, work)
     if result.size:
         count, width = panels(n, work.dtype)
+        own = count * k * width * work.itemsize + (0 if result is out else result.nbytes)
+        check_large(own, f"a result of shape {shape}, with the packed weight,")
         packed = aligned_empty(count * k * width, work.dtype)
         pack_weight(weight, packed)
         padded = aligned_empty(count * width, work.dtype)

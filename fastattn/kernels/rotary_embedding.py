@@ -63,6 +63,8 @@ def rotary_embedding(x: Any, cos: Any, sin: Any, *, out: Array | None = None) ->
         `x` is not a float array, or another array has another dtype.
     ValueError
         `x` has less than two axes or an odd D, or another array has the wrong shape.
+    MemoryError
+        The result, with what computes it, is larger than the memory that is free.
 
     Notes
     -----

@@ -119,9 +119,11 @@ def softmax(x: Any, axis: int = -1, *, out: Array | None = None) -> Array:
     Raises
     ------
     TypeError
-        `x` is not a float array, or `out` has another dtype.
+        `x` is not a float array, `axis` is not a whole number, or `out` has another dtype.
     ValueError
         `axis` is out of range, or `out` has another shape.
+    MemoryError
+        The result, with what computes it, is larger than the memory that is free.
 
     Notes
     -----
@@ -133,6 +135,8 @@ def softmax(x: Any, axis: int = -1, *, out: Array | None = None) -> Array:
     Milakov & Gimelshein 2018, arXiv:1805.02867, algorithm 2.  Definition: fastattn.reference.softmax.
     """
     x = float_array("x", x)
+    if not isinstance(axis, int | np.integer):
+        raise TypeError(f"axis must be a whole number, got {type(axis).__name__}")
     if x.ndim == 0:
         x = x.reshape(1) if axis in (0, -1) and out is None else x
         if x.ndim:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastattn.encoder import Encoder
-from fastattn.folder import CheckpointError, confined, read_object
+from fastattn.folder import CheckpointError, confined, own_file, read_object
 from fastattn.heads import EncoderForSequenceClassification
 from fastattn.modules._module import SCORES, TOKENS, Module, write_json
 from fastattn.tokenizer import Tokenizer, load_tokenizer
@@ -73,7 +73,10 @@ class Transformer(Module):
             limit = self._tokenizer.model_max_length
         elif not isinstance(limit, (int, float)) or not 1 <= limit < float("inf"):
             raise CheckpointError(f"{path}: max_seq_length must be a positive number, found {limit!r}")
-        self.max_seq_length = min(int(limit), self.max_positions)
+        try:
+            self.max_seq_length = min(int(limit), self.max_positions)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
 
     @property
     def output_name(self) -> str:
@@ -168,7 +171,7 @@ class Transformer(Module):
         for name in names:
             if (self.folder / name).resolve() != (target / name).resolve():
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.folder / name, target / name)
+                shutil.copyfile(own_file(self.folder / name), target / name)
         self.tokenizer.save_pretrained(target)
         write_json(target / "sentence_bert_config.json", self.get_config_dict())
 

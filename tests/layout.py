@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 # From the bottom up: a module imports from its own layer and those below it, and no imports go round in a circle.
 LAYERS = (
-    ("kernels._address", "kernels._jit", "kernels._simd*"),
+    ("kernels._address", "kernels._cache", "kernels._jit", "kernels._simd*"),
     ("kernels", "kernels.*"),
     ("config", "folder"),
     ("families", "families.*", "weights"),
-    ("checkpoint", "lookup", "_memory", "_packing", "_run", "_tables", "_training", "_walk"),
+    ("checkpoint", "lookup", "_interrupt", "_memory", "_packing", "_run", "_tables", "_training", "_walk"),
     ("encoder",),
     ("heads",),
     ("activations", "embeddings", "tokenizer"),

@@ -44,6 +44,8 @@ from fastattn.kernels._simd import atomic_next, tile_width
 from fastattn.kernels.linear import linear_rows
 
 CHUNKS, EMBED_ROWS, HEADS, TAIL_ROWS, QKV_COLUMNS, OUT_COLUMNS, IN_COLUMNS, FF_COLUMNS, FINISH = range(9)
+# Where the counter of work says that the call is to end without a result.
+STOP = 8
 _COLUMN_STEPS = (QKV_COLUMNS, HEADS, OUT_COLUMNS, IN_COLUMNS, FF_COLUMNS)
 
 
@@ -121,6 +123,8 @@ def _run_step(  # type: ignore[no-untyped-def]
             m = stop - start
             embed_rows(start, stop, offsets, dims, inputs, weights, eps, scratch, iqkv, scratch, ix)
             for inner in range(layout.shape[0]):
+                if counter[STOP] != 0:
+                    return
                 here = layout[inner]
                 project_qkv(m, dims, weights, here, eps, scratch, ix, scratch, ictx, scratch, iqkv)
                 for s in range(first, last):
@@ -194,6 +198,8 @@ def encoder_kernel(  # type: ignore[no-untyped-def]
     (N, C) for mode 0.
     """
     for i in range(steps.shape[0]):
+        if counter[STOP] != 0:
+            break
         step, layer = steps[i, 0], steps[i, 1]
         counter[0] = 0
         # Worker -1 first, then all of them; where there is one, no threads.

@@ -16,6 +16,7 @@ from fastattn.kernels._embed import embed_rows
 from fastattn.kernels._jit import ParallelKernel, kernel, prange
 from fastattn.kernels._layer import (
     FF_B,
+    FF_ROWS,
     FF_STRIDE,
     FF_W,
     FINAL_NORM_B,
@@ -46,6 +47,8 @@ from fastattn.kernels.linear import linear_rows
 CHUNKS, EMBED_ROWS, HEADS, TAIL_ROWS, QKV_COLUMNS, OUT_COLUMNS, IN_COLUMNS, FF_COLUMNS, FINISH = range(9)
 # Where the counter of work says that the call is to end without a result.
 STOP = 8
+# Rows of a long sequence between two looks at it.
+_TAIL_ROWS = 8 * FF_ROWS
 _COLUMN_STEPS = (QKV_COLUMNS, HEADS, OUT_COLUMNS, IN_COLUMNS, FF_COLUMNS)
 
 
@@ -123,15 +126,20 @@ def _run_step(  # type: ignore[no-untyped-def]
             m = stop - start
             embed_rows(start, stop, offsets, dims, inputs, weights, eps, scratch, iqkv, scratch, ix)
             for inner in range(layout.shape[0]):
-                if counter[STOP] != 0:
-                    return
                 here = layout[inner]
                 project_qkv(m, dims, weights, here, eps, scratch, ix, scratch, ictx, scratch, iqkv)
                 for s in range(first, last):
                     row, count = offsets[s] - start, offsets[s + 1] - offsets[s]
                     heads, to = iqkv + row * 3 * c, ictx + row * c
-                    attend_heads(0, h_all, count, dims, here, rotary, relative, scratch, heads, scratch, rest, scratch, to)
-                layer_tail(m, dims, weights, here, eps, scratch, ictx, scratch, iqkv, scratch, ix)
+                    for h in range(h_all):
+                        if counter[STOP] != 0:
+                            return
+                        attend_heads(h, h + 1, count, dims, here, rotary, relative, scratch, heads, scratch, rest, scratch, to)
+                for row in range(0, m, _TAIL_ROWS):
+                    if counter[STOP] != 0:
+                        return
+                    rows, start_x, start_ctx = min(_TAIL_ROWS, m - row), ix + row * c, ictx + row * c
+                    layer_tail(rows, dims, weights, here, eps, scratch, start_ctx, scratch, iqkv, scratch, start_x)
             finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, scratch, ix, out)
             i = atomic_next(counter, 0)
     elif step == HEADS:

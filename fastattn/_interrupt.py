@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 # How often, in seconds, a call that is to end is told so.
 _AGAIN = 0.005
+_new_lock = threading.Lock
 
 
 def interruptible(call: Callable[[], object], stop: Callable[[], object]) -> None:
@@ -19,8 +20,7 @@ def interruptible(call: Callable[[], object], stop: Callable[[], object]) -> Non
         call()
         return
     # Taken by whoever is first, the thread that makes the call or the handler's exception, which may come before it.
-    begun = threading.Lock()
-    ended = threading.Lock()
+    begun, ended = _new_lock(), _new_lock()
     done: list[BaseException | None] = []
 
     def body() -> None:

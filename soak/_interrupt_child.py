@@ -1,4 +1,4 @@
-"""Signals in the middle of work: ``encode WHAT DELAY``, ``compiling DELAY``; and a writer of kernels: ``write COUNT``, ``read COUNT``."""
+"""Signals in the middle of work: ``encode WHAT DELAY``, ``compiling DELAY``; and a writer of kernels: ``write COUNT``."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def kernels(count: int) -> list[Callable[[int], int]]:
 
     made = []
     for i in range(count):
-        space: dict[str, Any] = {}
+        space: dict[str, Any] = {"__name__": __name__}
         exec(f"def kernel_{i}(x):\n    return x * {i} + {i + 1}", space)
         made.append(compile_cached(space[f"kernel_{i}"]))
     return made

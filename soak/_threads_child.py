@@ -1,4 +1,4 @@
-"""Many Python threads at once: ``hammer THREADS CALLS [torch before|after]``, ``compile THREADS [all]``, ``idle``, ``cost CALLS``."""
+"""Many Python threads at once: ``hammer THREADS CALLS [before|after]``, ``compile THREADS [all]``, ``idle``, ``cost CALLS``."""
 
 from __future__ import annotations
 
@@ -88,7 +88,14 @@ def hammer(threads: int, calls: int, torch: str = "") -> dict[str, Any]:
         changed.append("tokenizer")
     # torch keeps threads of its own
     changed = [name for name in changed if not (torch and name == "threads")]
-    return {"layer": numba.threading_layer(), "calls": sum(made), "wrong": wrong, "errors": errors, "changed": changed, "seconds": seconds}  # fmt: skip
+    return {
+        "layer": numba.threading_layer(),
+        "calls": sum(made),
+        "wrong": wrong,
+        "errors": errors,
+        "changed": changed,
+        "seconds": seconds,
+    }
 
 
 def tokenizer_settings() -> str:

@@ -19,6 +19,7 @@ GOAL = "the parent's bits; no signal, no hang"
 
 
 def children(layer: str, what: str, *arguments: object) -> Row:
+    """Run a program that forks, and judge what became of the children."""
     name = f"{layer}: {what} {' '.join(map(str, arguments))}".strip()
     with tempfile.TemporaryDirectory() as folder:
         fresh = {"NUMBA_CACHE_DIR": folder} if what == "compiling" else {}
@@ -27,7 +28,9 @@ def children(layer: str, what: str, *arguments: object) -> Row:
         except Failed as failure:
             return Row(name, str(failure)[:300], GOAL, False)
     faults = [fault for fault in found["children"] if fault] + found.get("parent", [])
-    return Row(name, f"{len(found['children'])} children, {len(faults)} faults {faults[:3] if faults else ''}".strip(), GOAL, not faults)
+    return Row(
+        name, f"{len(found['children'])} children, {len(faults)} faults {faults[:3] if faults else ''}".strip(), GOAL, not faults
+    )
 
 
 class Service:
@@ -53,6 +56,7 @@ class Service:
         return int(worker), good == "True"
 
     def wait(self, limit: float = 120) -> None:
+        """Wait until it answers."""
         end = time.monotonic() + limit
         while True:
             try:
@@ -109,5 +113,12 @@ def run(scale: float) -> list[Row]:
             for options in ((), ("--threads", "4"), ("--max-requests", "3")):
                 workers, wrong, said = served(layer, count, *options)
                 name = f"{layer}: gunicorn --preload {' '.join(options)}"
-                rows.append(Row(name, f"{count} answers of {len(workers)} workers, {wrong} wrong {said}".strip(), GOAL, not wrong and not said))
+                rows.append(
+                    Row(
+                        name,
+                        f"{count} answers of {len(workers)} workers, {wrong} wrong {said}".strip(),
+                        GOAL,
+                        not wrong and not said,
+                    )
+                )
     return rows

@@ -10,10 +10,13 @@ from soak._child import LAYERS, Failed, missing, run_child
 
 
 def hammer(layer: str, threads: int, calls: int, torch: str = "") -> Row:
+    """Threads that call everything, in a process of their own."""
     what = f"{layer}: {threads} threads x {calls} calls{f', torch imported {torch}' if torch else ''}"
     goal = "no crash, no wrong bit, nothing changed"
     try:
-        found = run_child("_threads_child", "hammer", threads, calls, *filter(None, [torch]), limit=3600, NUMBA_THREADING_LAYER=layer)
+        found = run_child(
+            "_threads_child", "hammer", threads, calls, *filter(None, [torch]), limit=3600, NUMBA_THREADING_LAYER=layer
+        )
     except Failed as failure:
         return Row(what, str(failure)[:300], goal, False)
     faults = [*found["errors"], *found["wrong"], *found["changed"]]
@@ -22,6 +25,7 @@ def hammer(layer: str, threads: int, calls: int, torch: str = "") -> Row:
 
 
 def compiling(layer: str) -> Row:
+    """Threads that compile everything, into a folder of their own."""
     what, goal = f"{layer}: 16 threads whose first calls compile everything", "no crash, no wrong bit"
     with tempfile.TemporaryDirectory() as folder:
         try:

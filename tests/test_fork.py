@@ -1,4 +1,4 @@
-"""A child forked after its parent used the kernels, under each threading layer: it works, and dies by no signal, and hangs never."""
+"""A child forked after its parent used the kernels, under each threading layer: it works; no signal ends it, and it never hangs."""
 
 import os
 import subprocess

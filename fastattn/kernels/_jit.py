@@ -228,11 +228,11 @@ def _cpu_quota(
 
 
 def _quota_of(folder: pathlib.Path) -> float:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         allowed, period = (folder / "cpu.max").read_text().split()
         if allowed != "max":
             return int(allowed) / int(period)
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         allowed_us = int((folder / "cpu.cfs_quota_us").read_text())
         if allowed_us > 0:
             return allowed_us / int((folder / "cpu.cfs_period_us").read_text())

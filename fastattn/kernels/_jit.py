@@ -192,7 +192,7 @@ def _load_tbb() -> None:
 
 def threading_layer() -> str:
     """Start Numba's threads if they are not running, and name their layer: tbb, omp or workqueue."""
-    global _layer
+    global _layer, _threaded
     if _layer is None:
         with _layer_lock:
             if _layer is None:
@@ -207,6 +207,8 @@ def threading_layer() -> str:
                 _launch_threads()
                 if chosen is None:
                     multiprocessing.set_start_method(None, force=True)
+                # tbb's main thread is the one that started it.
+                _threaded = _threaded or threading.get_ident() != _MAIN
                 _layer = numba.threading_layer()
     return _layer
 

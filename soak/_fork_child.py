@@ -14,7 +14,7 @@ from typing import Any
 
 from soak._work import Array, all_calls, encoder_calls, op_calls, results
 
-_LIMIT = 60.0
+_LIMIT = 45.0
 WORK: dict[str, Callable[[], Array]] = {}
 EXPECTED: dict[str, bytes] = {}
 

@@ -38,7 +38,7 @@ def _ratio(name: str, pairs: int, **limits: int | None) -> Row:
 
 
 def _parent_group() -> tuple[Path, dict[str, str]]:
-    """This process's control group for CPUs, and the files that limit a group below it to one CPU: version 1, then 2."""
+    """The group for CPUs that this process is in, and the files that limit a group below it to one CPU: version 1, then 2."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, own = line.split(":", 2)
         if "cpu" in controllers.split(","):

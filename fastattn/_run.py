@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn._interrupt import interruptible
 from fastattn._memory import check_large
 from fastattn._packing import Packed
 from fastattn.config import EncoderConfig
@@ -15,7 +17,7 @@ from fastattn.kernels._arrays import Array, aligned_empty, panels
 from fastattn.kernels._attend import scratch_size
 from fastattn.kernels._jit import thread_count
 from fastattn.kernels._layer import FF_ROWS, ff_stride, tail_scratch
-from fastattn.kernels._schedule import encoder_kernel, latency_steps, run_step, throughput_steps
+from fastattn.kernels._schedule import STOP, encoder_kernel, latency_steps, run_step, throughput_steps
 
 # Tokens of a chunk: enough rows that streaming the weights costs nothing, few enough that activations stay in the cache.
 CHUNK_TOKENS = 128
@@ -24,6 +26,9 @@ _ROWS_PER_THREAD = 24
 # Chunks are handed out where they keep the threads busy for this share of the time, and the steps are shared otherwise.
 _BALANCED = 0.8
 _FLOP_PER_US = 2e5
+
+# A call of about this many microseconds or more lets the handlers of signals run meanwhile.
+_LONG_US = 5e4
 
 _workspace = threading.local()
 
@@ -59,7 +64,8 @@ def run(
     n, longest = int(offsets[-1]), int(lengths.max())
     chunks = plan_chunks(lengths)
     sizes = offsets[chunks[1:]] - offsets[chunks[:-1]]
-    workers = min(thread_count(), max(1, int(flop(config, lengths) / _FLOP_PER_US / 50)))
+    work_us = flop(config, lengths) / _FLOP_PER_US
+    workers = min(thread_count(), max(1, int(work_us / 50)))
     rows_max, blocks = int(sizes.max()), 0
     by_columns = False
     if watch is None and (workers == 1 or balance(sizes, workers) > _BALANCED):
@@ -80,12 +86,30 @@ def run(
     x, qkv, ctx = (_scratch(name, width * m) for name, m in (("x", c), ("qkv", 3 * c), ("ctx", c)))
     y, expanded = _scratch("y", columns * c), _scratch("expanded", columns * ldh)
     scratch = _scratch("scratch", workers * per_worker)
+    counter = np.zeros(16, np.int64)
+
+    def stop() -> None:
+        counter[STOP] = 1
+        # No work is left to hand out in the step that runs.
+        counter[0] = 2**62
+
     for part in [steps] if watch is None else np.split(steps, len(steps)):
-        encoder_kernel(
+        call = functools.partial(
+            encoder_kernel,
             run_step.address(), part, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative, packed.weights,
-            packed.layout, config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, np.zeros(16, np.int64),
-            out.reshape(-1), workers,
+            packed.layout, config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, counter, out.reshape(-1),
+            workers,
         )  # fmt: skip
+        # What is compiled first is Python's own work, which signals interrupt anyway.
+        if work_us / workers < _LONG_US or not encoder_kernel.is_compiled():
+            call()
+        else:
+            try:
+                interruptible(call, stop)
+            except BaseException:
+                # Should the call still be running after all, it keeps this memory to itself.
+                _workspace.__dict__.clear()
+                raise
         if watch is not None:
             watch(int(part[0, 0]), int(part[0, 1]), x, qkv, relative)
 

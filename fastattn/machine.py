@@ -28,14 +28,14 @@ def facts() -> list[tuple[str, str]]:
         Names and values.
     """
     folder = cache_directory()
-    kept = list(folder.glob("*.nbi")) if folder.is_dir() else []
+    kept = len(list(folder.glob("*.nbc"))) if folder is not None and folder.is_dir() else 0
     found = [
         ("CPU", f"{_cpu_name()} ({binding.get_host_cpu_name()})"),
         ("kernels for", f"{TARGET.name}, vectors of {TARGET.vector_bytes * 8} bits, {TARGET.registers} registers"),
         ("CPUs", f"{os.cpu_count()}"),
         ("threads", f"{thread_count()} (NUMBA_NUM_THREADS {numba.config.NUMBA_NUM_THREADS})"),
         ("threading layer", threading_layer()),
-        ("kernel cache", f"{folder} ({len(kept)} kernels)"),
+        ("kernel cache", "none: no folder is writable" if folder is None else f"{folder} ({kept} kernels)"),
         ("default model", _default_model()),
         ("Python", f"{platform.python_version()}, {platform.platform()}"),
     ]

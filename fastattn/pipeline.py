@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -12,12 +13,17 @@ from numpy.typing import NDArray
 
 from fastattn.modules import Module, Normalize, Pooling, Transformer
 from fastattn.modules._module import SENTENCE, TOKENS
+from fastattn.tokenizer import Rows
 from fastattn.tokens import Packed, pack, tokenize
 
 __all__ = ["Counts", "Pipeline"]
 
 # Texts that are tokenised at a time.
 _SLICE = 1024
+# Of these, so many go to the tokenizer before it is seen whether the call still goes on.
+_PART = 64
+# Characters that are tokenised in a fraction of a second: the thread is not worth its start.
+_LONG = 200_000
 
 
 class Counts(NamedTuple):
@@ -190,33 +196,65 @@ class Pipeline:
             A text is not valid Unicode, or a token id is out of the encoder's range.
         """
         tokens = truncated = 0
-        with _progress_bar(len(inputs), show_progress_bar, title) as advance:
-            for batch in self._batches(inputs, prompt):
+        with (
+            _progress_bar(len(inputs), show_progress_bar, title) as advance,
+            contextlib.closing(self._batches(inputs, prompt)) as batches,
+        ):
+            for batch in batches:
                 put(batch)
                 tokens += len(batch.ids)
                 truncated += batch.truncated
                 advance(len(batch.rows))
         return Counts(len(inputs), tokens, truncated)
 
-    def _batches(self, inputs: Sequence[Any], prompt: str) -> Iterator[Packed]:
+    def _batches(self, inputs: Sequence[Any], prompt: str) -> Generator[Packed, None, None]:
         """Tokenise slice by slice, the next one in a thread while the caller computes."""
         tokenizer, limit = self.transformer.tokenizer, self.transformer.max_seq_length
         vocab_size = self.transformer.encoder.config.vocab_size or 0
+        stopped = threading.Event()
 
         def packed(start: int) -> list[Packed]:
-            rows = tokenize(tokenizer, inputs[start : start + _SLICE], prompt, limit, start)
-            return pack(rows, vocab_size, tokenizer, start)
+            parts = []
+            for first in range(start, min(start + _SLICE, len(inputs)), _PART):
+                if stopped.is_set():
+                    return []
+                parts.append(tokenize(tokenizer, inputs[first : min(first + _PART, start + _SLICE)], prompt, limit, first))
+            return pack(_joined(parts), vocab_size, tokenizer, start)
 
-        if len(inputs) <= _SLICE:
+        if len(inputs) <= _SLICE and _is_short(inputs):
             yield from packed(0)
             return
-        with ThreadPoolExecutor(1) as thread:
+        thread = ThreadPoolExecutor(1)
+        try:
             following = thread.submit(packed, 0)
             for start in range(_SLICE, len(inputs) + _SLICE, _SLICE):
                 batches = following.result()
                 if start < len(inputs):
                     following = thread.submit(packed, start)
                 yield from batches
+        finally:
+            # After Ctrl-C or an error nobody waits for the slice that is in work.
+            stopped.set()
+            thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    """Rows of parts, one behind the other; a part without token types has zeros."""
+    ids = [row for part in parts for row in part.ids]
+    types = None
+    if any(part.types is not None for part in parts):
+        types = [row for part in parts for row in part.types or [np.zeros(len(row), np.int32) for row in part.ids]]
+    return Rows(ids, types, sum(part.truncated for part in parts))
+
+
+def _is_short(inputs: Sequence[Any]) -> bool:
+    """Whether tokenising all inputs, texts or pairs, takes well under a second."""
+    room = _LONG
+    for item in inputs:
+        room -= len(item) if isinstance(item, str) else len(item[0]) + len(item[1])
+        if room < 0:
+            return False
+    return True
 
 
 def _reads_tokens(module: Module) -> bool:

@@ -104,8 +104,8 @@ def markdown(measured: dict[str, Any]) -> str:
     lines += [
         "",
         "Random rows, of spread 0.1 to 30, half of them up to 30 spreads away from 0: the worst element, of softmax in units",
-        "of its own last place, of layer norm in those of the row's greatest. Nearly all of softmax's is the rounding of x - max x,",
-        "which all make; with these differences as they are rounded for the truth, the rest of it is left.",
+        "of its own last place, of layer norm in those of the row's greatest. Nearly all of softmax's is the rounding of",
+        "x - max x, which all make; with these differences as they are rounded for the truth, the rest of it is left.",
         "",
         f"| op | length | rows | {' | '.join(who)} |",
         f"|---|---:|---:|{'---:|' * len(who)}",

@@ -5,12 +5,12 @@ What calls a kernel in the usual way is compiled with all of that kernel's code 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from numba import types
 from numba.core import cgutils
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
@@ -24,7 +24,6 @@ class AddressedKernel:
         self.py_func = fn
         self.arguments = arguments
         self._address: Any = None if JIT else fn
-        self._lock = threading.Lock()
         self.call: Any = _caller(arguments) if JIT else lambda address, values: address(*values)
         if JIT:
             self.dispatcher: Any = compile_cached(fn, _nrt=False)
@@ -32,7 +31,7 @@ class AddressedKernel:
     def address(self) -> Any:
         """Return the address of the compiled kernel (with the JIT off, the function); valid in this process."""
         if self._address is None:
-            with self._lock:
+            with global_compiler_lock:
                 self.dispatcher.compile(types.none(*self.arguments))
                 compiled = self.dispatcher.overloads[self.arguments]
                 name = compiled.fndesc.llvm_func_name

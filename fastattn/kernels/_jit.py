@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import multiprocessing
 import os
 import pathlib
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -20,7 +20,11 @@ from typing import Any, TypeVar
 import llvmlite
 import numba
 import numpy as np
+from llvmlite.binding.ffi import lib as llvm
 from numba import config, prange, types
+from numba.core.compiler_lock import global_compiler_lock
+
+from fastattn.kernels._cache import KernelCache
 
 __all__ = [
     "JIT",
@@ -43,6 +47,7 @@ JIT = not config.DISABLE_JIT
 # summation, a contraction here and not there, no infinities) would break batch invariance and -inf masks.
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
+_MAIN = threading.main_thread().ident
 _HERE = pathlib.Path(__file__).parent
 
 
@@ -57,32 +62,12 @@ def _source_tag() -> str:
 _TAG = _source_tag()
 
 
-def _private_temporary_directory() -> str:
-    """A cache directory in the system's temporary folder that only this user can write."""
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    path = pathlib.Path(tempfile.gettempdir()) / f"fastattn-cache-{user}"
-    with contextlib.suppress(OSError):
-        path.mkdir(mode=0o700, exist_ok=True)
-        info = path.lstat()
-        if not path.is_symlink() and (not hasattr(os, "getuid") or (info.st_uid == user and not info.st_mode & 0o022)):
-            return str(path)
-    return tempfile.mkdtemp(prefix="fastattn-cache-")
-
-
 def compile_cached(fn: F, **options: Any) -> Any:
-    """Apply ``numba.njit`` with the disk cache on, in a temporary directory where nothing else is writable."""
+    """Apply ``numba.njit`` and keep what it compiles on disk."""
     fn.__qualname__ = f"{fn.__qualname__}-{_TAG}"
-    jit = numba.njit(cache=True, **OPTIONS, **options)
-    try:
-        return jit(fn)
-    except RuntimeError as error:
-        if "cannot cache function" not in str(error):
-            raise
-        before, config.CACHE_DIR = config.CACHE_DIR, _private_temporary_directory()
-        try:
-            return jit(fn)
-        finally:
-            config.CACHE_DIR = before
+    dispatcher = numba.njit(**OPTIONS, **options)(fn)
+    dispatcher._cache = KernelCache(fn)
+    return dispatcher
 
 
 def _serial(fn: F, **options: Any) -> Any:
@@ -108,9 +93,6 @@ def inline(fn: F) -> F:
     return _serial(fn, forceinline=True) if JIT else fn
 
 
-_kernels: list[ParallelKernel] = []
-
-
 class ParallelKernel:
     """A kernel with ``prange`` loops, launched under what the threading layer needs.
 
@@ -124,7 +106,10 @@ class ParallelKernel:
         self.__name__ = fn.__name__
         self.__doc__ = fn.__doc__
         self.dispatcher: Any = compile_cached(fn, parallel=True) if JIT else fn
-        _kernels.append(self)
+
+    def is_compiled(self) -> bool:
+        """Whether there is code for some signature."""
+        return not JIT or bool(self.dispatcher.signatures)
 
     def __call__(self, *args: Any) -> Any:
         """Run the kernel."""
@@ -135,19 +120,63 @@ class ParallelKernel:
 
 
 _layer: str | None = None
-_layer_lock = threading.Lock()
+_layer_lock = threading.RLock()
 _workqueue_lock = threading.RLock()
+# Whether a thread other than the main one may have run a kernel in parallel.
+_threaded = False
+# In a forked child: the layer that its parent had started, and whether its parent had other threads of any kind.
 _forked = False
+_inherited: str | None = None
+_of_many = False
+
+
+def _locks() -> list[Any]:
+    """What a thread may hold while it compiles or starts the layer, in the order in which they are taken."""
+    return [global_compiler_lock, _layer_lock, *([llvm._lock] if hasattr(llvm, "_lock") else [])]
+
+
+def _before_fork() -> None:
+    """Wait for what is being compiled: the child has no thread that would finish it."""
+    global _of_many, _threaded
+    _of_many = _has_threads()
+    _threaded = _threaded or threading.current_thread() is not threading.main_thread()
+    for lock in _locks():
+        lock.__enter__()
+
+
+def _after_fork() -> None:
+    for lock in reversed(_locks()):
+        lock.__exit__(None, None, None)
 
 
 def _after_fork_in_child() -> None:
-    global _forked, _layer_lock, _workqueue_lock
-    _forked = _layer is not None
-    _layer_lock, _workqueue_lock = threading.Lock(), threading.RLock()
+    global _forked, _inherited, _workqueue_lock
+    _forked = True
+    with contextlib.suppress(ValueError):
+        _inherited = numba.threading_layer()
+    _workqueue_lock = threading.RLock()
+    _after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+def _has_threads() -> bool:
+    with contextlib.suppress(OSError):
+        return len(os.listdir("/proc/self/task")) > 1
+    return True
+
+
+def _survives() -> bool:
+    """Whether the layer of this forked child may start threads.
+
+    Numba ends a child that enters a parallel region of the omp that its parent started, and GNU's omp hangs in a child whose
+    parent ran any region, of torch say.  tbb stops its threads for a fork from the main thread, unless others use them.
+    """
+    if _layer == "omp":
+        return _inherited is None and not _of_many
+    return _inherited is None or (_layer == "tbb" and not _threaded)
+
+
+if JIT and hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def _load_tbb() -> None:
@@ -173,7 +202,7 @@ def _keep_freed_arrays() -> None:
 
 def threading_layer() -> str:
     """Start Numba's threads if they are not running, and name their layer: tbb, omp or workqueue."""
-    global _layer
+    global _layer, _threaded
     if _layer is None:
         with _layer_lock:
             if _layer is None:
@@ -184,20 +213,27 @@ def threading_layer() -> str:
                 _keep_freed_arrays()
                 from numba.np.ufunc.parallel import _launch_threads
 
+                # Numba looks up how processes are started, which settles it: set_start_method would then fail.
+                chosen = multiprocessing.get_start_method(allow_none=True)
                 _launch_threads()
+                if chosen is None:
+                    multiprocessing.set_start_method(None, force=True)
+                # tbb's main thread is the one that started it.
+                _threaded = _threaded or threading.get_ident() != _MAIN
                 _layer = numba.threading_layer()
     return _layer
 
 
-def _cpu_quota() -> float:
+def _cpu_quota(
+    groups: pathlib.Path = pathlib.Path("/sys/fs/cgroup"), own: pathlib.Path = pathlib.Path("/proc/self/cgroup")
+) -> float:
     """CPUs that the control group grants (version 2, then 1); infinite without a limit."""
     quota = float("inf")
     with contextlib.suppress(OSError, ValueError, IndexError):
-        own = [line.split(":", 2) for line in pathlib.Path("/proc/self/cgroup").read_text().splitlines()]
-        for _, controllers, path in own:
+        for _, controllers, path in (line.split(":", 2) for line in own.read_text().splitlines()):
             if controllers and "cpu" not in controllers.split(","):
                 continue
-            root = pathlib.Path("/sys/fs/cgroup" if not controllers else "/sys/fs/cgroup/cpu")
+            root = groups / "cpu" if controllers else groups
             relative = pathlib.PurePosixPath(path.lstrip("/"))
             for folder in (root, *(root / p for p in (relative, *relative.parents))):
                 quota = min(quota, _quota_of(folder))
@@ -205,11 +241,11 @@ def _cpu_quota() -> float:
 
 
 def _quota_of(folder: pathlib.Path) -> float:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         allowed, period = (folder / "cpu.max").read_text().split()
         if allowed != "max":
             return int(allowed) / int(period)
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         allowed_us = int((folder / "cpu.cfs_quota_us").read_text())
         if allowed_us > 0:
             return allowed_us / int((folder / "cpu.cfs_period_us").read_text())
@@ -222,15 +258,17 @@ _quota: float | None = None
 def thread_count() -> int:
     """Threads that a call may use now: Numba's setting, the affinity mask and the CPU quota, whichever is least.
 
-    One in a child forked after the kernels ran, unless the layer is tbb: the threads of omp and workqueue do not survive.
+    One in a child forked after the kernels ran, where the layer's threads do not survive that.
     """
-    global _quota
+    global _quota, _threaded
     # First of all: Numba starts its threads when it is asked for their number, and libtbb must be loaded by then.
     threading_layer()
     if not JIT:
         return 1
-    if _forked and _layer != "tbb":
+    if _forked and not _survives():
         return 1
+    if not _threaded and threading.get_ident() != _MAIN:
+        _threaded = True
     if _quota is None:
         _quota = _cpu_quota()
     count = int(numba.get_num_threads())
@@ -241,7 +279,7 @@ def thread_count() -> int:
     return max(1, count)
 
 
-def cache_directory() -> pathlib.Path:
-    """Return the directory in which compiled kernels are kept."""
-    paths = [stats.cache_path for stats in (getattr(k.dispatcher, "stats", None) for k in _kernels) if stats is not None]
-    return pathlib.Path(paths[0]) if paths else _HERE / "__pycache__"
+def cache_directory() -> pathlib.Path | None:
+    """Return the folder in which compiled kernels are kept; None where no folder is writable."""
+    path = KernelCache(cache_directory).cache_path
+    return None if path is None else pathlib.Path(path)

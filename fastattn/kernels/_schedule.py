@@ -16,6 +16,7 @@ from fastattn.kernels._embed import embed_rows
 from fastattn.kernels._jit import ParallelKernel, kernel, prange
 from fastattn.kernels._layer import (
     FF_B,
+    FF_ROWS,
     FF_STRIDE,
     FF_W,
     FINAL_NORM_B,
@@ -44,6 +45,10 @@ from fastattn.kernels._simd import atomic_next, tile_width
 from fastattn.kernels.linear import linear_rows
 
 CHUNKS, EMBED_ROWS, HEADS, TAIL_ROWS, QKV_COLUMNS, OUT_COLUMNS, IN_COLUMNS, FF_COLUMNS, FINISH = range(9)
+# Where the counter of work says that the call is to end without a result.
+STOP = 8
+# Rows of a long sequence between two looks at it.
+_TAIL_ROWS = 8 * FF_ROWS
 _COLUMN_STEPS = (QKV_COLUMNS, HEADS, OUT_COLUMNS, IN_COLUMNS, FF_COLUMNS)
 
 
@@ -126,8 +131,15 @@ def _run_step(  # type: ignore[no-untyped-def]
                 for s in range(first, last):
                     row, count = offsets[s] - start, offsets[s + 1] - offsets[s]
                     heads, to = iqkv + row * 3 * c, ictx + row * c
-                    attend_heads(0, h_all, count, dims, here, rotary, relative, scratch, heads, scratch, rest, scratch, to)
-                layer_tail(m, dims, weights, here, eps, scratch, ictx, scratch, iqkv, scratch, ix)
+                    for h in range(h_all):
+                        if counter[STOP] != 0:
+                            return
+                        attend_heads(h, h + 1, count, dims, here, rotary, relative, scratch, heads, scratch, rest, scratch, to)
+                for row in range(0, m, _TAIL_ROWS):
+                    if counter[STOP] != 0:
+                        return
+                    rows, start_x, start_ctx = min(_TAIL_ROWS, m - row), ix + row * c, ictx + row * c
+                    layer_tail(rows, dims, weights, here, eps, scratch, start_ctx, scratch, iqkv, scratch, start_x)
             finish_sequences(first, last, offsets, dims, weights, eps, mode, normalise, scratch, ix, out)
             i = atomic_next(counter, 0)
     elif step == HEADS:
@@ -194,6 +206,8 @@ def encoder_kernel(  # type: ignore[no-untyped-def]
     (N, C) for mode 0.
     """
     for i in range(steps.shape[0]):
+        if counter[STOP] != 0:
+            break
         step, layer = steps[i, 0], steps[i, 1]
         counter[0] = 0
         # Worker -1 first, then all of them; where there is one, no threads.

@@ -24,28 +24,25 @@ from fastattn.kernels._arrays import (
 )
 from fastattn.kernels._attend import attend, live_keys, pack_keys, pack_values
 from fastattn.kernels._heads import additive, bounds, check_heads, flat, leading
-from fastattn.kernels._jit import ParallelKernel, prange
+from fastattn.kernels._jit import ParallelKernel, kernel, prange
 from fastattn.kernels._simd import TILE_ROWS, atomic_next, tile_width
 
 # Query rows of a task, a multiple of the tile's.
 ROW_BLOCK = 8 * TILE_ROWS
 
 
-@ParallelKernel
-def attention_kernel(q, k, v, mask, mask_strides, shape, scale, softcap, left, right, keys, values, scratch, counter, out, workers):  # type: ignore[no-untyped-def]
-    """Attention of q (B, H, L, D) on k (B, G, S, D) and v (B, G, S, E), all flat; `shape` is (B, H, G, L, S, D, E).
-
-    keys: room for B * G packed heads.  values: likewise for B * H where value rows must be copied, else empty.
-    """
+@kernel
+def attention_share(  # type: ignore[no-untyped-def]
+    scoring, w, q, k, v, mask, mask_strides, shape, scale, softcap, left, right, keys, values, scratch, counter, out, workers
+):
+    """Worker w's share of the packing, or of the scores and sums."""
     b_all, h_all, g_all, length, s_all, d, e = shape
     width = tile_width(q)
     keys_size = (s_all + width - 1) // width * width * d
     e_width = (e + width - 1) // width * width
     copied = values.size > 0
-    per_worker = scratch.size // workers
-    blocks = (length + ROW_BLOCK - 1) // ROW_BLOCK
-    for part in prange(workers):
-        w = np.int64(part)
+    at = w * (scratch.size // workers)
+    if not scoring:
         task = atomic_next(counter, 0)
         while task < b_all * g_all:
             pack_keys(s_all, d, k, task * s_all * d, d, keys, task * keys_size)
@@ -54,33 +51,52 @@ def attention_kernel(q, k, v, mask, mask_strides, shape, scale, softcap, left, r
             task = atomic_next(counter, 8)
             while task < b_all * h_all:
                 b, h = task // h_all, task % h_all
-                at = w * per_worker
                 place = b * mask_strides[0] + h * mask_strides[1]
                 live_keys(length, s_all, mask, place, mask_strides[2], mask_strides[3], left, right, scratch, at)
                 source = (b * g_all + h // (h_all // g_all)) * s_all * e
                 pack_values(s_all, e, v, source, e, scratch, at, values, task * s_all * e_width)
                 task = atomic_next(counter, 8)
-    for part in prange(workers):
-        w = np.int64(part)
+        return
+    blocks = (length + ROW_BLOCK - 1) // ROW_BLOCK
+    task = atomic_next(counter, 16)
+    while task < b_all * h_all * blocks:
+        head, row = task // blocks, task % blocks * ROW_BLOCK
+        b, h = head // h_all, head % h_all
+        group = b * g_all + h // (h_all // g_all)
+        rows = min(ROW_BLOCK, length - row)
+        place = b * mask_strides[0] + h * mask_strides[1]
+        at_q, at_out = (head * length + row) * d, (head * length + row) * e
+        # fmt: off
+        if copied:
+            attend(rows, row, s_all, d, e, q, at_q, d, keys, group * keys_size,
+                   values, head * s_all * e_width, e_width, mask, place, mask_strides[2], mask_strides[3],
+                   scale, softcap, left, right, scratch, at, out, at_out, e)
+        else:
+            attend(rows, row, s_all, d, e, q, at_q, d, keys, group * keys_size,
+                   v, group * s_all * e, e, mask, place, mask_strides[2], mask_strides[3],
+                   scale, softcap, left, right, scratch, at, out, at_out, e)
+        # fmt: on
         task = atomic_next(counter, 16)
-        while task < b_all * h_all * blocks:
-            head, row = task // blocks, task % blocks * ROW_BLOCK
-            b, h = head // h_all, head % h_all
-            group = b * g_all + h // (h_all // g_all)
-            rows = min(ROW_BLOCK, length - row)
-            place = b * mask_strides[0] + h * mask_strides[1]
-            at_q, at_out, at_w = (head * length + row) * d, (head * length + row) * e, w * per_worker
-            # fmt: off
-            if copied:
-                attend(rows, row, s_all, d, e, q, at_q, d, keys, group * keys_size,
-                       values, head * s_all * e_width, e_width, mask, place, mask_strides[2], mask_strides[3],
-                       scale, softcap, left, right, scratch, at_w, out, at_out, e)
-            else:
-                attend(rows, row, s_all, d, e, q, at_q, d, keys, group * keys_size,
-                       v, group * s_all * e, e, mask, place, mask_strides[2], mask_strides[3],
-                       scale, softcap, left, right, scratch, at_w, out, at_out, e)
-            # fmt: on
-            task = atomic_next(counter, 16)
+
+
+@ParallelKernel
+def attention_kernel(q, k, v, mask, mask_strides, shape, scale, softcap, left, right, keys, values, scratch, counter, out, workers):  # type: ignore[no-untyped-def]
+    """Attention of q (B, H, L, D) on k (B, G, S, D) and v (B, G, S, E), all flat; `shape` is (B, H, G, L, S, D, E).
+
+    keys: room for B * G packed heads.  values: likewise for B * H where value rows must be copied, else empty.
+    """
+    for phase in range(2):
+        scoring = phase == 1
+        if workers == 1:
+            attention_share(
+                scoring, 0, q, k, v, mask, mask_strides, shape, scale, softcap, left, right, keys, values, scratch, counter, out, 1
+            )
+        else:
+            for part in prange(workers):
+                attention_share(
+                    scoring, np.int64(part), q, k, v, mask, mask_strides, shape, scale, softcap, left, right,
+                    keys, values, scratch, counter, out, workers,
+                )  # fmt: skip
 
 
 def scaled_dot_product_attention(

@@ -79,6 +79,35 @@ def weigh(  # type: ignore[no-untyped-def]
             weigh_row(stop - start, out, at + start, c)
 
 
+@kernel
+def weights_share(  # type: ignore[no-untyped-def]
+    scoring, q, k, mask, mask_strides, shape, scale, softcap, left, right, keys, zeros, counter, out
+):
+    """A worker's share of the packing, or of the scores."""
+    b_all, h_all, g_all, length, s_all, d = shape
+    width = tile_width(q)
+    keys_size = (s_all + width - 1) // width * width * d
+    if not scoring:
+        task = atomic_next(counter, 0)
+        while task < b_all * g_all:
+            pack_keys(s_all, d, k, task * s_all * d, d, keys, task * keys_size)
+            task = atomic_next(counter, 0)
+        return
+    blocks = (length + ROW_BLOCK - 1) // ROW_BLOCK
+    task = atomic_next(counter, 8)
+    while task < b_all * h_all * blocks:
+        head, row = task // blocks, task % blocks * ROW_BLOCK
+        b, h = head // h_all, head % h_all
+        group = b * g_all + h // (h_all // g_all)
+        place = b * mask_strides[0] + h * mask_strides[1]
+        weigh(
+            min(ROW_BLOCK, length - row), row, s_all, d, q, (head * length + row) * d, keys, group * keys_size,
+            mask, place, mask_strides[2], mask_strides[3], scale, softcap, left, right, zeros, out,
+            (head * length + row) * s_all,
+        )  # fmt: skip
+        task = atomic_next(counter, 8)
+
+
 @ParallelKernel
 def attention_weights_kernel(  # type: ignore[no-untyped-def]
     q, k, mask, mask_strides, shape, scale, softcap, left, right, keys, zeros, counter, out, workers
@@ -87,28 +116,13 @@ def attention_weights_kernel(  # type: ignore[no-untyped-def]
 
     keys: room for B * G packed heads.  zeros: a panel's width of them.
     """
-    b_all, h_all, g_all, length, s_all, d = shape
-    width = tile_width(q)
-    keys_size = (s_all + width - 1) // width * width * d
-    blocks = (length + ROW_BLOCK - 1) // ROW_BLOCK
-    for _ in prange(workers):
-        task = atomic_next(counter, 0)
-        while task < b_all * g_all:
-            pack_keys(s_all, d, k, task * s_all * d, d, keys, task * keys_size)
-            task = atomic_next(counter, 0)
-    for _ in prange(workers):
-        task = atomic_next(counter, 8)
-        while task < b_all * h_all * blocks:
-            head, row = task // blocks, task % blocks * ROW_BLOCK
-            b, h = head // h_all, head % h_all
-            group = b * g_all + h // (h_all // g_all)
-            place = b * mask_strides[0] + h * mask_strides[1]
-            weigh(
-                min(ROW_BLOCK, length - row), row, s_all, d, q, (head * length + row) * d, keys, group * keys_size,
-                mask, place, mask_strides[2], mask_strides[3], scale, softcap, left, right, zeros, out,
-                (head * length + row) * s_all,
-            )  # fmt: skip
-            task = atomic_next(counter, 8)
+    for phase in range(2):
+        scoring = phase == 1
+        if workers == 1:
+            weights_share(scoring, q, k, mask, mask_strides, shape, scale, softcap, left, right, keys, zeros, counter, out)
+        else:
+            for _ in prange(workers):
+                weights_share(scoring, q, k, mask, mask_strides, shape, scale, softcap, left, right, keys, zeros, counter, out)
 
 
 def attention_weights(

@@ -26,19 +26,27 @@ def rotate_rows(m, d, x, ix, ldx, cos, ic, sin, i_sin, ldt, out, io, ldo):  # ty
             store_part(out, o + half + j, n, v * cosine + u * sine)
 
 
+@kernel
+def rotate_share(row, stop, t_all, d, x, cos, sin, out):  # type: ignore[no-untyped-def]
+    """Rows row .. stop - 1 of `rotary_embedding_kernel`."""
+    half = d // 2
+    while row < stop:
+        t = row % t_all
+        rows = min(stop - row, t_all - t)
+        rotate_rows(rows, d, x, row * d, d, cos, t * half, sin, t * half, half, out, row * d, d)
+        row += rows
+
+
 @ParallelKernel
 def rotary_embedding_kernel(x, cos, sin, t_all, d, out, workers):  # type: ignore[no-untyped-def]
     """out = rotated rows of x (M, D) for tables (T, D / 2), all flat; row i of x stands at place i mod T."""
     m = x.size // d
-    half = d // 2
-    for part in prange(workers):
-        w = np.int64(part)
-        row, stop = m * w // workers, m * (w + 1) // workers
-        while row < stop:
-            t = row % t_all
-            rows = min(stop - row, t_all - t)
-            rotate_rows(rows, d, x, row * d, d, cos, t * half, sin, t * half, half, out, row * d, d)
-            row += rows
+    if workers == 1:
+        rotate_share(0, m, t_all, d, x, cos, sin, out)
+    else:
+        for part in prange(workers):
+            w = np.int64(part)
+            rotate_share(m * w // workers, m * (w + 1) // workers, t_all, d, x, cos, sin, out)
 
 
 def rotary_embedding(x: Any, cos: Any, sin: Any, *, out: Array | None = None) -> Array:

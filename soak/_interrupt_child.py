@@ -1,0 +1,139 @@
+"""Signals in the middle of work: ``encode WHAT DELAY``, ``compiling DELAY``; and a writer of kernels: ``write COUNT``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def interrupted(call: Callable[[], object], delay: float, again: float | None = None) -> tuple[str, float]:
+    """Send SIGINT to this process after `delay` seconds of the call; return what came of it and the seconds until it came."""
+    sent: list[float] = []
+
+    def send() -> None:
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timers = [threading.Timer(pause, send) for pause in (delay, again) if pause is not None]
+    for timer in timers:
+        timer.start()
+    outcome = "finished"
+    try:
+        try:
+            call()
+        finally:
+            ended = time.perf_counter()
+            for timer in timers:
+                timer.cancel()
+                timer.join()
+    except KeyboardInterrupt:
+        outcome = "KeyboardInterrupt"
+    return outcome, ended - sent[0] if sent else 0.0
+
+
+def encode(what: str, delay: float) -> dict[str, Any]:
+    """Interrupt a call of some ten seconds, and look whether the process then does the same as before."""
+    from numba import threading_layer
+
+    from fastattn import Encoder, EncoderConfig, SentenceTransformer
+    from soak._work import TEXTS
+
+    call: Callable[[], object]
+    if what in ("texts", "tokens"):
+        model = SentenceTransformer(local_files_only=True)
+        # Texts of many tokens each; or of which nearly all is cut off, so that the tokenizer does most of the work.
+        inputs = [TEXTS[4] * 2] * 4000 if what == "texts" else ["a word or two " * 5_000] * 2000
+
+        def call() -> object:
+            return model.encode(inputs)
+
+        def probe() -> bytes:
+            return bytes(model.encode(TEXTS).tobytes())
+    else:
+        batch, tokens = {"batch": (400, 128), "long": (2, 8000), "one": (1, 8000), "watched": (16, 256)}[what]
+        config = EncoderConfig(12, 12, 768, 3072, vocab_size=1000, positions="rotary")
+        encoder = Encoder(config)
+        ids = np.random.default_rng(0).integers(0, 1000, (batch, tokens))
+
+        def call() -> object:
+            for _ in range(20 if what == "watched" else 1):
+                encoder(ids, return_hidden_states=what == "watched")
+            return None
+
+        def probe() -> bytes:
+            return bytes(encoder(ids[:1, :100]).tobytes() + encoder(ids[:1, :100].repeat(9, 0)).tobytes())
+
+    before = probe()
+    # What compiles first is not yet interruptible by the same means.
+    outcome, late = interrupted(call, delay)
+    again, later = interrupted(call, delay, delay + 0.01)
+    return {
+        "layer": threading_layer(),
+        "outcomes": [outcome, again],
+        "late": max(late, later),
+        "same": probe() == before,
+        "threads": threading.active_count(),
+    }
+
+
+def compiling(delay: float) -> dict[str, Any]:
+    """Interrupt the first compilation; then the process compiles and computes as ever."""
+    import fastattn
+    from soak._work import op_calls
+
+    calls = op_calls()
+    names = ("gelu", "softmax", "rotary_embedding")
+    outcome, late = interrupted(lambda: [calls[name]() for name in names], delay)
+    found = {name: calls[name]() for name in names}
+    x = np.random.default_rng(0).standard_normal((5, 7), np.float32)
+    good = np.allclose(fastattn.softmax(x), fastattn.reference.softmax(x), atol=1e-6)
+    good = good and all(np.array_equal(calls[name](), array) for name, array in found.items())
+    return {"outcomes": [outcome], "late": late, "same": bool(good)}
+
+
+def kernels(count: int) -> list[Callable[[int], int]]:
+    """Kernels of a line each, so that writing them is most of the work."""
+    from fastattn.kernels._jit import compile_cached
+
+    made = []
+    for i in range(count):
+        space: dict[str, Any] = {"__name__": __name__}
+        exec(f"def kernel_{i}(x):\n    return x * {i} + {i + 1}", space)
+        made.append(compile_cached(space[f"kernel_{i}"]))
+    return made
+
+
+def write(count: int) -> dict[str, Any]:
+    """Compile or read kernels for two types each, and check what they give."""
+    wrong, said = [], []
+    hits = 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for i, kernel in enumerate(kernels(count)):
+            if kernel(3) != 3 * i + i + 1 or kernel(1.5) != 1.5 * i + i + 1:
+                wrong.append(i)
+            hits += sum(kernel.stats.cache_hits.values())
+            print(i, flush=True)
+    said = [f"{w.category.__name__}: {w.message}" for w in caught]
+    return {"wrong": wrong, "said": said, "hits": hits}
+
+
+def main(what: str, *arguments: str) -> dict[str, Any]:
+    if what == "encode":
+        return encode(arguments[0], float(arguments[1]))
+    if what == "compiling":
+        return compiling(float(arguments[0]))
+    return write(int(arguments[0]))
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:])))

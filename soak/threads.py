@@ -1,0 +1,53 @@
+"""Sixteen Python threads that call everything at once, and that compile everything at once, under each threading layer."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+
+from soak import Row
+from soak._child import LAYERS, Failed, missing, run_child
+
+
+def hammer(layer: str, threads: int, calls: int, torch: str = "") -> Row:
+    """Threads that call everything, in a process of their own."""
+    what = f"{layer}: {threads} threads x {calls} calls{f', torch imported {torch}' if torch else ''}"
+    goal = "no crash, no wrong bit, nothing changed"
+    try:
+        found = run_child(
+            "_threads_child", "hammer", threads, calls, *filter(None, [torch]), limit=3600, NUMBA_THREADING_LAYER=layer
+        )
+    except Failed as failure:
+        return Row(what, str(failure)[:300], goal, False)
+    faults = [*found["errors"], *found["wrong"], *found["changed"]]
+    figure = f"{found['calls']} calls in {found['seconds']:.0f} s, {len(faults)} faults{': ' + str(faults[:3]) if faults else ''}"
+    return Row(what, figure, goal, not faults and found["layer"] == layer and found["calls"] == threads * calls)
+
+
+def compiling(layer: str) -> Row:
+    """Threads that compile everything, into a folder of their own."""
+    what, goal = f"{layer}: 16 threads whose first calls compile everything", "no crash, no wrong bit"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found = run_child(
+                "_threads_child", "compile", 16, "all", limit=1200, NUMBA_THREADING_LAYER=layer, NUMBA_CACHE_DIR=folder
+            )
+        except Failed as failure:
+            return Row(what, str(failure)[:300], goal, False)
+    faults = [*found["errors"], *found["wrong"]]
+    return Row(what, f"{len(faults)} faults {faults[:3] if faults else ''}".strip(), goal, not faults)
+
+
+def run(scale: float) -> list[Row]:
+    """Every layer that there is."""
+    rows = []
+    for layer in LAYERS:
+        if reason := missing(layer):
+            rows.append(Row(layer, reason, "", True))
+            continue
+        rows.append(hammer(layer, 16, max(5, round(200 * scale))))
+        if scale > 0.5:
+            rows.append(compiling(layer))
+        if importlib.util.find_spec("torch"):
+            rows += [hammer(layer, 16, max(5, round(50 * scale)), torch) for torch in ("before", "after")]
+    return rows

@@ -1,0 +1,86 @@
+"""Ctrl-C: KeyboardInterrupt within a second, and the process goes on as before."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fastattn import _interrupt
+from soak._child import LAYERS, missing, run_child
+
+pytestmark = pytest.mark.jit
+RAISED = "KeyboardInterrupt"
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_in_a_long_forward(layer: str) -> None:
+    if reason := missing(layer):
+        pytest.skip(reason)
+    found = run_child("_interrupt_child", "encode", "batch", 0.4, NUMBA_THREADING_LAYER=layer)
+    assert found["layer"] == layer
+    assert found["outcomes"] == [RAISED, RAISED]
+    assert found["late"] < 1.0
+    assert found["same"] and found["threads"] == 1
+
+
+def test_in_a_long_sequence() -> None:
+    """A thread has one sequence through all layers: it looks up in between."""
+    found = run_child("_interrupt_child", "encode", "long", 0.4)
+    assert found["outcomes"] == [RAISED, RAISED] and found["same"]
+    assert found["late"] < 3.0  # a layer takes four seconds, and all of them half a minute
+
+
+@pytest.mark.parametrize("what", ["texts", "tokens"])
+def test_in_encode(what: str) -> None:
+    found = run_child("_interrupt_child", "encode", what, 0.4)
+    assert found["outcomes"] == [RAISED, RAISED] and found["same"]
+    assert found["late"] < 1.0
+
+
+def test_while_kernels_are_compiled(tmp_path: Path) -> None:
+    found = run_child("_interrupt_child", "compiling", 0.3, NUMBA_CACHE_DIR=tmp_path)
+    assert found["outcomes"] == [RAISED] and found["same"]
+
+
+class Alarm(Exception):
+    pass
+
+
+def test_the_call_has_ended_when_the_handlers_exception_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever memory it used is then free to be used again; and an exception of the call itself is raised."""
+    stopped, ended = threading.Event(), []
+
+    def call() -> None:
+        stopped.wait(20)
+        time.sleep(0.05)
+        ended.append(True)
+
+    class Lock:
+        """The lock that the main thread waits for: the handler raises in there."""
+
+        first = True
+
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+            if timeout == -1 and blocking and self.lock.locked():
+                time.sleep(0.1)
+                raise Alarm
+            return self.lock.acquire(blocking, timeout)
+
+        def release(self) -> None:
+            self.lock.release()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_interrupt, "_new_lock", Lock)
+        with pytest.raises(Alarm):
+            _interrupt.interruptible(call, stopped.set)
+    assert ended == [True]
+
+    def fail() -> None:
+        raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        _interrupt.interruptible(fail, lambda: None)

@@ -1,0 +1,68 @@
+"""Many Python threads at once, under each threading layer, in processes of their own: no crash, no deadlock, no wrong bit."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cases import JIT
+from fastattn.kernels import _jit
+from soak._child import LAYERS, missing, run_child
+
+pytestmark = pytest.mark.jit
+each_layer = pytest.mark.parametrize("layer", LAYERS)
+
+
+def require(layer: str) -> None:
+    if reason := missing(layer):
+        pytest.skip(reason)
+
+
+@each_layer
+def test_sixteen_threads_at_once(layer: str) -> None:
+    require(layer)
+    found = run_child("_threads_child", "hammer", 16, 12, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS=2)
+    assert found["layer"] == layer
+    assert not found["errors"] and not found["wrong"]
+    assert not found["changed"], "a call changed this for the whole process"
+    assert found["calls"] == 16 * 12
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@each_layer
+def test_beside_torch(layer: str, when: str) -> None:
+    pytest.importorskip("torch")
+    require(layer)
+    found = run_child("_threads_child", "hammer", 16, 10, when, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS=2)
+    assert found["layer"] == layer and found["calls"] == 160
+    assert not found["errors"] and not found["wrong"] and not found["changed"]
+
+
+def test_compiling_in_sixteen_threads_at_once(tmp_path: Path) -> None:
+    found = run_child("_threads_child", "compile", 16, NUMBA_CACHE_DIR=tmp_path)
+    assert not found["errors"] and not found["wrong"]
+
+
+@pytest.mark.skipif(not JIT, reason="without the JIT there are no threads")
+def test_the_thread_mask_is_the_callers_own() -> None:
+    """A mask that one thread sets is neither changed by a call nor seen by another thread."""
+    import numba
+
+    import fastattn
+
+    x = np.ones((500, 500), np.float32)
+    fastattn.softmax(x)
+    before = numba.get_num_threads()
+    seen: list[int] = []
+
+    def one() -> None:
+        numba.set_num_threads(1)
+        assert _jit.thread_count() == 1
+        fastattn.softmax(x)
+        seen.append(numba.get_num_threads())
+
+    thread = threading.Thread(target=one)
+    thread.start()
+    thread.join()
+    assert seen == [1] and numba.get_num_threads() == before

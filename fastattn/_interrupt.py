@@ -36,7 +36,11 @@ def interruptible(call: Callable[[], object], stop: Callable[[], object]) -> Non
 
     ended.acquire()
     try:
-        threading.Thread(target=body, name="fastattn", daemon=True).start()
+        try:
+            threading.Thread(target=body, name="fastattn", daemon=True).start()
+        except RuntimeError:
+            # There is no thread to be had, by a limit of the system or because the interpreter ends.
+            body()
         while not done:
             ended.acquire()
     except BaseException:

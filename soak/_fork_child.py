@@ -25,7 +25,7 @@ def wrong() -> list[str]:
 
 
 def forked(depth: int) -> str:
-    """Fork, call everything in the child and in a child of it, and return what became of it: "" is well."""
+    """Fork, call everything in the child and in a child of it, and return what became of it."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -35,6 +35,11 @@ def forked(depth: int) -> str:
                 code = 3 if forked(depth - 1) else 0
         finally:
             os._exit(code)
+    return fate(pid)
+
+
+def fate(pid: int) -> str:
+    """Wait for a child and return what became of it: "" is well."""
     end = time.monotonic() + _LIMIT
     while time.monotonic() < end:
         found, status = os.waitpid(pid, os.WNOHANG)
@@ -108,16 +113,7 @@ def compiling() -> list[str]:
             for name in WORK:
                 WORK[name]()
             os._exit(0)
-        end = time.monotonic() + _LIMIT
-        code: int | None = None
-        while code is None and time.monotonic() < end:
-            done, status = os.waitpid(pid, os.WNOHANG)
-            code = os.waitstatus_to_exitcode(status) if done else None
-            time.sleep(0.01)
-        if code is None:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        found.append("hang" if code is None else "" if code == 0 else str(code))
+        found.append(fate(pid))
     thread.join()
     return found
 
@@ -155,14 +151,7 @@ def main(what: str, *arguments: str) -> dict[str, Any]:
         if pid == 0:
             calls["linear"](), calls["scaled_dot_product_attention"]()
             os._exit(0)
-        end = time.monotonic() + _LIMIT
-        while time.monotonic() < end:
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                return {"children": ["" if status == 0 else str(status)]}
-            time.sleep(0.01)
-        os.kill(pid, signal.SIGKILL)
-        return {"children": ["hang"]}
+        return {"children": [fate(pid)]}
     WORK.update({**op_calls(), **encoder_calls()} if what == "loader" else all_calls())
     EXPECTED.update(results(WORK))
     if what == "loader":

@@ -84,3 +84,13 @@ def test_the_call_has_ended_when_the_handlers_exception_arrives(monkeypatch: pyt
 
     with pytest.raises(MemoryError, match="no room"):
         _interrupt.interruptible(fail, lambda: None)
+
+
+def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    made: list[bool] = []
+    _interrupt.interruptible(lambda: made.append(True), lambda: None)
+    assert made == [True]

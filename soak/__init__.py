@@ -19,3 +19,5 @@ class Row(NamedTuple):
     figure: str  # what was measured, with its unit
     goal: str  # what is promised; empty where the figure is for information
     ok: bool
+    tried: int = 0
+    kind: str = ""  # of what was tried: "calls", "faults" or "inputs", which the report adds up

@@ -32,7 +32,11 @@ ORDER = ("threads", "fork", "interrupt", "memory", "quota", "bounds", "hostile",
 def topics() -> list[str]:
     """Return the names of this package's modules without an underscore."""
     names = [module.name for module in pkgutil.iter_modules(soak.__path__) if not module.name.startswith("_")]
-    return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+    return sorted(names, key=_place)
+
+
+def _place(name: str) -> tuple[int, str]:
+    return ORDER.index(name) if name in ORDER else len(ORDER), name
 
 
 def run_topic(name: str, scale: float, target: Path) -> None:
@@ -49,6 +53,7 @@ def run_topic(name: str, scale: float, target: Path) -> None:
 def supervise(name: str, scale: float, limit: float) -> dict[str, Any]:
     """Run one topic in a process of its own, with whatever that started, and return its rows and seconds."""
     began = time.perf_counter()
+    date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         target = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "soak", "--scale", str(scale), "--topic", name, "--rows", str(target)]
@@ -67,7 +72,7 @@ def supervise(name: str, scale: float, limit: float) -> dict[str, Any]:
         rows = json.loads(target.read_text("utf-8")) if target.exists() else []
     if ended or not rows:
         rows.append(Row("the trial itself", ended or "no rows", "runs to its end", False)._asdict())
-    return {"topic": name, "seconds": round(time.perf_counter() - began, 1), "rows": rows}
+    return {"topic": name, "date": date, "seconds": round(time.perf_counter() - began, 1), "rows": rows}
 
 
 def machine() -> dict[str, str]:
@@ -77,14 +82,20 @@ def machine() -> dict[str, str]:
     return {name: value for name, value in facts() if name not in ("kernel cache", "default model")}
 
 
+def _others(report: Path, scale: float, chosen: list[str]) -> list[dict[str, Any]]:
+    """Return the topics of an earlier report of the same scale, without those that are tried again."""
+    earlier = json.loads(report.read_text("utf-8")) if report.exists() else {"scale": scale, "topics": []}
+    return [topic for topic in earlier["topics"] if earlier["scale"] == scale and topic["topic"] not in chosen]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run, write the report, and return 1 where a row is not as promised."""
     parser = argparse.ArgumentParser(
         prog="python -m soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full length (1)")
-    parser.add_argument("--only", help=f"of {', '.join(topics())}; separated by commas")
-    parser.add_argument("--out", type=Path, help="folder for report.md and report.json; default: soak/ for a full run, else .soak/")
+    parser.add_argument("--only", help=f"of {', '.join(topics())}; separated by commas: these anew in the report")
+    parser.add_argument("--out", type=Path, help="folder for report.md and report.json; default: soak/ at scale 1, else .soak/")
     parser.add_argument("--limit", type=float, default=None, help="seconds after which a topic is given up (4 hours x scale + 300)")
     parser.add_argument("--topic", help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
@@ -97,28 +108,26 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = options.only.split(",") if options.only else topics()
     if unknown := set(chosen) - set(topics()):
         parser.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(topics())}")
-    full = options.scale == 1 and not options.only
-    out: Path = options.out or ROOT / ("soak" if full else ".soak")
+    out: Path = options.out or ROOT / ("soak" if options.scale == 1 else ".soak")
     out.mkdir(parents=True, exist_ok=True)
     limit = options.limit or 4 * 3600 * options.scale + 300
     began = time.perf_counter()
     results = {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "scale": options.scale,
         "machine": machine(),
-        "topics": [],
+        "topics": _others(out / "report.json", options.scale, chosen) if options.only else [],
     }
     for name in chosen:
         sys.stderr.write(f"==> {name}\n")
-        results["topics"].append(supervise(name, options.scale, limit))
-        for row in results["topics"][-1]["rows"]:
+        topic = supervise(name, options.scale, limit)
+        results["topics"] = sorted([*results["topics"], topic], key=lambda topic: _place(topic["topic"]))
+        for row in topic["rows"]:
             sys.stderr.write(f"{'  ok  ' if row['ok'] else '  FAIL'} {row['what']}: {row['figure']}\n")
         # After each topic: what is measured is not lost with what comes next.
-        results["seconds"] = round(time.perf_counter() - began)
         (out / "report.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
         (out / "report.md").write_text(markdown(results), "utf-8")
     failed = sum(not row["ok"] for topic in results["topics"] for row in topic["rows"])
-    sys.stderr.write(f"{out / 'report.md'}: {failed} not as promised, in {results['seconds']} s\n")
+    sys.stderr.write(f"{out / 'report.md'}: {failed} not as promised, in {time.perf_counter() - began:.0f} s\n")
     return 1 if failed else 0
 
 

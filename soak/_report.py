@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+# What a row may have tried, as its field `kind` names it.
+KINDS = {"calls": "calls under load", "faults": "forks, interruptions, kills and full disks", "inputs": "inputs"}
+
 
 def markdown(results: dict[str, Any]) -> str:
     """Return the report: what it ran on, then a table for each topic."""
     rows = [row for topic in results["topics"] for row in topic["rows"]]
     failed = [row for row in rows if not row["ok"]]
-    when = f"{results['date']}, scale {results['scale']:g}, {results['seconds']} s"
+    when = f"Scale {results['scale']:g}, {sum(topic['seconds'] for topic in results['topics']):.0f} s"
+    tried = {kind: sum(row["tried"] for row in rows if row["kind"] == kind) for kind in KINDS}
     lines = [
         "# Soak",
         "",
         f"{when}. {len(rows)} trials, {len(failed)} not as promised.",
+        "",
+        f"Together: {', '.join(f'{count:,} {KINDS[kind]}' for kind, count in tried.items())}.",
         "",
         *(f"- {name}: {value}" for name, value in results["machine"].items()),
     ]
     for topic in results["topics"]:
         lines += [
             "",
-            f"## {topic['topic'].capitalize()} ({topic['seconds']} s)",
+            f"## {topic['topic'].capitalize()} ({topic['date']}, {topic['seconds']:.0f} s)",
             "",
             "| trial | found | promised | |",
             "|---|---|---|---|",

@@ -25,7 +25,8 @@ def _guarded() -> Row:
         return Row(what, f"ended with {child.returncode} in {last}", goal, False)
     found = json.loads(child.stdout)
     missing = ", ".join(found["not run"])
-    return Row(what, f"{found['cases']:,} cases" + (f", not run: {missing}" if missing else ""), goal, not missing)
+    figure = f"{found['cases']:,} cases" + (f", not run: {missing}" if missing else "")
+    return Row(what, figure, goal, not missing, found["cases"], "inputs")
 
 
 def _checked() -> Row:

@@ -28,9 +28,9 @@ def children(layer: str, what: str, *arguments: object) -> Row:
         except Failed as failure:
             return Row(name, str(failure)[:300], GOAL, False)
     faults = [fault for fault in found["children"] if fault] + found.get("parent", [])
-    return Row(
-        name, f"{len(found['children'])} children, {len(faults)} faults {faults[:3] if faults else ''}".strip(), GOAL, not faults
-    )
+    count = len(found["children"])
+    figure = f"{count} children, {len(faults)} faults {faults[:3] if faults else ''}".strip()
+    return Row(name, figure, GOAL, not faults, count, "faults")
 
 
 class Service:
@@ -113,12 +113,6 @@ def run(scale: float) -> list[Row]:
             for options in ((), ("--threads", "4"), ("--max-requests", "3")):
                 workers, wrong, said = served(layer, count, *options)
                 name = f"{layer}: gunicorn --preload {' '.join(options)}"
-                rows.append(
-                    Row(
-                        name,
-                        f"{count} answers of {len(workers)} workers, {wrong} wrong {said}".strip(),
-                        GOAL,
-                        not wrong and not said,
-                    )
-                )
+                figure = f"{count} answers of {len(workers)} workers, {wrong} wrong {said}".strip()
+                rows.append(Row(name, figure, GOAL, not wrong and not said, count, "calls"))
     return rows

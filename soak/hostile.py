@@ -110,7 +110,8 @@ def run(scale: float = 1.0) -> list[Row]:
         done = sum(outcomes.values())
         tried += done
         found = ", ".join(f"{n:,} {name}" for name, n in sorted(outcomes.items(), key=lambda item: -item[1]))
-        rows.append(Row(f"hostile input, {kind}", f"{done:,}: {found}", "an answer or a documented exception", done >= count))
+        goal = "an answer or a documented exception"
+        rows.append(Row(f"hostile input, {kind}", f"{done:,}: {found}", goal, done >= count, done, "inputs"))
     rows.append(Row("hostile input, all kinds", f"{tried:,} cases, no signal, no hang", f"{wanted:,}", tried >= wanted))
     return rows
 

@@ -31,7 +31,7 @@ def ctrl_c(layer: str, what: str, delays: list[float]) -> Row:
             return Row(name, str(failure)[:300], goal, False)
         late = max(late, found["late"])
         faults += found["outcomes"] != ["KeyboardInterrupt"] * 2 or not found["same"]
-    return Row(name, f"at most {late:.2f} s, {faults} faults", goal, not faults and late < 1)
+    return Row(name, f"at most {late:.2f} s, {faults} faults", goal, not faults and late < 1, 2 * len(delays), "faults")
 
 
 def ctrl_c_in_compilation(count: int) -> Row:
@@ -46,9 +46,8 @@ def ctrl_c_in_compilation(count: int) -> Row:
                 continue
         faults += not found["same"]
         late = max(late, found["late"])
-    return Row(
-        f"Ctrl-C in the compiler, {count} times", f"{faults} faults, at most {late:.1f} s", "then the right results", not faults
-    )
+    what, figure = f"Ctrl-C in the compiler, {count} times", f"{faults} faults, at most {late:.1f} s"
+    return Row(what, figure, "then the right results", not faults, count, "faults")
 
 
 def _writer(folder: str, count: int) -> subprocess.Popen[str]:
@@ -82,7 +81,8 @@ def killed(count: int) -> Row:
             faults += bool(found["wrong"] or found["said"])
             reused += found["hits"]
     name = f"kill -9 of writers of kernels, {count} times"
-    return Row(name, f"{faults} faults, {reused} kernels read back", "the next start is right and says nothing", not faults)
+    figure = f"{faults} faults, {reused} kernels read back"
+    return Row(name, figure, "the next start is right and says nothing", not faults, count, "faults")
 
 
 def together(writers: int) -> Row:
@@ -96,12 +96,8 @@ def together(writers: int) -> Row:
             faults += bool(found["wrong"] or found["said"])
         found = run_child("_interrupt_child", "write", 12, NUMBA_CACHE_DIR=folder)
     good = not faults and found["hits"] == 24
-    return Row(
-        f"{writers} writers of the same kernels",
-        f"{faults} faults, {found['hits']} of 24 read back",
-        "no fault, all read back",
-        good,
-    )
+    figure = f"{faults} faults, {found['hits']} of 24 read back"
+    return Row(f"{writers} writers of the same kernels", figure, "no fault, all read back", good, writers, "faults")
 
 
 @contextlib.contextmanager
@@ -125,7 +121,7 @@ def full_disk() -> Row:
         kept = len(list((Path(folder) / "fastattn").glob("*.nbc")))
         left = len(list((Path(folder) / "fastattn").glob("*.tmp.*")))
     good = not found["wrong"] and len(found["said"]) == 1 and not left
-    return Row(name, f"{kept} kernels fit, {len(found['said'])} warning, {left} parts left", goal, good)
+    return Row(name, f"{kept} kernels fit, {len(found['said'])} warning, {left} parts left", goal, good, 1, "faults")
 
 
 def run(scale: float) -> list[Row]:

@@ -125,7 +125,7 @@ def calls_row(count: int) -> Row:
     """Tell whether memory is flat over so many short calls."""
     found, most = measure("calls", count), CALL_BYTES * count + SETTLING
     figure = f"{found['growth'] / _MIB:+.2f} MiB over {count:,} calls"
-    return Row("resident memory, short calls", figure, f"at most {most / _MIB:.1f} MiB", found["growth"] <= most)
+    return Row("resident memory, short calls", figure, f"at most {most / _MIB:.1f} MiB", found["growth"] <= most, count, "calls")
 
 
 def loads_row(count: int) -> Row:
@@ -133,16 +133,15 @@ def loads_row(count: int) -> Row:
     found = measure("loads", count)
     figure = f"{found['growth'] / _MIB:+.2f} MiB over {count:,} loads"
     goal = f"less than one model, {found['model'] / _MIB:.0f} MiB"
-    return Row("resident memory, loads of all-MiniLM-L6-v2", figure, goal, found["growth"] < found["model"])
+    return Row("resident memory, loads of all-MiniLM-L6-v2", figure, goal, found["growth"] < found["model"], count, "calls")
 
 
 def encode_row(count: int) -> Row:
     """Tell whether the peak of `encode` on so many texts is bounded."""
     found = measure("encode", count)
     figure = f"{found['peak'] / _MIB:.1f} MiB on {count:,} texts, result {found['result'] / _MIB:.1f} MiB"
-    return Row(
-        "peak of encode beside its input and result", figure, f"at most {PEAK / _MIB:.0f} MiB for any number", found["peak"] <= PEAK
-    )
+    goal = f"at most {PEAK / _MIB:.0f} MiB for any number"
+    return Row("peak of encode beside its input and result", figure, goal, found["peak"] <= PEAK, count, "inputs")
 
 
 def run(scale: float = 1.0) -> list[Row]:

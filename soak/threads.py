@@ -21,7 +21,8 @@ def hammer(layer: str, threads: int, calls: int, torch: str = "") -> Row:
         return Row(what, str(failure)[:300], goal, False)
     faults = [*found["errors"], *found["wrong"], *found["changed"]]
     figure = f"{found['calls']} calls in {found['seconds']:.0f} s, {len(faults)} faults{': ' + str(faults[:3]) if faults else ''}"
-    return Row(what, figure, goal, not faults and found["layer"] == layer and found["calls"] == threads * calls)
+    good = not faults and found["layer"] == layer and found["calls"] == threads * calls
+    return Row(what, figure, goal, good, found["calls"], "calls")
 
 
 def compiling(layer: str) -> Row:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+KERNELS = HERE.parent / "fastattn" / "kernels"
 
 
 @pytest.mark.jit
@@ -21,6 +23,14 @@ def test_arrays_at_the_edge_of_memory() -> None:
     assert run.returncode == 0, f"ended with {run.returncode} in: {last}"
     found = json.loads(run.stdout)
     assert found["cases"] > 4500 and not found["not run"], found
+
+
+def test_every_kernel_is_looked_for() -> None:
+    """By the scan of modules that the run compares itself with."""
+    import guarded
+
+    names = set(re.findall(r"@ParallelKernel\ndef (\w+)", "".join(p.read_text("utf-8") for p in KERNELS.glob("*.py"))))
+    assert len(names) > 5 and guarded.all_kernels() >= names
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="mprotect is not there")

@@ -10,10 +10,10 @@ _GIB = 2**30
 LARGE = 2**26
 
 
-def check_large(size: int, what: str) -> None:
-    """Like `check_fits`, for sizes that are mostly small: those below LARGE pass at once."""
+def check_large(size: int, what: str, *values: object) -> None:
+    """Like `check_fits`, for sizes that are mostly small: those below LARGE pass at once; `values` are put into `what`."""
     if size >= LARGE:
-        check_fits(size, what)
+        check_fits(size, what.format(*values))
 
 
 def check_fits(size: int, what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,36 +83,38 @@ def run(
         per_worker = max(_head_scratch(config, longest), _rows_scratch(config), gate)
     columns = width if by_columns else 0
     per_worker = -(-per_worker // 16) * 16
-    check_large(4 * (5 * width * c + columns * (c + ldh) + workers * per_worker) + pending, f"the forward of {n} tokens")
+    check_large(4 * (5 * width * c + columns * (c + ldh) + workers * per_worker) + pending, "the forward of {} tokens", n)
     x, qkv, ctx = (_scratch(name, width * m) for name, m in (("x", c), ("qkv", 3 * c), ("ctx", c)))
     y, expanded = _scratch("y", columns * c), _scratch("expanded", columns * ldh)
     scratch = _scratch("scratch", workers * per_worker)
     counter = np.zeros(16, np.int64)
+    # What is compiled first is Python's own work, which signals interrupt anyway.
+    is_long = work_us / workers >= _LONG_US and encoder_kernel.is_compiled()
+    call = functools.partial(_interruptibly, counter) if is_long else encoder_kernel
+    for part in [steps] if watch is None else np.split(steps, len(steps)):
+        call(
+            run_step.address(), part, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative, packed.weights,
+            packed.layout, config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, counter, out.reshape(-1),
+            workers,
+        )  # fmt: skip
+        if watch is not None:
+            watch(int(part[0, 0]), int(part[0, 1]), x, qkv, relative)
+
+
+def _interruptibly(counter: Array, *arguments: Any) -> None:
+    """Call the kernel so that the handlers of signals run meanwhile; where one raises, the kernel ends."""
 
     def stop() -> None:
         counter[STOP] = 1
         # No work is left to hand out in the step that runs.
         counter[0] = 2**62
 
-    for part in [steps] if watch is None else np.split(steps, len(steps)):
-        call = functools.partial(
-            encoder_kernel,
-            run_step.address(), part, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative, packed.weights,
-            packed.layout, config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, counter, out.reshape(-1),
-            workers,
-        )  # fmt: skip
-        # What is compiled first is Python's own work, which signals interrupt anyway.
-        if work_us / workers < _LONG_US or not encoder_kernel.is_compiled():
-            call()
-        else:
-            try:
-                interruptible(call, stop)
-            except BaseException:
-                # Should the call still be running after all, it keeps this memory to itself.
-                _workspace.__dict__.clear()
-                raise
-        if watch is not None:
-            watch(int(part[0, 0]), int(part[0, 1]), x, qkv, relative)
+    try:
+        interruptible(functools.partial(encoder_kernel, *arguments), stop)
+    except BaseException:
+        # Should the call still be running after all, it keeps this memory to itself.
+        _workspace.__dict__.clear()
+        raise
 
 
 def flop(config: EncoderConfig, lengths: NDArray[np.int64]) -> float:

@@ -35,7 +35,7 @@ class Table:
         if made[0] < tokens:
             length = max(_SHORTEST, 1 << (tokens - 1).bit_length())
             # In float64 before it is in float32, with intermediate results.
-            check_large(44 * length * self._width, f"a table for sequences of {length} tokens")
+            check_large(44 * length * self._width, "a table for sequences of {} tokens", length)
             self._made = made = (length, self._make(length))
         return made[1]
 

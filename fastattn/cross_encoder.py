@@ -319,7 +319,7 @@ class CrossEncoder(TextModel):
         activation = resolve_activation(self.activation_fn if activation_fn is None else activation_fn)
         text = self._resolve_prompt(prompt, prompt_name)
         skip = self._pipeline.prompt_tokens(text)
-        check_large(4 * len(pairs) * self.num_labels, f"scores of shape {(len(pairs), self.num_labels)}")
+        check_large(4 * len(pairs) * self.num_labels, "scores of shape {}", (len(pairs), self.num_labels))
         logits = np.empty((len(pairs), self.num_labels), np.float32)
 
         def put(batch: Packed) -> None:

@@ -22,6 +22,7 @@ from fastattn.lookup import find_model
 __all__ = ["Encoder", "EncoderConfig"]
 
 # What kernels take; a read-only array would be another type.
+_INT64 = np.dtype(np.int64)
 _PLAIN: Any = ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")
 _IDS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
 
@@ -208,7 +209,7 @@ class Encoder:
         if not given and x.ndim != 2:
             raise ValueError(f"x must have shape (B, T) for token ids, got {x.shape}")
         padded = 4 * x.shape[0] * x.shape[1] * self.config.hidden_dim
-        check_large(2 * padded, f"hidden states of shape {(*x.shape[:2], self.config.hidden_dim)}, without and with padding,")
+        check_large(2 * padded, "hidden states of {} x {} tokens, without and with padding,", *x.shape[:2])
         real = self._mask(attention_mask, x.shape[:2])
         offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
         types = None
@@ -274,7 +275,8 @@ class Encoder:
         ids, offsets = np.asarray(ids), np.asarray(offsets)
         if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
             raise ValueError(f"offsets must be whole numbers of shape (B + 1,), got {offsets.dtype} of shape {offsets.shape}")
-        offsets = np.require(offsets, np.int64, _PLAIN)
+        if offsets.dtype is not _INT64 or not offsets.flags.carray:
+            offsets = np.require(offsets, np.int64, _PLAIN)
         if offsets[0] != 0 or offsets[-1] != len(ids) or np.any(offsets[1:] < offsets[:-1]):
             raise ValueError(f"offsets must rise from 0 to N = {len(ids)}, got {offsets[0]} .. {offsets[-1]}")
         return self._encode(ids, offsets, token_type_ids, pooling, normalize, False, None, out)
@@ -335,7 +337,7 @@ class Encoder:
         shape = (len(offsets) - 1 if pooling else n, c)
         if out is None:
             pending += 4 * shape[0] * c
-            check_large(pending, f"hidden states of shape {shape}")
+            check_large(pending, "hidden states of shape {}", shape)
             out = np.empty(shape, np.float32)
         elif not isinstance(out, np.ndarray) or out.dtype != np.float32:
             raise TypeError(f"out must be a float32 array, got {getattr(out, 'dtype', type(out).__name__)}")

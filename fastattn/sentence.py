@@ -285,7 +285,7 @@ class SentenceTransformer(TextModel):
         if output_value == SENTENCE:
             # Quantising needs a few arrays of this size.
             copies = 1 if precision == "float32" else 4
-            check_large(4 * len(texts) * width * copies, f"embeddings of shape {(len(texts), width)}")
+            check_large(4 * len(texts) * width * copies, "embeddings of shape {}", (len(texts), width))
             result = np.empty((len(texts), width), np.float32)
 
             def put(batch: Packed) -> None:

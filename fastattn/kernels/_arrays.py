@@ -97,7 +97,7 @@ def working(x: Array) -> Array:
     if (dtype is _F32 or dtype is _F64) and x.flags.carray:
         return x
     # A copy, and of float16 in float32 the result too, and that again in float16.
-    check_large(x.size * (10 if dtype.type is np.float16 else dtype.itemsize), f"a copy of an array of shape {x.shape}")
+    check_large(x.size * (10 if dtype.type is np.float16 else dtype.itemsize), "a copy of an array of shape {}", x.shape)
     return np.require(x, _F64 if dtype.type is np.float64 else _F32, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE"))
 
 

@@ -42,7 +42,7 @@ def additive(mask: Any, dtype: np.dtype[Any], lead: tuple[int, ...], scores: tup
         raise ValueError(f"attn_mask must broadcast to {scores}, got shape {array.shape}") from None
     # Its conversion; where it has batch axes, over all of them.
     whole = math.prod((*lead, *array.shape[-3:])) if array.ndim > 3 else array.size
-    check_large(2 * whole * dtype.itemsize, f"a mask of shape {array.shape}")
+    check_large(2 * whole * dtype.itemsize, "a mask of shape {}", array.shape)
     if array.dtype == np.bool_:
         array = np.where(array, dtype.type(0), dtype.type(-np.inf))
     elif array.dtype.type not in (np.float16, np.float32, np.float64):

@@ -188,7 +188,7 @@ def scaled_dot_product_attention(
         e_width = panels(e, dtype)[0] * width
         copied = attn_mask is not None or e_width != e
         own = batch * (groups * count * width * d + (heads * s_all * e_width if copied else 0)) * dtype.itemsize
-        check_large(own + (0 if result is out else result.nbytes), f"a result of shape {shape}, with packed keys and values,")
+        check_large(own + (0 if result is out else result.nbytes), "a result of shape {}, with packed keys and values,", shape)
         keys = aligned_empty(max(1, batch * groups * count * width * d), dtype)
         values = aligned_empty(batch * heads * s_all * e_width if copied else 0, dtype)
         work_us = 4e-5 * batch * heads * length * s_all * (d + e)

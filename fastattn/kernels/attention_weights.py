@@ -208,7 +208,7 @@ def attention_weights(
     if result.size:
         count, width = panels(s_all, dtype)
         own = batch * groups * count * width * d * dtype.itemsize + (0 if result is out else result.nbytes)
-        check_large(own, f"a result of shape {shape}, with packed keys,")
+        check_large(own, "a result of shape {}, with packed keys,", shape)
         keys = aligned_empty(max(1, batch * groups * count * width * d), dtype)
         zeros = aligned_empty(width, dtype)
         zeros[:] = 0

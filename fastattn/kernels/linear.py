@@ -155,7 +155,7 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
     if result.size:
         count, width = panels(n, work.dtype)
         own = count * k * width * work.itemsize + (0 if result is out else result.nbytes)
-        check_large(own, f"a result of shape {shape}, with the packed weight,")
+        check_large(own, "a result of shape {}, with the packed weight,", shape)
         packed = aligned_empty(count * k * width, work.dtype)
         pack_weight(weight, packed)
         padded = aligned_empty(count * width, work.dtype)

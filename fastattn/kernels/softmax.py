@@ -135,7 +135,7 @@ def softmax(x: Any, axis: int = -1, *, out: Array | None = None) -> Array:
     Milakov & Gimelshein 2018, arXiv:1805.02867, algorithm 2.  Definition: fastattn.reference.softmax.
     """
     x = float_array("x", x)
-    if not isinstance(axis, int | np.integer):
+    if type(axis) is not int and not isinstance(axis, int | np.integer):
         raise TypeError(f"axis must be a whole number, got {type(axis).__name__}")
     if x.ndim == 0:
         x = x.reshape(1) if axis in (0, -1) and out is None else x

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,6 +30,8 @@ _COLOURS = (17, 18, 19, 55, 91, 127, 163, 169, 173, 178, 220, 227)
 def reported() -> Iterator[None]:
     """Turn an error that names its cause into one red line on stderr and exit code 2.
 
+    SIGTERM and SIGHUP end the program as Ctrl-C does: what it was writing is removed.
+
     Yields
     ------
     None
@@ -39,7 +43,8 @@ def reported() -> Iterator[None]:
         There was such an error.
     """
     try:
-        yield
+        with _ended_by_signals():
+            yield
     except BrokenPipeError:
         raise  # whoever read the output has seen enough; typer ends the program without a word
     except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
@@ -48,6 +53,25 @@ def reported() -> Iterator[None]:
             message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         _errors.print(f"error: {' '.join(message.split())}", style="red", markup=False)
         raise typer.Exit(2) from None
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # One that is ignored, as by nohup, still is.
+    before = {number: signal.signal(number, _exit) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 class _CompilingListener(event.Listener):  # type: ignore[misc]

@@ -359,11 +359,13 @@ def test_temporary_file_is_removed(tmp_path: Path, kind: type[BaseException]) ->
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_interrupt_leaves_nothing_behind(model: str, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_interrupt_leaves_nothing_behind(model: str, name: str, code: int, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("the cat sat on the mat\n" * 300_000)
-    # Started in the background, a child would ignore the signal.
+    # Started in the background, or by nohup, a child would ignore the signal.
     start = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    start += f"signal.{name} == signal.SIGINT or signal.signal(signal.{name}, signal.SIG_DFL); "
     command = [
         sys.executable,
         "-c",
@@ -381,9 +383,9 @@ def test_interrupt_leaves_nothing_behind(model: str, tmp_path: Path) -> None:
     while not list(tmp_path.glob(".x.npy.*.tmp")) and time.monotonic() < deadline and child.poll() is None:
         time.sleep(0.02)
     time.sleep(0.2)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(getattr(signal, name))
     _, errors = child.communicate(timeout=60)
-    assert child.returncode != 0
+    assert child.returncode == code
     assert "Traceback" not in errors
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
 

@@ -17,7 +17,7 @@ from soak._sweep import FUNCTIONS, sweep
 
 ROWS = 1_000_000
 ROOT = Path(__file__).resolve().parents[1]
-# Contenders that make the same roundings, as of x - max x, differ by what little they do otherwise.
+# What differs by no more than this is a tie: contenders that make the same roundings, as of x - max x, differ by a few percent.
 TIE = 1.05
 
 
@@ -82,7 +82,9 @@ def markdown(measured: dict[str, Any]) -> str:
         "# Errors",
         "",
         f"Worst errors over {share} of the range, in units of the last place of the true value (C library, float64).",
-        f"The least of a row is bold. {versions}; {measured['date']}. `python -m soak._error_table` writes this file.",
+        f"The least of a row is bold, with what is at most {TIE - 1:.0%} above it, which counts as a tie. {versions};",
+        f"{measured['date']}. `python -m soak._error_table` writes this file.",
+        "GELU takes erf as the normal tail, erfc(x / sqrt(2)) / 2.",
         "",
         f"| function | argument | {' | '.join(who)} |",
         f"|---|---|{'---:|' * len(who)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import locale
 import multiprocessing
@@ -57,17 +58,23 @@ def settings() -> dict[str, str]:
 
 
 def hammer(threads: int, calls: int, torch: str = "") -> dict[str, Any]:
+    from fastattn import SentenceTransformer
+    from fastattn.kernels._jit import threading_layer
+
     if torch == "before":
         multiply()
-    before_import = multiprocessing.get_start_method(allow_none=True)
-    work = all_calls()
+    elif torch:
+        importlib.import_module("torch")  # an import may change what it likes
+    # Asking for the thread mask would start the threads, without libtbb.
+    threading_layer()
+    before, work = settings(), all_calls()
+    model = SentenceTransformer(local_files_only=True)
+    work["encode, watched"] = lambda: model.encode(TEXTS)
+    model_settings = tokenizer_settings(model)
     expected = results(work)
     if torch == "after":
         multiply()
-    model_settings = tokenizer_settings()
-    before = settings()
-    assert before_import is None, before_import
-    names, wrong, made = sorted(work), [], [0] * threads
+    names, wrong, made, masks = sorted(work), [], [0] * threads, set()
 
     def body(number: int) -> None:
         chosen = random.Random(number)
@@ -76,6 +83,7 @@ def hammer(threads: int, calls: int, torch: str = "") -> dict[str, Any]:
             if work[name]().tobytes() != expected[name]:
                 wrong.append(name)
             made[number] += 1
+            masks.add(numba.get_num_threads())
             if torch and made[number] % 10 == 0:
                 multiply()
 
@@ -84,8 +92,11 @@ def hammer(threads: int, calls: int, torch: str = "") -> dict[str, Any]:
     seconds = time.perf_counter() - began
     after = settings()
     changed = [name for name in before if before[name] != after[name]]
-    if model_settings != tokenizer_settings():
+    if model_settings != tokenizer_settings(model):
         changed.append("tokenizer")
+    # Each thread has a mask of its own.
+    if masks != {numba.config.NUMBA_NUM_THREADS}:
+        changed.append("thread mask")
     # torch keeps threads of its own
     changed = [name for name in changed if not (torch and name == "threads")]
     return {
@@ -98,16 +109,9 @@ def hammer(threads: int, calls: int, torch: str = "") -> dict[str, Any]:
     }
 
 
-def tokenizer_settings() -> str:
-    import fastattn
-
-    model = MODELS.setdefault("default", fastattn.SentenceTransformer(local_files_only=True))
+def tokenizer_settings(model: Any) -> str:
     backend = model.tokenizer.backend_tokenizer
-    model.encode(TEXTS)
     return str((backend.padding, backend.truncation, model.max_seq_length, model.tokenizer.model_max_length))
-
-
-MODELS: dict[str, Any] = {}
 
 
 def multiply() -> None:

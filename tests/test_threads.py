@@ -1,7 +1,10 @@
 """Many Python threads at once, under each threading layer, in processes of their own: no crash, no deadlock, no wrong bit."""
 
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +47,31 @@ def test_compiling_in_sixteen_threads_at_once(tmp_path: Path) -> None:
     assert not found["errors"] and not found["wrong"]
 
 
+@pytest.mark.skipif(not JIT, reason="without the JIT nothing is compiled")
+def test_one_thread_at_a_time_compiles_what_is_called_by_its_address() -> None:
+    from fastattn.kernels._address import AddressedKernel
+
+    kernel = AddressedKernel(lambda: None, ())
+    inside, most = [], []
+
+    def compile(signature: Any) -> None:
+        inside.append(signature)
+        time.sleep(0.02)
+        most.append(len(inside))
+        inside.pop()
+
+    library = SimpleNamespace(get_pointer_to_function=lambda name: 4711)
+    made = SimpleNamespace(fndesc=SimpleNamespace(llvm_func_name="f"), library=library)
+    kernel.dispatcher = SimpleNamespace(compile=compile, overloads={(): made})
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(kernel.address())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [4711] * 4 and set(most) == {1}
+
+
 @pytest.mark.skipif(not JIT, reason="without the JIT there are no threads")
 def test_the_thread_mask_is_the_callers_own() -> None:
     """A mask that one thread sets is neither changed by a call nor seen by another thread."""
@@ -52,8 +80,10 @@ def test_the_thread_mask_is_the_callers_own() -> None:
     import fastattn
 
     x = np.ones((500, 500), np.float32)
-    fastattn.softmax(x)
+    _jit.threading_layer()
     before = numba.get_num_threads()
+    fastattn.softmax(x)
+    assert numba.get_num_threads() == before
     seen: list[int] = []
 
     def one() -> None:

@@ -49,7 +49,7 @@ bench-quick: $(PEERS)/peers.stamp ## a part of that into .benchmarks/quick, unde
 soak: $(PEERS)/peers.stamp ## try everything that is promised, for hours: soak/report.md
 	$(PEERS)/bin/python -m soak
 
-soak-smoke: $(VENV)/dev.stamp ## the shortest form of that into .soak, under a minute once the kernels are compiled
+soak-smoke: $(VENV)/dev.stamp ## the shortest form of that into .soak, some minutes
 	$(BIN)/python -m soak --scale 0
 
 clean: ## remove what these targets made

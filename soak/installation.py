@@ -162,11 +162,16 @@ def bounds() -> list[tuple[str, str]]:
 
 def oldest(python: str, name: str, bound: str) -> str:
     """Return the lowest version from the bound on that has a wheel for this Python."""
-    said = _call("pip index", [python, *PIP, "index", "versions", name, "--only-binary", ":all:"])
+    said = _call("pip index", [python, *PIP, "index", "versions", name])
     versions = re.findall(r"\d[\d.]*(?=,|$)", said.partition("Available versions:")[2].splitlines()[0])
     order = {version: tuple(map(int, version.split("."))) for version in versions if re.fullmatch(r"[\d.]+", version)}
     lowest = tuple(map(int, bound.split(".")))
-    return min((v for v in order if order[v] >= lowest), key=lambda v: order[v])
+    for version in sorted((v for v in order if order[v] >= lowest), key=lambda v: order[v]):
+        # The index also names versions of which there is the source only.
+        trial = [python, *PIP, "install", "--dry-run", "-q", "--no-deps", "--only-binary", ":all:", f"{name}=={version}"]
+        if not subprocess.run(trial, capture_output=True, timeout=600, check=False).returncode:
+            return version
+    raise Failure(f"{name}: no wheel of {bound} or later")
 
 
 def find_python(version: str) -> str | None:

@@ -69,7 +69,7 @@ def encode(what: str, delay: float) -> dict[str, Any]:
         def probe() -> bytes:
             return bytes(model.encode(TEXTS).tobytes())
     else:
-        batch, tokens = {"batch": (400, 128), "long": (2, 8000), "one": (1, 8000), "watched": (16, 256)}[what]
+        batch, tokens = {"batch": (400, 128), "long": (2, 8000), "one": (1, 16_000), "watched": (16, 256)}[what]
         config = EncoderConfig(12, 12, 768, 3072, vocab_size=1000, positions="rotary")
         encoder = Encoder(config)
         ids = np.random.default_rng(0).integers(0, 1000, (batch, tokens))

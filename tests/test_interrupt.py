@@ -33,7 +33,7 @@ def test_in_a_long_sequence() -> None:
 
 def test_in_one_sequence() -> None:
     """All threads share each of its steps, and a step takes seconds."""
-    found = run_child("_interrupt_child", "encode", "one", 0.4)
+    found = run_child("_interrupt_child", "encode", "one", 1.0)
     assert found["outcomes"] == [RAISED, RAISED] and found["same"]
     assert found["late"] < 1.0
 

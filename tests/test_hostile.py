@@ -222,6 +222,16 @@ def test_a_shard_outside_the_folder(tmp_path: Path, name: str) -> None:
         read_encoder(folder)
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", "modules.json", "tokenizer.json", "tokenizer_config.json", "1_Pooling/config.json"]
+)
+def test_brackets_without_end(model: Path, name: str) -> None:
+    """Python's own reader recurses."""
+    (model / name).write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"not a (JSON file|tokenizer)"):
+        SentenceTransformer(str(model))
+
+
 def test_a_pickle_under_the_name_of_safetensors(tmp_path: Path) -> None:
     folder = write_bert(tmp_path)
     (folder / "model.safetensors").write_bytes(pickle.dumps({"a": 1}))

@@ -31,11 +31,19 @@ def test_in_a_long_sequence() -> None:
     assert found["late"] < 1.0  # a layer takes four seconds, and all of them half a minute
 
 
+def test_in_one_sequence() -> None:
+    """All threads share each of its steps, and a step takes seconds."""
+    found = run_child("_interrupt_child", "encode", "one", 1.0)
+    assert found["outcomes"] == [RAISED, RAISED] and found["same"]
+    assert found["late"] < 1.0
+
+
 @pytest.mark.parametrize("what", ["texts", "tokens"])
 def test_in_encode(what: str) -> None:
     found = run_child("_interrupt_child", "encode", what, 0.4)
     assert found["outcomes"] == [RAISED, RAISED] and found["same"]
     assert found["late"] < 1.0
+    assert found["tokenised after it"] <= 128, "the part that was begun, and at most one more"
 
 
 def test_while_kernels_are_compiled(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cases import JIT
-from fastattn.kernels import _cache
+from fastattn.kernels import _cache, _jit
 from fastattn.kernels._jit import cache_directory, compile_cached
 from soak._child import ROOT, run_child
 
@@ -138,6 +138,21 @@ def test_another_cpu_or_python_has_other_files(folder: Path, monkeypatch: pytest
     assert len(names) == 4
 
 
+def test_another_version_has_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Numba, or of any kernel's source: what a kernel calls is a part of its code."""
+    from numba.core.registry import cpu_target
+
+    shutil.copytree(_jit._HERE, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(_jit, "_HERE", tmp_path / "kernels")
+    tags = {_jit._TAG, _jit._source_tag()}
+    assert len(tags) == 1 and _jit._TAG in double()._cache._file_name((), cpu_target.target_context.codegen())
+    with (tmp_path / "kernels" / "_rows.py").open("a") as source:
+        source.write("#")
+    tags.add(_jit._source_tag())
+    monkeypatch.setattr(_jit.numba, "__version__", "0.0")
+    assert len(tags | {_jit._source_tag()}) == 3
+
+
 def written(count: int, **environment: Any) -> dict[str, Any]:
     found = run_child("_interrupt_child", "write", count, **environment)
     assert not found["wrong"]
@@ -170,6 +185,21 @@ def test_the_temporary_folder_is_the_last(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.warns(RuntimeWarning, match="not kept"):
             assert open_to_all(3) == 6
         assert hits(open_to_all) == 0, "read from a folder that anybody can write to"
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no users here")
+def test_a_temporary_folder_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """He may have made it under this user's name, or a link: whoever writes there chooses the code that is run."""
+    own = tmp_path / f"fastattn-cache-{os.getuid()}"
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    own.symlink_to("elsewhere")
+    assert _cache._temporary_folder() is None
+    own.unlink()
+    assert _cache._temporary_folder() == own
+    user = os.getuid() + 1
+    (tmp_path / f"fastattn-cache-{user}").mkdir(mode=0o700)
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    assert _cache._temporary_folder() is None
 
 
 @pytest.mark.parametrize("home", [None, "", "/nonexistent/home", "relative"])
@@ -251,11 +281,20 @@ def test_a_writer_that_is_killed(tmp_path: Path) -> None:
         assert writer.returncode == -signal.SIGKILL
     found = written(9, NUMBA_CACHE_DIR=tmp_path)
     assert found["hits"] >= 8 and not found["said"]
+    # In the middle of a file.
+    half = (
+        "import os; from pathlib import Path; from soak import _interrupt_child as child; write = Path.write_bytes; "
+        "Path.write_bytes = lambda path, x: (write(path, x[:len(x) // 2]), os.kill(os.getpid(), 9)); child.write(10)"
+    )
+    done = subprocess.run([sys.executable, "-c", half], cwd=ROOT, env=environment, capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    found = written(10, NUMBA_CACHE_DIR=tmp_path)
+    assert not found["said"] and found["hits"] == 18 and len(list((tmp_path / "fastattn").glob("*.tmp.*"))) >= 1
     # What was begun is removed when it is old enough to belong to nobody.
     folder = tmp_path / "fastattn"
     left = folder / "kernel.nbc.tmp.0123"
     left.write_bytes(b"")
     os.utime(left, (0, 0))
-    written(10, NUMBA_CACHE_DIR=tmp_path)
+    written(11, NUMBA_CACHE_DIR=tmp_path)
     assert not left.exists()
-    assert written(10, NUMBA_CACHE_DIR=tmp_path)["hits"] == 20
+    assert written(11, NUMBA_CACHE_DIR=tmp_path)["hits"] == 22

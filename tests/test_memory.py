@@ -36,7 +36,7 @@ def test_loads() -> None:
 @LINUX
 @pytest.mark.jit
 def test_peak_of_encode() -> None:
-    row = memory.encode_row(50_000)
+    row = memory.encode_row(200_000)
     assert row.ok, row
 
 

@@ -8,7 +8,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from benchmarks.library import Array, Arrays, Library, Run
-from fastattn.kernels._jit import ParallelKernel, prange, thread_count
+from fastattn.kernels._jit import ParallelKernel, prange
 from fastattn.kernels._simd import (
     I64,
     TARGET,
@@ -21,6 +21,7 @@ from fastattn.kernels._simd import (
     store_vector,
     vector_of,
 )
+from fastattn.kernels._threads import thread_count
 
 # As many independent sums as the product's tile keeps in registers.
 SUMS = TILE_ROWS * TARGET.tile[1]

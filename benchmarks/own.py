@@ -25,8 +25,8 @@ class Fastattn(Library):
 
     def facts(self) -> dict[str, str]:
         """Return threads, their layer, and the CPU that the kernels are compiled for."""
-        from fastattn.kernels._jit import thread_count, threading_layer
         from fastattn.kernels._simd import TARGET
+        from fastattn.kernels._threads import thread_count, threading_layer
 
         vectors = f"{TARGET.name}, vectors of {TARGET.vector_bytes * 8} bits"
         return {"threads": str(thread_count()), "threading layer": threading_layer(), "kernels for": vectors}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +15,9 @@ from fastattn._packing import Packed
 from fastattn.config import EncoderConfig
 from fastattn.kernels._arrays import Array, aligned_empty, panels
 from fastattn.kernels._attend import scratch_size
-from fastattn.kernels._jit import thread_count
-from fastattn.kernels._layer import FF_ROWS, ff_stride, tail_scratch
-from fastattn.kernels._schedule import STOP, encoder_kernel, latency_steps, run_step, throughput_steps
+from fastattn.kernels._layer import FF_ROWS, STOP, ff_stride, tail_scratch
+from fastattn.kernels._schedule import encoder_kernel, latency_steps, run_step, throughput_steps
+from fastattn.kernels._threads import thread_count
 
 # Tokens of a chunk: enough rows that streaming the weights costs nothing, few enough that activations stay in the cache.
 CHUNK_TOKENS = 128
@@ -31,16 +30,24 @@ _FLOP_PER_US = 2e5
 # A call of about this many microseconds or more lets the handlers of signals run meanwhile.
 _LONG_US = 5e4
 
+# Arrays of up to this many bytes are kept by their thread from call to call.
+_KEPT = 2**28
 _workspace = threading.local()
 
 
 def _scratch(name: str, size: int) -> Array:
-    """Return this thread's array of that name, of at least `size` elements; kept from call to call."""
-    array: Array | None = getattr(_workspace, name, None)
-    if array is None or array.size < size:
-        array = aligned_empty(size, np.float32)
-        setattr(_workspace, name, array)
-    return array[:size]
+    """Take this thread's array of that name, or a new one where there is none of at least `size` elements.
+
+    It is gone until it is given back: a call in the handler of a signal, in the middle of this one, finds none.
+    """
+    array: Array | None = _workspace.__dict__.pop(name, None)
+    return aligned_empty(size, np.float32) if array is None or array.size < size else array
+
+
+def _to_allocate(sizes: dict[str, int]) -> int:
+    """Elements of new memory that arrays of these sizes take, beside what this thread has."""
+    held = _workspace.__dict__
+    return sum(max(0, size - held[name].size) if name in held else size for name, size in sizes.items())
 
 
 def run(
@@ -83,38 +90,43 @@ def run(
         per_worker = max(_head_scratch(config, longest), _rows_scratch(config), gate)
     columns = width if by_columns else 0
     per_worker = -(-per_worker // 16) * 16
-    check_large(4 * (5 * width * c + columns * (c + ldh) + workers * per_worker) + pending, "the forward of {} tokens", n)
-    x, qkv, ctx = (_scratch(name, width * m) for name, m in (("x", c), ("qkv", 3 * c), ("ctx", c)))
-    y, expanded = _scratch("y", columns * c), _scratch("expanded", columns * ldh)
-    scratch = _scratch("scratch", workers * per_worker)
+    needed = {
+        "x": width * c,
+        "qkv": 3 * width * c,
+        "ctx": width * c,
+        "y": columns * c,
+        "expanded": columns * ldh,
+        "scratch": workers * per_worker,
+    }
+    check_large(4 * _to_allocate(needed) + pending, "the forward of {} tokens", n)
+    arrays = {name: _scratch(name, size) for name, size in needed.items()}
+    x, qkv, ctx, y, expanded, scratch = (array[: needed[name]] for name, array in arrays.items())
     counter = np.zeros(16, np.int64)
-    # What is compiled first is Python's own work, which signals interrupt anyway.
-    is_long = work_us / workers >= _LONG_US and encoder_kernel.is_compiled()
-    call = functools.partial(_interruptibly, counter) if is_long else encoder_kernel
     for part in [steps] if watch is None else np.split(steps, len(steps)):
-        call(
-            run_step.address(), part, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative, packed.weights,
-            packed.layout, config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, counter, out.reshape(-1),
-            workers,
+        _launch(
+            work_us / workers, counter, part, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative,
+            packed.weights, packed.layout, config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, counter,
+            out.reshape(-1), workers,
         )  # fmt: skip
         if watch is not None:
             watch(int(part[0, 0]), int(part[0, 1]), x, qkv, relative)
+    for name, array in arrays.items():
+        if array.nbytes <= _KEPT:
+            setattr(_workspace, name, array)
 
 
-def _interruptibly(counter: Array, *arguments: Any) -> None:
-    """Call the kernel so that the handlers of signals run meanwhile; where one raises, the kernel ends."""
+def _launch(us: float, counter: Array, *arguments: Any) -> None:
+    """Call the kernel, which takes about `us` microseconds; what the handlers of signals raise meanwhile ends it."""
+    if us < _LONG_US:
+        encoder_kernel(run_step.address(), *arguments)
+        return
 
     def stop() -> None:
         counter[STOP] = 1
         # No work is left to hand out in the step that runs.
         counter[0] = 2**62
 
-    try:
-        interruptible(functools.partial(encoder_kernel, *arguments), stop)
-    except BaseException:
-        # Should the call still be running after all, it keeps this memory to itself.
-        _workspace.__dict__.clear()
-        raise
+    interruptible(lambda: encoder_kernel.unless(lambda: counter[STOP] != 0, run_step.address(), *arguments), stop)
 
 
 def flop(config: EncoderConfig, lengths: NDArray[np.int64]) -> float:

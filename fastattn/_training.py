@@ -13,7 +13,7 @@ from fastattn.config import EncoderConfig
 from fastattn.kernels import _layer
 from fastattn.kernels._activation import ACTIVATIONS
 from fastattn.kernels._arrays import panels
-from fastattn.kernels._jit import thread_count
+from fastattn.kernels._threads import thread_count
 from fastattn.kernels.attention import scaled_dot_product_attention
 from fastattn.kernels.layer_norm import layer_norm
 from fastattn.kernels.linear import linear_kernel

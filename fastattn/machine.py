@@ -10,8 +10,9 @@ from pathlib import Path
 import numba
 from llvmlite import binding
 
-from fastattn.kernels._jit import cache_directory, thread_count, threading_layer
+from fastattn.kernels._jit import cache_directory
 from fastattn.kernels._simd import TARGET
+from fastattn.kernels._threads import thread_count, threading_layer
 from fastattn.lookup import find_model
 
 __all__ = ["facts"]

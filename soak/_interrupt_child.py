@@ -1,4 +1,6 @@
-"""Signals in the middle of work: ``encode WHAT DELAY``, ``compiling DELAY``; and a writer of kernels: ``write COUNT``."""
+"""Signals in the middle of work: ``encode WHAT DELAY``, ``first DELAY``, ``beside DELAY``, ``handler``, ``compiling DELAY [all]``;
+and a writer of kernels: ``write COUNT``.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ def interrupted(call: Callable[[], object], delay: float, again: float | None = 
     timers = [threading.Timer(pause, send) for pause in (delay, again) if pause is not None]
     for timer in timers:
         timer.start()
-    outcome = "finished"
+    outcome = "finished before"
     try:
         try:
             call()
@@ -35,6 +37,7 @@ def interrupted(call: Callable[[], object], delay: float, again: float | None = 
             for timer in timers:
                 timer.cancel()
                 timer.join()
+        outcome = "finished" if sent else outcome
     except KeyboardInterrupt:
         outcome = "KeyboardInterrupt"
     return outcome, ended - sent[0] if sent else 0.0
@@ -103,13 +106,62 @@ def encode(what: str, delay: float) -> dict[str, Any]:
     }
 
 
-def compiling(delay: float) -> dict[str, Any]:
+def large(batch: int) -> tuple[Callable[[], Any], Callable[[], bytes]]:
+    """A call that takes some seconds, and one that does not."""
+    from fastattn import Encoder, EncoderConfig
+
+    encoder = Encoder(EncoderConfig(6, 12, 384, 1536, vocab_size=1000, positions="sinusoidal"))
+    ids = np.random.default_rng(0).integers(0, 1000, (batch, 128))
+    return lambda: encoder(ids), lambda: bytes(encoder(ids[:20]).tobytes())
+
+
+def first(delay: float) -> dict[str, Any]:
+    """Interrupt the first call of the process, which reads the kernels from disk and then computes for long."""
+    call, probe = large(1000)
+    outcome, late = interrupted(call, delay)
+    return {"outcomes": [outcome], "late": late, "same": probe() == probe()}
+
+
+def beside(delay: float) -> dict[str, Any]:
+    """Interrupt calls while other threads make the same ones."""
+    call, probe = large(60)
+    before, stop = probe(), threading.Event()
+
+    def busy() -> None:
+        while not stop.is_set():
+            call()
+
+    threads = [threading.Thread(target=busy) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    outcome, late = interrupted(lambda: [call() for _ in range(100)], delay)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return {"outcomes": [outcome], "late": late, "same": probe() == before}
+
+
+def handler() -> dict[str, Any]:
+    """Call an encoder in the handler of a signal, which comes in the middle of a call of the same."""
+    call, probe = large(200)
+    expected, small, inside = bytes(call().tobytes()), probe(), []
+    signal.signal(signal.SIGUSR1, lambda *_: inside.append(probe() == small))
+    same = True
+    for delay in (0.05, 0.15):
+        timer = threading.Timer(delay, os.kill, [os.getpid(), signal.SIGUSR1])
+        timer.start()
+        same = call().tobytes() == expected and same
+        timer.join()
+    return {"same": same, "inside": inside}
+
+
+def compiling(delay: float, everything: bool) -> dict[str, Any]:
     """Interrupt the first compilation; then the process compiles and computes as ever."""
     import fastattn
-    from soak._work import op_calls
+    from soak._work import encoder_calls, op_calls
 
-    calls = op_calls()
-    names = ("gelu", "softmax", "rotary_embedding")
+    calls = {**encoder_calls(), **op_calls()} if everything else op_calls()
+    names = tuple(calls) if everything else ("gelu", "softmax", "rotary_embedding")
     outcome, late = interrupted(lambda: [calls[name]() for name in names], delay)
     found = {name: calls[name]() for name in names}
     x = np.random.default_rng(0).standard_normal((5, 7), np.float32)
@@ -149,7 +201,11 @@ def main(what: str, *arguments: str) -> dict[str, Any]:
     if what == "encode":
         return encode(arguments[0], float(arguments[1]))
     if what == "compiling":
-        return compiling(float(arguments[0]))
+        return compiling(float(arguments[0]), "all" in arguments)
+    if what == "handler":
+        return handler()
+    if what in ("first", "beside"):
+        return (first if what == "first" else beside)(float(arguments[0]))
     return write(int(arguments[0]))
 
 

@@ -34,20 +34,39 @@ def ctrl_c(layer: str, what: str, delays: list[float]) -> Row:
     return Row(name, f"at most {late:.2f} s, {faults} faults", goal, not faults and late < 1, 2 * len(delays), "faults")
 
 
-def ctrl_c_in_compilation(count: int) -> Row:
-    """Interrupt the compiler at random moments."""
+def ctrl_c_in_compilation(count: int, *what: str) -> Row:
+    """Interrupt the compiler at random moments, of the first seconds or of all that is compiled."""
     chosen, faults, late = random.Random(0), 0, 0.0
     for _ in range(count):
         with tempfile.TemporaryDirectory() as folder:
             try:
-                found = run_child("_interrupt_child", "compiling", chosen.uniform(0, 4), NUMBA_CACHE_DIR=folder)
+                delay = chosen.uniform(0, 15 if what else 3)
+                found = run_child("_interrupt_child", "compiling", delay, *what, NUMBA_CACHE_DIR=folder)
             except Failed:
                 faults += 1
                 continue
-        faults += not found["same"]
+        faults += not found["same"] or found["outcomes"] == ["finished"]
         late = max(late, found["late"])
-    what, figure = f"Ctrl-C in the compiler, {count} times", f"{faults} faults, at most {late:.1f} s"
-    return Row(what, figure, "then the right results", not faults, count, "faults")
+    name, figure = (
+        f"Ctrl-C in the compiler{' of everything' if what else ''}, {count} times",
+        f"at most {late:.2f} s, {faults} faults",
+    )
+    return Row(name, figure, "KeyboardInterrupt within 1 s, then the right results", not faults and late < 1, count, "faults")
+
+
+def ctrl_c_once(layer: str, what: str, delays: list[float]) -> Row:
+    """Interrupt the first call of a process, or calls beside those of other threads."""
+    name = f"{layer}: Ctrl-C in {'the first call' if what == 'first' else 'a call beside other threads'}, {len(delays)} times"
+    late, faults = 0.0, 0
+    for delay in delays:
+        try:
+            found = run_child("_interrupt_child", what, delay, NUMBA_THREADING_LAYER=layer)
+        except Failed as failure:
+            return Row(name, str(failure)[:300], "KeyboardInterrupt within 1 s", False)
+        late = max(late, found["late"])
+        faults += not found["same"] or found["outcomes"] == ["finished"]
+    figure = f"at most {late:.2f} s, {faults} faults"
+    return Row(name, figure, "KeyboardInterrupt within 1 s", not faults and late < 1, len(delays), "faults")
 
 
 def _writer(folder: str, count: int) -> subprocess.Popen[str]:
@@ -134,6 +153,7 @@ def run(scale: float) -> list[Row]:
         chosen = random.Random(2)
         delays = [chosen.uniform(0.05, 1.5) for _ in range(max(1, round(20 * scale)))]
         rows += [ctrl_c(layer, what, delays) for what in ("batch", "texts", "tokens", "watched")]
-    rows.append(ctrl_c_in_compilation(max(1, round(40 * scale))))
+        rows += [ctrl_c_once(layer, what, delays) for what in ("first", "beside")]
+    rows += [ctrl_c_in_compilation(max(1, round(40 * scale))), ctrl_c_in_compilation(max(1, round(10 * scale)), "all")]
     rows += [killed(max(2, round(100 * scale))), together(4), full_disk()]
     return rows

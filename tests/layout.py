@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 # From the bottom up: a module imports from its own layer and those below it, and no imports go round in a circle.
 LAYERS = (
-    ("_memory", "kernels._address", "kernels._cache", "kernels._jit", "kernels._simd*"),
+    ("_interrupt", "_memory", "kernels._address", "kernels._cache", "kernels._jit", "kernels._simd*", "kernels._threads"),
     ("kernels", "kernels.*"),
     ("config", "folder", "bridge", "bridge._fallback"),
     ("families", "families.*", "weights"),
-    ("checkpoint", "lookup", "_interrupt", "_packing", "_run", "_tables", "_training", "_walk"),
+    ("checkpoint", "lookup", "_packing", "_run", "_tables", "_training", "_walk"),
     ("bridge._tensors", "bridge._masks", "bridge._stack", "bridge._pretrained"),
     ("from_torch",),
     ("encoder",),

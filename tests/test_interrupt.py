@@ -1,5 +1,6 @@
 """Ctrl-C: KeyboardInterrupt within a second, and the process goes on as before."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -49,6 +50,28 @@ def test_in_encode(what: str) -> None:
 def test_while_kernels_are_compiled(tmp_path: Path) -> None:
     found = run_child("_interrupt_child", "compiling", 0.3, NUMBA_CACHE_DIR=tmp_path)
     assert found["outcomes"] == [RAISED] and found["same"]
+    assert found["late"] < 1.0
+
+
+def test_in_the_first_call() -> None:
+    """It reads the kernels from disk, or compiles them, before it computes."""
+    found = run_child("_interrupt_child", "first", 1.5)
+    assert found["outcomes"] == [RAISED] and found["same"]
+    assert found["late"] < 1.0
+
+
+def test_beside_other_threads() -> None:
+    """Under workqueue, where they wait for each other."""
+    found = run_child("_interrupt_child", "beside", 1.0, NUMBA_THREADING_LAYER="workqueue")
+    assert found["outcomes"] == [RAISED] and found["same"]
+    assert found["late"] < 1.0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no such signal")
+def test_a_call_in_the_handler_of_a_signal() -> None:
+    """It comes in the middle of another, whose memory it must not use."""
+    found = run_child("_interrupt_child", "handler")
+    assert found["same"] and found["inside"] == [True, True]
 
 
 class Alarm(Exception):
@@ -73,7 +96,7 @@ def test_the_call_has_ended_when_the_handlers_exception_arrives(monkeypatch: pyt
             self.lock = threading.Lock()
 
         def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-            if timeout == -1 and blocking and self.lock.locked():
+            if timeout == _interrupt._LOOK and self.lock.locked():
                 time.sleep(0.1)
                 raise Alarm
             return self.lock.acquire(blocking, timeout)
@@ -102,3 +125,16 @@ def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None
     made: list[bool] = []
     _interrupt.interruptible(lambda: made.append(True), lambda: None)
     assert made == [True]
+
+
+def test_where_the_thread_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a hook of threads that raises, say: nobody would ever say that the call has ended."""
+    monkeypatch.setattr(_interrupt, "_LOOK", 0.01)
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+
+    def fail() -> None:
+        raise ValueError("a hook")
+
+    monkeypatch.setattr(threading.Thread, "run", lambda self: fail())
+    with pytest.raises(RuntimeError, match="ended before"):
+        _interrupt.interruptible(lambda: None, lambda: None)

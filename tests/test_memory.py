@@ -134,6 +134,7 @@ def test_a_batch_that_would_not_fit(positions: str | None, free: Free, monkeypat
     out = np.full((1000, 8), 7, np.float32)
     monkeypatch.setattr(_memory, "free_bytes", lambda: expected.nbytes // 2)
     monkeypatch.setattr(_run, "encoder_kernel", None)  # nothing is computed
+    _run._workspace.__dict__.clear()  # what this thread has it need not ask for
     with pytest.raises(MemoryError, match="would take"):
         model.forward_packed(ids, offsets)
     with pytest.raises(MemoryError, match="would take"):
@@ -141,6 +142,19 @@ def test_a_batch_that_would_not_fit(positions: str | None, free: Free, monkeypat
     with pytest.raises(MemoryError, match="would take"):
         model.forward_packed(ids, offsets, out=out)
     assert (out == 7).all() and most > expected.nbytes
+
+
+def test_memory_that_a_thread_has_is_not_asked_for_again(free: Free, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Encoder(EncoderConfig(1, 2, 8, 8, vocab_size=9))
+    ids, offsets, out = np.ones(3000, np.int32), np.array([0, 1000, 3000]), np.empty((3000, 8), np.float32)
+    model.forward_packed(ids, offsets, out=out)
+    free(0)
+    model.forward_packed(ids, offsets, out=out)
+    # What is larger than what a thread keeps is given back.
+    monkeypatch.setattr(_run, "_KEPT", 1)
+    model.forward_packed(ids, offsets, out=out)
+    with pytest.raises(MemoryError, match="would take"):
+        model.forward_packed(ids, offsets, out=out)
 
 
 def test_packing_that_would_not_fit(free: Free) -> None:

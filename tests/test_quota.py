@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cases import JIT
-from fastattn.kernels import _jit
+from fastattn.kernels import _threads
 from soak._child import LAYERS, missing, run_child
 
 pytestmark = [pytest.mark.jit, pytest.mark.skipif(not JIT, reason="without the JIT there is one thread")]
@@ -19,7 +19,7 @@ def quota(tmp_path: Path, own: str, files: dict[str, str]) -> float:
         path = tmp_path / "groups" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    return _jit._cpu_quota(tmp_path / "groups", tmp_path / "cgroup")
+    return _threads._cpu_quota(tmp_path / "groups", tmp_path / "cgroup")
 
 
 @pytest.mark.parametrize(
@@ -42,16 +42,16 @@ def test_the_control_groups_quota(own: str, files: dict[str, str], expected: flo
 
 
 def test_no_control_groups(tmp_path: Path) -> None:
-    assert _jit._cpu_quota(tmp_path, tmp_path / "none") == float("inf")
+    assert _threads._cpu_quota(tmp_path, tmp_path / "none") == float("inf")
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.1, 1), (0.5, 1), (1, 1), (1.4, 1), (2, 2), (3, 3), (64, 4)])
 def test_the_quota_bounds_the_threads(cpus: float, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    _jit.threading_layer()
-    monkeypatch.setattr(_jit.numba, "get_num_threads", lambda: 4)
+    _threads.threading_layer()
+    monkeypatch.setattr(_threads.parallel, "_get_num_threads", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(_jit, "_quota", float(cpus))
-    assert _jit.thread_count() == threads
+    monkeypatch.setattr(_threads, "_quota", float(cpus))
+    assert _threads.thread_count() == threads
 
 
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity of processes")
@@ -69,11 +69,11 @@ def test_on_one_cpu_as_cheap_as_with_one_thread() -> None:
 @needs_affinity
 def test_a_limit_that_comes_later() -> None:
     """The mask is looked at in each call."""
-    _jit.threading_layer()
+    _threads.threading_layer()
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
-        assert _jit.thread_count() == 1
+        assert _threads.thread_count() == 1
     finally:
         os.sched_setaffinity(0, before)
 

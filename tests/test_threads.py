@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cases import JIT
-from fastattn.kernels import _jit
+from fastattn.kernels import _threads
 from soak._child import LAYERS, missing, run_child
 
 pytestmark = pytest.mark.jit
@@ -80,7 +80,7 @@ def test_the_thread_mask_is_the_callers_own() -> None:
     import fastattn
 
     x = np.ones((500, 500), np.float32)
-    _jit.threading_layer()
+    _threads.threading_layer()
     before = numba.get_num_threads()
     fastattn.softmax(x)
     assert numba.get_num_threads() == before
@@ -88,7 +88,7 @@ def test_the_thread_mask_is_the_callers_own() -> None:
 
     def one() -> None:
         numba.set_num_threads(1)
-        assert _jit.thread_count() == 1
+        assert _threads.thread_count() == 1
         fastattn.softmax(x)
         seen.append(numba.get_num_threads())
 

@@ -205,6 +205,7 @@ def assert_as_transformers(folder: Path, ids: Any, mask: Any, types: Any = None)
         transformers.AutoModel.from_pretrained(str(folder), attn_implementation="eager", dtype=dtype).eval()
         for dtype in (torch.float64, torch.float32)
     ]
+    found: dict[str, list[tuple[Any, Any, Any]]] = {}
     for b, real in enumerate(mask):
         options = {} if types is None else {"token_type_ids": torch.tensor(types[b : b + 1, real].astype(np.int64))}
         with torch.no_grad():
@@ -215,9 +216,12 @@ def assert_as_transformers(folder: Path, ids: Any, mask: Any, types: Any = None)
         assert len(attention) == len(exact.attentions) and len(states) == len(exact.hidden_states)
         for layer, (truth, yardstick) in enumerate(zip(exact.attentions, near.attentions, strict=True)):
             ours = attention[layer, b][:, real][:, :, real]
-            assert_matches_reference(ours, truth[0].numpy(), yardstick[0].numpy())
+            found.setdefault(f"attention {layer}", []).append((ours, truth[0].numpy(), yardstick[0].numpy()))
         for layer, (truth, yardstick) in enumerate(zip(exact.hidden_states, near.hidden_states, strict=True)):
-            assert_matches_reference(states[layer, b, real], truth[0].numpy(), yardstick[0].numpy())
+            found.setdefault(f"states {layer}", []).append((states[layer, b, real], truth[0].numpy(), yardstick[0].numpy()))
+    # All texts of a layer together: in one of a few tokens a yardstick can be exact by luck.
+    for parts in found.values():
+        assert_matches_reference(*(np.concatenate([x.reshape(-1) for x in arrays]) for arrays in zip(*parts, strict=True)))
 
 
 @pytest.mark.filterwarnings("ignore")

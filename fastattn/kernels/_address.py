@@ -14,6 +14,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
+from fastattn._interrupt import interruptible
 from fastattn.kernels._jit import JIT, compile_cached
 
 
@@ -31,12 +32,15 @@ class AddressedKernel:
     def address(self) -> Any:
         """Return the address of the compiled kernel (with the JIT off, the function); valid in this process."""
         if self._address is None:
-            with global_compiler_lock:
-                self.dispatcher.compile(types.none(*self.arguments))
-                compiled = self.dispatcher.overloads[self.arguments]
-                name = compiled.fndesc.llvm_func_name
-                self._address = compiled.library.get_pointer_to_function(name)
+            interruptible(self._load, None)
         return self._address
+
+    def _load(self) -> None:
+        with global_compiler_lock:
+            self.dispatcher.compile(types.none(*self.arguments))
+            compiled = self.dispatcher.overloads[self.arguments]
+            name = compiled.fndesc.llvm_func_name
+            self._address = compiled.library.get_pointer_to_function(name)
 
 
 def _caller(expected: tuple[Any, ...]) -> Any:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn._memory import LARGE, check_fits, check_large
-from fastattn.kernels._jit import thread_count
 from fastattn.kernels._simd import TILE_BYTES
+from fastattn.kernels._threads import thread_count
 
 Array = NDArray[Any]
 

@@ -24,6 +24,10 @@ FIELDS = 17
 
 # Rows that go through the feed-forward network together: their expansion stays in the second-level cache.
 FF_ROWS = 128
+# Rows of a long sequence that are attended to between two looks at whether the call is still wanted.
+_HEAD_ROWS = 8 * FF_ROWS
+# Where the counter of work says that it is not.
+STOP = 8
 # Columns of the panels that reach beyond a chain's part of the expansion, at both ends.
 EDGES = 2 * TILE_BYTES // 4
 
@@ -56,11 +60,14 @@ def add_norm(m, dims, y, iy, weights, norm_w, norm_b, eps, x, ix):  # type: igno
 
 
 @kernel
-def attend_heads(first, last, tokens, dims, at, rotary, relative, qkv, iqkv, scratch, iw, ctx, ictx):  # type: ignore[no-untyped-def]
+def attend_heads(  # type: ignore[no-untyped-def]
+    first, last, tokens, dims, at, rotary, relative, qkv, iqkv, scratch, iw, ctx, ictx, counter
+):
     """ctx = attention of heads first .. last - 1 of one sequence of packed rows qkv (tokens, 3 C).
 
     rotary: (tables, T, D), the cosines of a place before its sines; queries and keys of a head are turned in place, so each
     head is attended to once.  relative: (H, 2 T - 1), a head's bias for each distance; T the longest sequence, or both empty.
+    It ends early where counter[STOP] is set.
     """
     c, d = dims[C], dims[C] // dims[H]
     width = tile_width(scratch)
@@ -81,10 +88,14 @@ def attend_heads(first, last, tokens, dims, at, rotary, relative, qkv, iqkv, scr
         # Rows of qkv are so far apart that a head's values would share few sets of the cache.
         pack_values(tokens, d, qkv, v, 3 * c, none, 0, scratch, values)
         # The bias of key s for query t lies at the middle of the head's distances + s - t.
-        attend(
-            tokens, 0, tokens, d, d, qkv, q, 3 * c, scratch, keys, scratch, values, d_width,
-            relative, h * distances + distances // 2, -1, 1, factor, 0.0, at[LEFT], at[RIGHT], scratch, own, ctx, ictx + h * d, c,
-        )  # fmt: skip
+        for row in range(0, tokens, _HEAD_ROWS):
+            if counter[STOP] != 0:
+                return
+            attend(
+                min(_HEAD_ROWS, tokens - row), row, tokens, d, d, qkv, q + row * 3 * c, 3 * c,
+                scratch, keys, scratch, values, d_width, relative, h * distances + distances // 2, -1, 1,
+                factor, 0.0, at[LEFT], at[RIGHT], scratch, own, ctx, ictx + row * c + h * d, c,
+            )  # fmt: skip
 
 
 @kernel

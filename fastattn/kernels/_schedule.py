@@ -30,6 +30,7 @@ from fastattn.kernels._layer import (
     OUT_W,
     QKV_B,
     QKV_W,
+    STOP,
     C,
     F,
     H,
@@ -45,8 +46,6 @@ from fastattn.kernels._simd import atomic_next, tile_width
 from fastattn.kernels.linear import linear_rows
 
 CHUNKS, EMBED_ROWS, HEADS, TAIL_ROWS, QKV_COLUMNS, OUT_COLUMNS, IN_COLUMNS, FF_COLUMNS, FINISH = range(9)
-# Where the counter of work says that the call is to end without a result.
-STOP = 8
 # Rows of a long sequence between two looks at it.
 _TAIL_ROWS = 8 * FF_ROWS
 _COLUMN_STEPS = (QKV_COLUMNS, HEADS, OUT_COLUMNS, IN_COLUMNS, FF_COLUMNS)
@@ -127,14 +126,15 @@ def _run_step(  # type: ignore[no-untyped-def]
             embed_rows(start, stop, offsets, dims, inputs, weights, eps, scratch, iqkv, scratch, ix)
             for inner in range(layout.shape[0]):
                 here = layout[inner]
-                project_qkv(m, dims, weights, here, eps, scratch, ix, scratch, ictx, scratch, iqkv)
+                for row in range(0, m, _TAIL_ROWS):
+                    if counter[STOP] != 0:
+                        return
+                    rows, normed, to = min(_TAIL_ROWS, m - row), ictx + row * c, iqkv + row * 3 * c
+                    project_qkv(rows, dims, weights, here, eps, scratch, ix + row * c, scratch, normed, scratch, to)
                 for s in range(first, last):
                     row, count = offsets[s] - start, offsets[s + 1] - offsets[s]
                     heads, to = iqkv + row * 3 * c, ictx + row * c
-                    for h in range(h_all):
-                        if counter[STOP] != 0:
-                            return
-                        attend_heads(h, h + 1, count, dims, here, rotary, relative, scratch, heads, scratch, rest, scratch, to)
+                    attend_heads(0, h_all, count, dims, here, rotary, relative, scratch, heads, scratch, rest, scratch, to, counter)
                 for row in range(0, m, _TAIL_ROWS):
                     if counter[STOP] != 0:
                         return
@@ -147,7 +147,7 @@ def _run_step(  # type: ignore[no-untyped-def]
         while i < sequences * h_all:
             s, h = i // h_all, i % h_all
             row, count = offsets[s], offsets[s + 1] - offsets[s]
-            attend_heads(h, h + 1, count, dims, at, rotary, relative, qkv, row * 3 * c, scratch, own, ctx, row * c)
+            attend_heads(h, h + 1, count, dims, at, rotary, relative, qkv, row * 3 * c, scratch, own, ctx, row * c, counter)
             i = atomic_next(counter, 0)
     elif step == EMBED_ROWS or step == TAIL_ROWS:
         i = atomic_next(counter, 0)

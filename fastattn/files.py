@@ -1,4 +1,4 @@
-"""Texts from files, embeddings to files."""
+"""Texts from files, embeddings to files, and files that are written in one step."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import glob
 import json
 import os
+import shutil
 import sys
 import time
 import uuid
@@ -16,12 +17,14 @@ from typing import BinaryIO, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["read_embeddings", "read_texts", "replacing", "write_embeddings"]
+__all__ = ["read_embeddings", "read_texts", "replacing", "write_embeddings", "write_file"]
 
 _TEXT_FILES = (".txt", ".md", ".rst")
 # A temporary file that a killed process was writing is removed when it is older than this, in seconds: computing what comes
 # into it can take hours, in which nothing is written.
 _ABANDONED = 24 * 3600.0
+# Bytes that are copied at a time.
+_COPIED = 2**20
 
 
 def read_texts(name: str, *, column: str = "text", paragraphs: bool = False) -> list[str]:
@@ -177,6 +180,31 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         for left in path.parent.glob(f".{glob.escape(path.name)}.????????????.tmp"):
             if time.time() - left.stat().st_mtime > _ABANDONED:
                 left.unlink()
+
+
+def write_file(path: Path, content: bytes | Path) -> None:
+    """Write a file in one step: whoever reads or has mapped what was there before keeps all of it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    content : bytes or Path
+        What it will hold, or the file that it will be a copy of.
+
+    Raises
+    ------
+    IsADirectoryError
+        `path` is a folder.
+    OSError
+        It cannot be written, or the other file cannot be read.
+    """
+    if isinstance(content, bytes):
+        with replacing(path) as file:
+            file.write(content)
+        return
+    with content.open("rb") as source, replacing(path) as file:
+        shutil.copyfileobj(source, file, _COPIED)
 
 
 def write_embeddings(file: BinaryIO, suffix: str, texts: Iterable[str], embeddings: NDArray[np.float32]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn._tokenizer_calls import ROLES, TokenizerCalls, longest_first
+from fastattn.files import write_file
 from fastattn.folder import CheckpointError, own_file, read_object
 
 if TYPE_CHECKING:
@@ -245,9 +245,10 @@ class Tokenizer(TokenizerCalls):
         source = Path(self.name_or_path)
         for name in _FILES:
             if self.name_or_path and (source / name).is_file() and (source / name).resolve() != (target / name).resolve():
-                shutil.copyfile(own_file(source / name), target / name)
-        if not (target / "tokenizer.json").is_file():
-            self.backend_tokenizer.save(str(target / "tokenizer.json"))
+                write_file(target / name, own_file(source / name))
+        # One that was given as an object comes from no folder, whatever lies in this one.
+        if not self.name_or_path or not (target / "tokenizer.json").is_file():
+            write_file(target / "tokenizer.json", self.backend_tokenizer.to_str(pretty=True).encode())
 
     @cached_property
     def _around_pair(self) -> tuple[tuple[list[int], ...], NDArray[np.int32]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -269,5 +270,10 @@ def _progress_bar(total: int, show: bool, title: str) -> Iterator[Callable[[int]
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="text", desc=title) as bar:
+    # Its lock looks up how processes are started, which settles it: set_start_method would then fail.
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    bar = tqdm(total=total, unit="text", desc=title)
+    if chosen is None:
+        multiprocessing.set_start_method(None, force=True)
+    with bar:
         yield bar.update

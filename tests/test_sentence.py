@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from fastattn.checkpoint import CheckpointError, read_encoder
 from fastattn.embeddings import quantize_embeddings
 from fastattn.lookup import find_model
 from models import WORDS, C, P, write_bert, write_json, write_sentence_model, write_tokenizer
+from soak._child import ROOT
 
 pytestmark = pytest.mark.jit
 
@@ -284,6 +286,19 @@ def test_progress_bar(model: SentenceTransformer, capfd: pytest.CaptureFixture[s
     logging.getLogger("fastattn.sentence").manager._clear_cache()
     model.encode(TEXTS)
     assert f"{len(TEXTS)}/{len(TEXTS)}" in capfd.readouterr().err
+
+
+def test_a_progress_bar_leaves_the_start_method_open() -> None:
+    """Its lock asks for it, after which `set_start_method` would raise."""
+    code = (
+        "import multiprocessing\nfrom fastattn.pipeline import _progress_bar\n"
+        "for method in (None, 'spawn'):\n"
+        "    multiprocessing.set_start_method(method, force=True)\n"
+        "    with _progress_bar(3, True, 'x') as advance: advance(3)\n"
+        "    print(multiprocessing.get_start_method(allow_none=True))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "None\nspawn\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +27,8 @@ _SLICE = 1024
 _PART = 64
 # Characters that are tokenised in a fraction of a second: the thread is not worth its start.
 _LONG = 200_000
+# Seconds of a wait that nothing ends: on Windows Ctrl-C is only seen between two of them.
+_LOOK_UP = 0.1 if os.name == "nt" else None
 
 
 class Counts(NamedTuple):
@@ -226,17 +230,32 @@ class Pipeline:
             yield from packed(0)
             return
         thread = ThreadPoolExecutor(1)
+
+        def begun(start: int) -> Callable[[], list[Packed]]:
+            try:
+                return partial(_result, thread.submit(packed, start))
+            except RuntimeError:
+                # No thread can be started, at the end of the process say: the caller tokenises when it comes to that.
+                return partial(packed, start)
+
         try:
-            following = thread.submit(packed, 0)
+            following = begun(0)
             for start in range(_SLICE, len(inputs) + _SLICE, _SLICE):
-                batches = following.result()
+                batches = following()
                 if start < len(inputs):
-                    following = thread.submit(packed, start)
+                    following = begun(start)
                 yield from batches
         finally:
             # After Ctrl-C or an error nobody waits for the slice that is in work.
             stopped.set()
             thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(future: Future[list[Packed]]) -> list[Packed]:
+    """Wait for what a thread does."""
+    while not wait([future], _LOOK_UP).done:
+        pass
+    return future.result()
 
 
 def _joined(parts: list[Rows]) -> Rows:

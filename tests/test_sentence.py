@@ -5,8 +5,9 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -150,6 +151,73 @@ def test_a_bad_text_in_a_later_slice(model: SentenceTransformer, monkeypatch: py
     monkeypatch.setattr(pipeline, "_SLICE", 2)
     with pytest.raises(ValueError, match=r"inputs\[5\] is not valid Unicode"):
         model.encode([*TEXTS[:5], "\ud800", "a"])
+
+
+AT_THE_END = {
+    "the main thread has ended": "threading.Thread(target=work).start()",
+    "atexit": "atexit.register(work)",
+}
+
+
+@pytest.mark.parametrize("when", AT_THE_END)
+def test_many_texts_at_the_end_of_the_process(when: str, folder: Path) -> None:
+    """Executors start nothing any more."""
+    code = (
+        "import atexit, sys, threading, time, fastattn\n"
+        "model = fastattn.SentenceTransformer(sys.argv[1]); few = model.encode(['a'])\n"
+        "def work():\n"
+        "    while not atexit_began and threading.main_thread().is_alive(): time.sleep(0.01)\n"
+        "    print((model.encode(['a'] * 3000) == few).all())\n"
+        f"atexit_began = {when == 'atexit'}\n{AT_THE_END[when]}"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_where_no_thread_can_be_started(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on threads, and one that is reached on the way."""
+    expected, submit = model.encode(TEXTS * 9), ThreadPoolExecutor.submit
+    monkeypatch.setattr(pipeline, "_SLICE", 7)
+    for most in (0, 3):
+        calls: list[None] = []
+
+        def refuse(*args: Any, calls: list[None] = calls, most: int = most) -> Any:
+            calls.append(None)
+            if len(calls) > most:
+                raise RuntimeError("can't start new thread")
+            return submit(*args)
+
+        monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+        assert np.array_equal(model.encode(TEXTS * 9), expected)
+        assert len(calls) == 8
+
+
+def test_waiting_where_nothing_interrupts_it(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows Ctrl-C does not end a wait without a limit: none is."""
+    done: list[bool] = []
+    tokenize, wait, result = pipeline.tokenize, pipeline.wait, Future.result
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(0.02)
+        return tokenize(*args)
+
+    def waited(futures: Any, timeout: float) -> Any:
+        assert timeout == 0.001
+        found = wait(futures, timeout)
+        done.append(bool(found.done))
+        return found
+
+    def of_one_that_is_done(future: Any, timeout: float | None = None) -> Any:
+        assert future.done()
+        return result(future, timeout)
+
+    for where, name, value in ((pipeline, "tokenize", slowly), (pipeline, "wait", waited), (Future, "result", of_one_that_is_done)):
+        monkeypatch.setattr(where, name, value)
+    monkeypatch.setattr(pipeline, "_LOOK_UP", 0.001)
+    monkeypatch.setattr(pipeline, "_SLICE", 7)
+    model.encode(TEXTS * 9)
+    assert done.count(True) == 8 and done.count(False) > 8
 
 
 def test_several_threads_at_once(model: SentenceTransformer) -> None:

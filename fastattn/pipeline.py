@@ -16,17 +16,13 @@ from numpy.typing import NDArray
 
 from fastattn.modules import Module, Normalize, Pooling, Transformer
 from fastattn.modules._module import SENTENCE, TOKENS
-from fastattn.tokenizer import Rows
+from fastattn.tokenizer import LONG, Rows, characters, groups
 from fastattn.tokens import Packed, pack, tokenize
 
 __all__ = ["Counts", "Pipeline"]
 
 # Texts that are tokenised at a time.
 _SLICE = 1024
-# Of these, so many go to the tokenizer before it is seen whether the call still goes on.
-_PART = 64
-# Characters that are tokenised in a fraction of a second: the thread is not worth its start.
-_LONG = 200_000
 # Seconds of a wait that nothing ends: on Windows Ctrl-C is only seen between two of them.
 _LOOK_UP = 0.1 if os.name == "nt" else None
 
@@ -220,10 +216,10 @@ class Pipeline:
 
         def packed(start: int) -> list[Packed]:
             parts = []
-            for first in range(start, min(start + _SLICE, len(inputs)), _PART):
+            for group in groups(inputs, start, start + _SLICE):
                 if stopped.is_set():
                     return []
-                parts.append(tokenize(tokenizer, inputs[first : min(first + _PART, start + _SLICE)], prompt, limit, first))
+                parts.append(tokenize(tokenizer, inputs[group], prompt, limit, group.start))
             return pack(_joined(parts), vocab_size, tokenizer, start)
 
         if len(inputs) <= _SLICE and _is_short(inputs):
@@ -268,10 +264,10 @@ def _joined(parts: list[Rows]) -> Rows:
 
 
 def _is_short(inputs: Sequence[Any]) -> bool:
-    """Whether tokenising all inputs, texts or pairs, takes well under a second."""
-    room = _LONG
+    """Whether tokenising all inputs, texts or pairs, takes a fraction of a second: the thread is not worth its start."""
+    room = LONG
     for item in inputs:
-        room -= len(item) if isinstance(item, str) else len(item[0]) + len(item[1])
+        room -= characters(item)
         if room < 0:
             return False
     return True

@@ -220,6 +220,20 @@ def test_waiting_where_nothing_interrupts_it(model: SentenceTransformer, monkeyp
     assert done.count(True) == 8 and done.count(False) > 8
 
 
+def test_long_texts_are_tokenised_a_few_at_a_time(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C the thread goes on to the end of these."""
+    expected, sizes, tokenize = model.encode(TEXTS * 9), [], pipeline.tokenize
+
+    def watched(tokenizer: Any, inputs: Any, *rest: Any) -> Any:
+        sizes.append(sum(map(len, inputs)))
+        return tokenize(tokenizer, inputs, *rest)
+
+    monkeypatch.setattr("fastattn.tokenizer.LONG", 40)
+    monkeypatch.setattr(pipeline, "tokenize", watched)
+    assert np.array_equal(model.encode(TEXTS * 9), expected)
+    assert sum(sizes) == sum(map(len, TEXTS * 9)) and max(sizes) <= 40
+
+
 def test_several_threads_at_once(model: SentenceTransformer) -> None:
     expected = model.encode(TEXTS)
     with ThreadPoolExecutor(8) as pool:

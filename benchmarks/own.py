@@ -51,7 +51,7 @@ class Fastattn(Library):
         encoder = Encoder(EncoderConfig(**config))
         return lambda: encoder.forward_packed(arrays["ids"], arrays["offsets"])
 
-    @functools.cache  # noqa: B019  (a second model would bring pages of its own of the mapped weights, which are no growth)
+    @functools.cache  # noqa: B019  (a second model would bring tables of its own, which are no growth)
     def _model(self, folder: Path) -> Any:
         from fastattn import SentenceTransformer
 

@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 _GIB = 2**30
 # Less than this is not worth the tenth of a millisecond that asking the system takes.
 LARGE = 2**26
+# Pages of files, however often they were read, and caches of the kernel's own: `MemAvailable` counts them too.
+_RECLAIMED = ("active_file", "inactive_file", "slab_reclaimable")
 
 
 def check_large(size: int, what: str, *values: object) -> None:
@@ -53,16 +55,17 @@ def _groups() -> list[Path]:
 
 
 def _group_free(folder: Path) -> int | None:
-    """Return the limit of a group without what it uses; file pages that nobody uses count as free."""
-    for limit, usage, idle in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    """Return the limit of a group without what it uses; what the kernel takes back before it ends a process counts as free."""
+    for limit, usage, prefix in (
+        ("memory.max", "memory.current", ""),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
         with contextlib.suppress(OSError, ValueError):
             most = int((folder / limit).read_text("ascii"))  # "max", no limit, is no number
             used = int((folder / usage).read_text("ascii"))
             for line in (folder / "memory.stat").read_text("ascii").splitlines():
-                if line.startswith(f"{idle} "):
-                    used -= int(line.split()[1])
+                name, _, size = line.partition(" ")
+                if name.startswith(prefix) and name.removeprefix(prefix) in _RECLAIMED:
+                    used -= int(size)
             return max(0, most - used)
     return None

@@ -150,7 +150,7 @@ class _Arena:
 
 
 def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
-    """Pack the parameters; the embedding tables stay where they are."""
+    """Pack the parameters.  Nothing of what is returned is the caller's: not the arrays, nor a file that they are mapped from."""
     check_parameters(config, parameters)
     arena, c, f = _Arena(), config.hidden_dim, config.ff_dim
     zeros = {size: np.zeros(size, np.float32) for size in (c, config.input_dim, f)}
@@ -212,4 +212,5 @@ def _table(parameters: Mapping[str, Array], name: str) -> Array:
     table = parameters.get(f"{name}.weight")
     if table is None:
         return np.empty(0, np.float32)
-    return np.require(table, np.float32, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")).reshape(-1)
+    check_large(4 * table.size, "a copy of {}", name)
+    return np.array(table, np.float32, order="C", copy=True).reshape(-1)

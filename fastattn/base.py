@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fastattn._arguments import CardData, Device, check_device, check_loading, processing_arguments
 from fastattn._tensors import as_tensors, is_tensor
+from fastattn.files import write_file
 from fastattn.folder import own_file
 from fastattn.lookup import find_model
 from fastattn.modules import Module, Transformer
@@ -460,8 +461,7 @@ class TextModel:
         write_json(target / "modules.json", entries)
         write_json(target / "config_sentence_transformers.json", self._saved_settings())
         if create_model_card and self.folder is not None and (self.folder / "README.md").is_file():
-            card = own_file(self.folder / "README.md").read_bytes()
-            (target / "README.md").write_bytes(card)
+            write_file(target / "README.md", own_file(self.folder / "README.md").read_bytes())
 
     def save_pretrained(
         self,

@@ -1,11 +1,15 @@
-"""Texts from files, embeddings to files."""
+"""Texts from files, embeddings to files, and files that are written in one step."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
+import shutil
 import sys
+import time
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -13,9 +17,14 @@ from typing import BinaryIO, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["read_embeddings", "read_texts", "replacing", "write_embeddings"]
+__all__ = ["read_embeddings", "read_texts", "replacing", "write_embeddings", "write_file"]
 
 _TEXT_FILES = (".txt", ".md", ".rst")
+# A temporary file that a killed process was writing is removed when it is older than this, in seconds: computing what comes
+# into it can take hours, in which nothing is written.
+_ABANDONED = 24 * 3600.0
+# Bytes that are copied at a time.
+_COPIED = 2**20
 
 
 def read_texts(name: str, *, column: str = "text", paragraphs: bool = False) -> list[str]:
@@ -131,6 +140,8 @@ def read_embeddings(path: Path, count: int) -> NDArray[np.float32]:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that takes the place of `path` at the end, and is removed if there is an error before.
 
+    Whoever reads `path` meanwhile sees all of the old file or all of the new one; of several writers the last one stays.
+
     Parameters
     ----------
     path : Path
@@ -150,7 +161,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: cannot be written: it is a folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Numbers of processes come again: in a container each is the first.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         file = temporary.open("xb")
     except OSError as error:
@@ -158,9 +170,41 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     try:
         with file:
             yield file
+            file.flush()
+            # A system that goes down may otherwise keep the new name and not what is in the file.
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.????????????.tmp"):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
+
+
+def write_file(path: Path, content: bytes | Path) -> None:
+    """Write a file in one step: whoever reads or has mapped what was there before keeps all of it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    content : bytes or Path
+        What it will hold, or the file that it will be a copy of.
+
+    Raises
+    ------
+    IsADirectoryError
+        `path` is a folder.
+    OSError
+        It cannot be written, or the other file cannot be read.
+    """
+    if isinstance(content, bytes):
+        with replacing(path) as file:
+            file.write(content)
+        return
+    with content.open("rb") as source, replacing(path) as file:
+        shutil.copyfileobj(source, file, _COPIED)
 
 
 def write_embeddings(file: BinaryIO, suffix: str, texts: Iterable[str], embeddings: NDArray[np.float32]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,17 +16,15 @@ from numpy.typing import NDArray
 
 from fastattn.modules import Module, Normalize, Pooling, Transformer
 from fastattn.modules._module import SENTENCE, TOKENS
-from fastattn.tokenizer import Rows
+from fastattn.tokenizer import LONG, Rows, characters, groups
 from fastattn.tokens import Packed, pack, tokenize
 
 __all__ = ["Counts", "Pipeline"]
 
 # Texts that are tokenised at a time.
 _SLICE = 1024
-# Of these, so many go to the tokenizer before it is seen whether the call still goes on.
-_PART = 64
-# Characters that are tokenised in a fraction of a second: the thread is not worth its start.
-_LONG = 200_000
+# Seconds of a wait that nothing ends: on Windows Ctrl-C is only seen between two of them.
+_LOOK_UP = 0.1 if os.name == "nt" else None
 
 
 class Counts(NamedTuple):
@@ -215,27 +216,42 @@ class Pipeline:
 
         def packed(start: int) -> list[Packed]:
             parts = []
-            for first in range(start, min(start + _SLICE, len(inputs)), _PART):
+            for group in groups(inputs, start, start + _SLICE):
                 if stopped.is_set():
                     return []
-                parts.append(tokenize(tokenizer, inputs[first : min(first + _PART, start + _SLICE)], prompt, limit, first))
+                parts.append(tokenize(tokenizer, inputs[group], prompt, limit, group.start))
             return pack(_joined(parts), vocab_size, tokenizer, start)
 
         if len(inputs) <= _SLICE and _is_short(inputs):
             yield from packed(0)
             return
         thread = ThreadPoolExecutor(1)
+
+        def begun(start: int) -> Callable[[], list[Packed]]:
+            try:
+                return partial(_result, thread.submit(packed, start))
+            except RuntimeError:
+                # No thread can be started, at the end of the process say: the caller tokenises when it comes to that.
+                return partial(packed, start)
+
         try:
-            following = thread.submit(packed, 0)
+            following = begun(0)
             for start in range(_SLICE, len(inputs) + _SLICE, _SLICE):
-                batches = following.result()
+                batches = following()
                 if start < len(inputs):
-                    following = thread.submit(packed, start)
+                    following = begun(start)
                 yield from batches
         finally:
             # After Ctrl-C or an error nobody waits for the slice that is in work.
             stopped.set()
             thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(future: Future[list[Packed]]) -> list[Packed]:
+    """Wait for what a thread does."""
+    while not wait([future], _LOOK_UP).done:
+        pass
+    return future.result()
 
 
 def _joined(parts: list[Rows]) -> Rows:
@@ -248,10 +264,10 @@ def _joined(parts: list[Rows]) -> Rows:
 
 
 def _is_short(inputs: Sequence[Any]) -> bool:
-    """Whether tokenising all inputs, texts or pairs, takes well under a second."""
-    room = _LONG
+    """Whether tokenising all inputs, texts or pairs, takes a fraction of a second: the thread is not worth its start."""
+    room = LONG
     for item in inputs:
-        room -= len(item) if isinstance(item, str) else len(item[0]) + len(item[1])
+        room -= characters(item)
         if room < 0:
             return False
     return True
@@ -269,5 +285,10 @@ def _progress_bar(total: int, show: bool, title: str) -> Iterator[Callable[[int]
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="text", desc=title) as bar:
+    # Its lock looks up how processes are started, which settles it: set_start_method would then fail.
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    bar = tqdm(total=total, unit="text", desc=title)
+    if chosen is None:
+        multiprocessing.set_start_method(None, force=True)
+    with bar:
         yield bar.update

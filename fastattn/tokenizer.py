@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn._tokenizer_calls import ROLES, TokenizerCalls, longest_first
+from fastattn.files import write_file
 from fastattn.folder import CheckpointError, own_file, read_object
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ _PADDING = ("[PAD]", "<pad>")
 # What transformers' classes of these names give beside ids and mask, where the folder does not say.
 _WITH_TOKEN_TYPES = ("BertTokenizer", "BertTokenizerFast", "ElectraTokenizer", "ElectraTokenizerFast")
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt")
-# Texts that the library tokenises at a time: what it holds of a text is thirty times the ids.
+# Texts that the library tokenises at a time, and their characters: what it holds of a text is thirty times the ids that are
+# left of it, and nothing ends a call before its last text.
 _AT_A_TIME = 64
+LONG = 200_000
 # The tokenizers of models without a limit have this many digits; transformers' own have the same.
 NO_LIMIT = int(1e30)
 
@@ -43,6 +45,25 @@ def _sound(source: str | os.PathLike[str]) -> Iterator[None]:
         if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(f"{source}: not a tokenizer: {error}") from error
+
+
+def characters(item: str | Sequence[str]) -> int:
+    """Return the characters of a text, or of a pair of texts."""
+    return len(item) if isinstance(item, str) else len(item[0]) + len(item[1])
+
+
+def groups(inputs: Sequence[Any], first: int = 0, end: int | None = None) -> Iterator[slice]:
+    """Yield where the groups of inputs first .. end - 1 are: at most 64 texts of 200,000 characters in all, or one longer text."""
+    end = len(inputs) if end is None else min(end, len(inputs))
+    start, room = first, LONG
+    for i in range(first, end):
+        size = characters(inputs[i])
+        if i > start and (i - start == _AT_A_TIME or size > room):
+            yield slice(start, i)
+            start, room = i, LONG
+        room -= size
+    if start < end:
+        yield slice(start, end)
 
 
 class Rows(NamedTuple):
@@ -170,8 +191,8 @@ class Tokenizer(TokenizerCalls):
         """
         rows: list[NDArray[np.int32]] = []
         truncated = 0
-        for start in range(0, len(texts), _AT_A_TIME):
-            for encoding in self._encode(texts[start : start + _AT_A_TIME], True):
+        for group in groups(texts):
+            for encoding in self._encode(texts[group], True):
                 row = np.array(encoding.ids, np.int32)
                 if len(row) > max_length:
                     truncated += 1
@@ -179,6 +200,7 @@ class Tokenizer(TokenizerCalls):
                     kept = self._cut(row[self._prefix : end], max_length - self.num_special)
                     row = np.concatenate([row[: self._prefix], kept, row[end:]])
                 rows.append(row)
+            del encoding  # which may be large, before the next group
         return Rows(rows, None, truncated)
 
     def pair_rows(self, pairs: Sequence[Sequence[str]], max_length: int) -> Rows:
@@ -200,9 +222,8 @@ class Tokenizer(TokenizerCalls):
         before, between, after = (np.array(part, np.int32) for part in ids)
         room = max_length - len(before) - len(between) - len(after)
         rows, kinds, truncated = [], [], 0
-        for start in range(0, len(pairs), _AT_A_TIME):
-            part = pairs[start : start + _AT_A_TIME]
-            sides = (self._encode([pair[side] for pair in part], False) for side in (0, 1))
+        for group in groups(pairs):
+            sides = (self._encode([pair[side] for pair in pairs[group]], False) for side in (0, 1))
             for a, b in zip(*sides, strict=True):
                 first, second = np.array(a.ids, np.int32), np.array(b.ids, np.int32)
                 if len(first) + len(second) > room:
@@ -213,6 +234,7 @@ class Tokenizer(TokenizerCalls):
                 if types.any():
                     counts = [*[1] * len(before), len(first), *[1] * len(between), len(second), *[1] * len(after)]
                     kinds.append(np.repeat(types, counts))
+            del a, b
         return Rows(rows, kinds if types.any() else None, truncated)
 
     def prefix_length(self, text: str, max_length: int) -> int:
@@ -245,9 +267,10 @@ class Tokenizer(TokenizerCalls):
         source = Path(self.name_or_path)
         for name in _FILES:
             if self.name_or_path and (source / name).is_file() and (source / name).resolve() != (target / name).resolve():
-                shutil.copyfile(own_file(source / name), target / name)
-        if not (target / "tokenizer.json").is_file():
-            self.backend_tokenizer.save(str(target / "tokenizer.json"))
+                write_file(target / name, own_file(source / name))
+        # One that was given as an object comes from no folder, whatever lies in this one.
+        if not self.name_or_path or not (target / "tokenizer.json").is_file():
+            write_file(target / "tokenizer.json", self.backend_tokenizer.to_str(pretty=True).encode())
 
     @cached_property
     def _around_pair(self) -> tuple[tuple[list[int], ...], NDArray[np.int32]]:

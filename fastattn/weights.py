@@ -41,6 +41,8 @@ class _Entry(NamedTuple):
 class Tensors:
     """The tensors of a model folder by their names, mapped into memory.
 
+    Whoever keeps a tensor keeps a copy: what a mapping holds changes with its file, and where that is cut the process ends.
+
     Parameters
     ----------
     folder : Path

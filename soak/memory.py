@@ -20,7 +20,7 @@ import numpy as np
 from soak import Row
 
 ROOT = Path(__file__).parent.parent
-CALLS, LOADS, TEXTS = 1_000_000, 1_000, 1_000_000
+CALLS, LOADS, TEXTS, LONG_TEXTS = 1_000_000, 1_000, 1_000_000, 1_000
 _MIB = 2**20
 # The smallest object that Python can forget to release takes 16 bytes: one left behind in every other call is found.
 CALL_BYTES = 8
@@ -29,6 +29,10 @@ SETTLING = _MIB
 # Of `encode` with a tiny model, beside the texts and the result: two slices of 1,024 short texts, at most a kilobyte for each one's
 # ids, their array object and their place in a forward; and SETTLING.  A larger model adds the hidden states of one forward.
 PEAK = 2 * 1024 * 1024 + SETTLING
+# Long texts go to the tokenizer one by one.  Of each character its library holds where it came from, 16 bytes before and after
+# each step, and of each token its text and seven numbers: together at most 256 bytes.
+LONG = 200_000
+LONG_PEAK = 256 * LONG + PEAK
 
 
 def resident() -> int:
@@ -106,7 +110,23 @@ def encode(count: int) -> dict[str, int]:
     return {"count": count, "peak": _peak() - before - result.nbytes, "result": result.nbytes}
 
 
-_MEASURES = {"calls": calls, "loads": loads, "encode": encode}
+def long_texts(count: int) -> dict[str, int]:
+    """Embed texts of 200,000 characters; what it takes at its peak beside the texts."""
+    import fastattn
+    from soak._hostile_files import write_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder))
+        model = fastattn.SentenceTransformer(folder)
+    texts = ["the cat sat on a mat, " * (LONG // 22)] * count
+    model.encode(["the cat"] * 100)
+    before = resident()
+    Path("/proc/self/clear_refs").write_text("5")
+    model.encode(texts)
+    return {"count": count, "peak": _peak() - before}
+
+
+_MEASURES = {"calls": calls, "loads": loads, "encode": encode, "long": long_texts}
 
 
 def measure(name: str, count: int) -> dict[str, int]:
@@ -144,12 +164,21 @@ def encode_row(count: int) -> Row:
     return Row("peak of encode beside its input and result", figure, goal, found["peak"] <= PEAK, count, "inputs")
 
 
+def long_texts_row(count: int) -> Row:
+    """Tell whether the peak of `encode` on so many long texts is that of one."""
+    found = measure("long", count)
+    figure = f"{found['peak'] / _MIB:.1f} MiB on {count:,} texts of {LONG:,} characters"
+    goal = f"at most {LONG_PEAK / _MIB:.0f} MiB for any number"
+    return Row("peak of encode on long texts", figure, goal, found["peak"] <= LONG_PEAK, count, "inputs")
+
+
 def run(scale: float = 1.0) -> list[Row]:
-    """Measure; `scale` 1 is a million calls, a thousand loads and a million texts."""
+    """Measure; `scale` 1 is a million calls, a thousand loads, a million texts and a thousand long ones."""
     return [
         calls_row(max(20_000, int(CALLS * scale))),
         loads_row(max(30, int(LOADS * scale))),
         encode_row(max(20_000, int(TEXTS * scale))),
+        long_texts_row(max(8, int(LONG_TEXTS * scale))),
     ]
 
 

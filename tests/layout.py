@@ -12,7 +12,7 @@ from typing import NamedTuple
 LAYERS = (
     ("_interrupt", "_memory", "kernels._address", "kernels._cache", "kernels._jit", "kernels._simd*", "kernels._threads"),
     ("kernels", "kernels.*"),
-    ("config", "folder", "bridge", "bridge._fallback"),
+    ("config", "files", "folder", "bridge", "bridge._fallback"),
     ("families", "families.*", "weights"),
     ("checkpoint", "lookup", "_packing", "_run", "_tables", "_training", "_walk"),
     ("bridge._tensors", "bridge._masks", "bridge._stack", "bridge._pretrained"),
@@ -26,7 +26,7 @@ LAYERS = (
     ("accelerate", "cross_encoder", "sentence"),
     ("integrations",),
     ("__init__",),
-    ("attention_map", "cli", "compare", "files", "machine", "search", "terminal", "walkthrough"),
+    ("attention_map", "cli", "compare", "machine", "search", "terminal", "walkthrough"),
     ("__main__",),
 )
 COMMAND_LINE = LAYERS[-2]

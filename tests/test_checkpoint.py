@@ -1,6 +1,9 @@
 """Model folders: every form that is read, and every fault named."""
 
+import json
+import os
 import re
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -13,6 +16,8 @@ import pytest
 from fastattn import Encoder, EncoderConfig
 from fastattn.checkpoint import CheckpointError, read_encoder
 from models import CONFIG, HEADS, LAYERS, C, F, P, V, Y, bert_tensors, write_bert, write_json, write_safetensors
+from peer_cases import dense, pooling, write_model
+from soak._child import ROOT
 
 QUERY = "encoder.layer.0.attention.self.query"
 
@@ -384,3 +389,39 @@ def test_damaged_modules(tmp_path: Path, content: Any) -> None:
     write_json(tmp_path / "modules.json", content)
     with pytest.raises(CheckpointError, match=r"modules\.json"):
         read_encoder(tmp_path)
+
+
+IN_USE = """
+import json, os, sys
+from pathlib import Path
+import numpy as np
+from fastattn import EncoderWithPooler, SentenceTransformer
+folder = sys.argv[1]
+held = [SentenceTransformer(folder), EncoderWithPooler.from_pretrained(folder)]
+ids = np.array([[2, 4, 6, 8, 3]])
+answers = lambda: [held[0].encode("the cat sat").tolist(), held[1](ids).tolist(), held[1].encoder(ids).tolist()]
+before, descriptors = answers(), len(os.listdir("/proc/self/fd"))
+held += [SentenceTransformer(folder) for _ in range(5)]
+more = len(os.listdir("/proc/self/fd")) - descriptors
+mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if folder in line]
+same = []
+for path in Path(folder).rglob("*.safetensors"):
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+same.append(answers() == before)
+for path in Path(folder).rglob("*.safetensors"):
+    os.truncate(path, 0)
+same.append(answers() == before)
+print(json.dumps([same, more, mapped]))
+"""
+
+
+@pytest.mark.jit
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are listed in /proc")
+def test_a_file_that_is_overwritten_while_its_model_is_in_use(tmp_path: Path) -> None:
+    """In a process of its own, which a mapping of a file that was cut would end."""
+    folder = write_model(tmp_path / "model", pooling("mean"), dense(C, 24))
+    command = [sys.executable, "-c", IN_USE, str(folder)]
+    child = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    assert json.loads(child.stdout) == [[True, True], 0, []]

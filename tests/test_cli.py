@@ -359,6 +359,28 @@ def test_temporary_file_is_removed(tmp_path: Path, kind: type[BaseException]) ->
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
+def test_what_a_killed_process_left(tmp_path: Path) -> None:
+    """Whatever its name is, it is in nobody's way, and goes once it is old; what belongs to another file stays."""
+    names = [f".x[1].npy.{stem}.tmp" for stem in ("0123456789ab", str(os.getpid()), "ba9876543210")] + [".x1.npy.0123456789ab.tmp"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    for name in (names[0], names[3]):
+        os.utime(tmp_path / name, (1e9, 1e9))
+    with replacing(tmp_path / "x[1].npy") as file:
+        file.write(b"whole")
+    assert (tmp_path / "x[1].npy").read_bytes() == b"whole"
+    assert {path.name for path in tmp_path.iterdir()} == {"x[1].npy", *names[1:]}
+
+
+def test_two_writers_of_a_file(tmp_path: Path) -> None:
+    with replacing(tmp_path / "x.npy") as first:
+        first.write(b"first")
+        with replacing(tmp_path / "x.npy") as second:
+            second.write(b"second")
+        assert (tmp_path / "x.npy").read_bytes() == b"second"
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_interrupt_leaves_nothing_behind(model: str, name: str, code: int, tmp_path: Path) -> None:

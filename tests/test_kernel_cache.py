@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -237,8 +236,8 @@ def test_an_installation_that_is_read_only(tmp_path: Path) -> None:
     assert run(XDG_CACHE_HOME=nowhere, HOME=nowhere) == ""
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit on the size of files here")
 def test_a_full_disk(folder: Path) -> None:
+    resource = pytest.importorskip("resource", reason="no limit on the size of files here")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     kernel = double()
     # Python ignores the signal that goes with it: what comes is an OSError.

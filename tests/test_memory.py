@@ -41,6 +41,14 @@ def test_peak_of_encode() -> None:
 
 
 @LINUX
+@pytest.mark.jit
+def test_peak_on_long_texts() -> None:
+    """All at once would take three times as much."""
+    row = memory.long_texts_row(8)
+    assert row.ok, row
+
+
+@LINUX
 @pytest.mark.parametrize("leak", [64, 1024])
 def test_a_leak_is_found(leak: int) -> None:
     """In a process of its own: this one has freed memory, which comes first."""

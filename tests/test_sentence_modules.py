@@ -1,7 +1,9 @@
 """Modules of a model: the same bits in every batch, written and read again, built by hand, and what is refused."""
 
+import contextlib
 import copy
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +47,52 @@ def test_saved_and_read_again(model: SentenceTransformer, tmp_path: Path) -> Non
     assert (again.similarity_fn_name, again.truncate_dim) == (model.similarity_fn_name, model.truncate_dim)
     assert [repr(module) for module in again] == [repr(module) for module in model]
     assert np.array_equal(again.encode(TEXTS, prompt="query: "), model.encode(TEXTS, prompt="query: "))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a file that is open cannot be replaced")
+def test_saved_over_a_folder_that_is_in_use(tmp_path: Path) -> None:
+    """Every file is another one, and whoever has the old one open or mapped keeps what was in it."""
+    (write_model(tmp_path / "model", pooling("mean"), dense(C, 24)) / "README.md").write_text("A model.")
+    model = SentenceTransformer(tmp_path / "model")
+    model.save(str(tmp_path / "saved"))
+    with contextlib.ExitStack() as stack:
+        files = {path: stack.enter_context(path.open("rb")) for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+        before = {path: path.read_bytes() for path in files}
+        assert {"README.md", "model.safetensors", "tokenizer.json", "modules.json"} <= {path.name for path in files}
+        model.save(str(tmp_path / "saved"))
+        assert {path for path in (tmp_path / "saved").rglob("*") if path.is_file()} == set(files)
+        for path, file in files.items():
+            assert not os.path.samestat(os.fstat(file.fileno()), path.stat()), path
+            assert file.read() == path.read_bytes() == before[path]
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SentenceTransformer(write_model(tmp_path / "model", pooling("mean")))
+    model.save(str(tmp_path / "saved"))
+    before = {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+
+    def fail(source: Any, target: Any, length: int) -> None:
+        target.write(source.read(100))
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("fastattn.files.shutil.copyfileobj", fail)
+    with pytest.raises(OSError, match="No space left"):
+        model.save(str(tmp_path / "saved"))
+    assert {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()} == before
+
+
+def test_a_tokenizer_of_ones_own_is_saved_over_another(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.normalizers import Lowercase
+
+    model = SentenceTransformer(write_model(tmp_path / "model", pooling("mean")))
+    model.save(str(tmp_path / "saved"))
+    backend = Backend.from_file(str(tmp_path / "model" / "tokenizer.json"))
+    backend.normalizer = Lowercase()
+    model.tokenizer = backend
+    model.save(str(tmp_path / "saved"))
+    again = SentenceTransformer(tmp_path / "saved")
+    assert np.array_equal(again.encode("A CAT"), model.encode("a cat"))
 
 
 @pytest.mark.filterwarnings("ignore")

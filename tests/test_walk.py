@@ -181,7 +181,9 @@ def test_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(_memory, "_groups", lambda: [tmp_path])
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("700000\n")
-    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 200000\n")
+    (tmp_path / "memory.stat").write_text(
+        "anon 500000\nfile 180000\ninactive_file 100000\nactive_file 70000\nslab_reclaimable 30000\nslab 40000\n"
+    )
     assert _memory.free_bytes() == 500_000
     monkeypatch.setattr(_memory, "_system_free", lambda: 400_000)
     assert _memory.free_bytes() == 400_000
@@ -192,8 +194,10 @@ def test_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _memory.check_fits(2**62, "anything")
     (tmp_path / "memory.limit_in_bytes").write_text("1000\n")
     (tmp_path / "memory.usage_in_bytes").write_text("400\n")
-    (tmp_path / "memory.stat").write_text("total_inactive_file 100\n")
-    assert _memory.free_bytes() == 700
+    (tmp_path / "memory.stat").write_text(
+        "inactive_file 9\nactive_file 9\ntotal_inactive_file 100\ntotal_active_file 50\ntotal_rss 7\n"
+    )
+    assert _memory.free_bytes() == 750
 
 
 def assert_as_transformers(folder: Path, ids: Any, mask: Any, types: Any = None) -> None:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastattn.files import write_file
 from fastattn.folder import CheckpointError, read_json
 from fastattn.weights import Tensors
 
@@ -60,9 +61,9 @@ class Module:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", self.get_config_dict())
         if tensors := self._tensors():
-            from safetensors.numpy import save_file
+            from safetensors.numpy import save
 
-            save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, str(folder / "model.safetensors"))
+            write_file(folder / "model.safetensors", save({name: np.ascontiguousarray(x) for name, x in tensors.items()}))
 
     def __repr__(self) -> str:
         """Show the class and its configuration."""
@@ -79,7 +80,7 @@ def write_json(path: Path, content: Any) -> None:
     content : object
         What it will hold.
     """
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_file(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from fastattn.encoder import Encoder
+from fastattn.files import write_file
 from fastattn.folder import CheckpointError, confined, own_file, read_object
 from fastattn.heads import EncoderForSequenceClassification
 from fastattn.modules._module import SCORES, TOKENS, Module, write_json
@@ -171,7 +171,7 @@ class Transformer(Module):
         for name in names:
             if (self.folder / name).resolve() != (target / name).resolve():
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(own_file(self.folder / name), target / name)
+                write_file(target / name, own_file(self.folder / name))
         self.tokenizer.save_pretrained(target)
         write_json(target / "sentence_bert_config.json", self.get_config_dict())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -324,9 +325,16 @@ def _special_tokens(backend: Backend, settings: Mapping[str, Any]) -> dict[str, 
     for role in ROLES:
         token = settings.get(f"{role}_token")
         token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str) and backend.token_to_id(token) is not None:
+        if isinstance(token, str) and _has(backend, token):
             found[f"{role}_token"] = token
     for token in _PADDING:
-        if "pad_token" not in found and backend.token_to_id(token) is not None:
+        if "pad_token" not in found and _has(backend, token):
             found["pad_token"] = token
     return found
+
+
+def _has(backend: Backend, token: str) -> bool:
+    # JSON can hold half of a surrogate pair, and UTF-8 cannot.
+    with contextlib.suppress(UnicodeEncodeError):
+        return backend.token_to_id(token) is not None
+    return False

@@ -15,7 +15,7 @@ from fastattn._tokenizer_file import _growth, _shortest, read_backend
 from fastattn.folder import CheckpointError
 from fastattn.lookup import find_model
 from fastattn.tokenizer import load_tokenizer
-from models import write_tokenizer
+from models import write_json, write_tokenizer
 from peer_cases import DATA
 
 Change = dict[str, Any]
@@ -176,6 +176,12 @@ def test_a_token_that_there_is_not(folder: Path) -> None:
     change(folder, {"post_processor": template(["[X]", "A"])})
     with pytest.raises(CheckpointError, match="not a tokenizer"):
         load_tokenizer(folder)
+
+
+def test_a_special_token_that_is_no_text(folder: Path) -> None:
+    write_json(folder / "tokenizer_config.json", {"cls_token": "\ud800", "sep_token": "[SEP]"})
+    assert "cls_token" not in load_tokenizer(folder).special_tokens_map
+    assert load_tokenizer(folder).special_tokens_map["sep_token"] == "[SEP]"
 
 
 # The steps of models' tokenizers.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastattn._arguments import CardData, Device, check_device, check_loading, processing_arguments
 from fastattn._tensors import as_tensors, is_tensor
 from fastattn.files import write_file
-from fastattn.folder import own_file
+from fastattn.folder import CheckpointError, own_file
 from fastattn.lookup import find_model
 from fastattn.modules import Module, Transformer
 from fastattn.modules._module import write_json
@@ -58,6 +58,8 @@ class TextModel:
     ------
     TypeError
         `modules` are another library's.
+    CheckpointError
+        A file of the model is damaged or asks for something that is not supported.
     ValueError
         An argument is not one of those named.
     """
@@ -116,7 +118,12 @@ class TextModel:
         self.prompts: dict[str, str] = {**self._default_prompts(), **self._settings.prompts, **given}
         self.default_prompt_name = default_prompt_name or self._settings.default_prompt_name
         if self.default_prompt_name is not None:
-            self._resolve_prompt(None, self.default_prompt_name)
+            try:
+                self._resolve_prompt(None, self.default_prompt_name)
+            except ValueError as error:
+                if default_prompt_name:
+                    raise
+                raise CheckpointError(f"{self.folder}: its default_prompt_name: {error}") from error
         self.counts = Counts(0, 0, 0)
         self.model_card_data = CardData() if model_card_data is None else model_card_data
 

@@ -272,6 +272,19 @@ class Encoder:
         MemoryError
             The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
         """
+        return self._forward_packed(ids, offsets, token_type_ids, pooling, normalize, out)
+
+    def _forward_packed(
+        self,
+        ids: Any,
+        offsets: Any,
+        token_type_ids: Any,
+        pooling: str | None,
+        normalize: bool = False,
+        out: Array | None = None,
+        pending: int = 0,
+    ) -> NDArray[np.float32]:
+        """Encode as `forward_packed`; `pending`: bytes that the caller needs afterwards, which must be free as well."""
         ids, offsets = np.asarray(ids), np.asarray(offsets)
         if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
             raise ValueError(f"offsets must be whole numbers of shape (B + 1,), got {offsets.dtype} of shape {offsets.shape}")
@@ -279,7 +292,7 @@ class Encoder:
             offsets = np.require(offsets, np.int64, _PLAIN)
         if offsets[0] != 0 or offsets[-1] != len(ids) or np.any(offsets[1:] < offsets[:-1]):
             raise ValueError(f"offsets must rise from 0 to N = {len(ids)}, got {offsets[0]} .. {offsets[-1]}")
-        return self._encode(ids, offsets, token_type_ids, pooling, normalize, False, None, out)
+        return self._encode(ids, offsets, token_type_ids, pooling, normalize, False, None, out, pending=pending)
 
     def _mask(self, attention_mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         if attention_mask is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn._memory import check_large
 from fastattn.checkpoint import HeadStep, StoredHead, read_head
 from fastattn.config import EncoderConfig
 from fastattn.encoder import Encoder
@@ -42,6 +44,14 @@ class _Step:
             self._bias[: self.width] = stored.bias
         self._activation, self._eps = stored.activation, eps
         self._norm = None if stored.norm_weight is None else (stored.norm_weight.copy(), _copy(stored.norm_bias))
+
+    def size(self, rows: int, *, first: bool) -> int:
+        """Return the bytes of the arrays that live at once: the result, again where it is normalised, and the step's input.
+
+        The input of the first one is not of a step, but the encoder's.
+        """
+        widths = self.width * (1 if self._norm is None else 2) + (0 if first else self.inputs)
+        return 4 * rows * int(widths)
 
     def __call__(self, x: Array) -> Array:
         """Map the rows of x (M, C_in)."""
@@ -138,10 +148,16 @@ class _EncoderWithHead:
             `x` is neither int nor float, or `token_type_ids` is not int.
         ValueError
             As of `Encoder`.
+        MemoryError
+            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
         """
         x = np.asarray(x)
         if x.ndim not in (2, 3):
             raise ValueError(f"x must have shape (B, T) for token ids or (B, T, C) for hidden states, got {x.shape}")
+        # What is real, and the tokens that are; then the result with its padding.
+        pending = math.prod(x.shape[:2]) + x.nbytes
+        padded = 0 if self._pooling is not None else 4 * math.prod(x.shape[:2]) * self._width
+        check_large(pending + padded, "the result of a head for {} x {} tokens", *x.shape[:2])
         real = self.encoder._mask(attention_mask, x.shape[:2])
         types = None
         if token_type_ids is not None:
@@ -150,7 +166,7 @@ class _EncoderWithHead:
                 raise ValueError(f"token_type_ids must have shape {real.shape}, got {types.shape}")
             types = types[real]
         offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
-        out = self.forward_packed(x[real], offsets, token_type_ids=types)
+        out = self._forward(x[real], offsets, types, pending, padded)
         if self._pooling is not None:
             return out
         padded = np.zeros((*real.shape, out.shape[-1]), np.float32)
@@ -179,8 +195,23 @@ class _EncoderWithHead:
             An array has the wrong dtype.
         ValueError
             As of `Encoder.forward_packed`.
+        MemoryError
+            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
         """
-        hidden = self.encoder.forward_packed(ids, offsets, token_type_ids=token_type_ids, pooling=self._pooling)
+        return self._forward(ids, offsets, token_type_ids)
+
+    @property
+    def _width(self) -> int:
+        return self._steps[-1].width if self._steps else self.config.hidden_dim
+
+    def _forward(self, ids: Any, offsets: Any, types: Any, pending: int = 0, padded: int = 0) -> Array:
+        """Apply the encoder and the head; `pending`: bytes that the caller holds all the time, `padded`: of its result."""
+        ids, offsets = np.asarray(ids), np.asarray(offsets)
+        rows = len(ids) if self._pooling is None else max(0, offsets.size - 1)
+        sizes = [step.size(rows, first=i == 0) for i, step in enumerate(self._steps)]
+        pending += max([*sizes, 4 * rows * self._width + padded])
+        check_large(pending, "the head's result of shape ({}, {}), with what computes it,", rows, self._width)
+        hidden = self.encoder._forward_packed(ids, offsets, types, self._pooling, pending=pending)
         for step in self._steps:
             hidden = step(hidden)
         return hidden

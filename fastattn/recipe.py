@@ -72,15 +72,21 @@ def read_settings(folder: Path, model_type: str) -> Recipe | None:
     if found != model_type:
         logger.warning("%s is a %s: only its encoder is used, as a %s", folder, found, model_type)
         return None
-    prompts = settings.get("prompts") or {}
+    prompts = settings.get("prompts")
+    prompts = {} if prompts is None else prompts
     if not isinstance(prompts, dict) or not all(isinstance(text, (str, type(None))) for text in prompts.values()):
-        raise CheckpointError(f"{path}: prompts must map names to texts, found {prompts!r}")
+        raise CheckpointError(f"{path}: prompts must map names to texts, found {prompts!r:.200}")
+    name = settings.get("default_prompt_name")
+    if name is not None and not isinstance(name, str):
+        raise CheckpointError(f"{path}: default_prompt_name must be the name of a prompt, found {name!r:.200}")
     truncate_dim = settings.get("truncate_dim")
+    if truncate_dim is not None and (type(truncate_dim) is not int or truncate_dim < 1):
+        raise CheckpointError(f"{path}: truncate_dim must be a positive integer, found {truncate_dim!r:.200}")
     return Recipe(
         prompts={name: text or "" for name, text in prompts.items()},
-        default_prompt_name=settings.get("default_prompt_name"),
+        default_prompt_name=name,
         similarity=settings.get("similarity_fn_name"),
-        truncate_dim=truncate_dim if isinstance(truncate_dim, int) else None,
+        truncate_dim=truncate_dim,
         activation=settings.get("activation_fn"),
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn._tokenizer_calls import ROLES, TokenizerCalls, longest_first
+from fastattn._tokenizer_file import read_backend, sound
 from fastattn.files import write_file
 from fastattn.folder import CheckpointError, own_file, read_object
 
@@ -33,18 +34,6 @@ _AT_A_TIME = 64
 LONG = 200_000
 # The tokenizers of models without a limit have this many digits; transformers' own have the same.
 NO_LIMIT = int(1e30)
-
-
-@contextlib.contextmanager
-def _sound(source: str | os.PathLike[str]) -> Iterator[None]:
-    """Make a CheckpointError of what the library raises where a tokenizer does not hold together."""
-    try:
-        yield
-    except BaseException as error:
-        # It has no exception class of its own, and where it panics not even an Exception.
-        if type(error) is not Exception and type(error).__name__ != "PanicException":
-            raise
-        raise CheckpointError(f"{source}: not a tokenizer: {error}") from error
 
 
 def characters(item: str | Sequence[str]) -> int:
@@ -131,7 +120,7 @@ class Tokenizer(TokenizerCalls):
         self.special_tokens_map = dict(special_tokens or {})
         self.model_input_names = list(model_input_names)
         self.name_or_path = "" if folder is None else str(folder)
-        with _sound(self.name_or_path):
+        with sound(self.name_or_path):
             with_special, plain = backend.encode("a").ids, backend.encode("a", add_special_tokens=False).ids
         self.num_special = len(with_special) - len(plain)
         """Special tokens that a text gets."""
@@ -275,7 +264,7 @@ class Tokenizer(TokenizerCalls):
     @cached_property
     def _around_pair(self) -> tuple[tuple[list[int], ...], NDArray[np.int32]]:
         """Special tokens before, between and behind the texts of a pair; and the types of these with one of each text."""
-        with _sound(self.name_or_path):
+        with sound(self.name_or_path):
             a, b = (self.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "b"))
             whole = self.backend_tokenizer.encode("a", "b")
         ids, types = list(whole.ids), list(whole.type_ids)
@@ -295,7 +284,7 @@ class Tokenizer(TokenizerCalls):
         """Tokenise without offsets, which nothing here needs."""
         backend = self.backend_tokenizer
         encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)
-        with _sound(self.name_or_path):
+        with sound(self.name_or_path):
             return cast("list[Encoding]", encode_batch(list(texts), add_special_tokens=add_special_tokens))
 
 
@@ -319,9 +308,8 @@ def load_tokenizer(folder: Path, *, do_lower_case: bool = False) -> Tokenizer:
     FileNotFoundError
         There is no ``tokenizer.json``.
     CheckpointError
-        A file cannot be read.
+        A file cannot be read, or its tokenizer makes much of a short text.
     """
-    from tokenizers import Tokenizer as Backend
     from tokenizers.normalizers import Lowercase
     from tokenizers.normalizers import Sequence as Steps
 
@@ -331,8 +319,7 @@ def load_tokenizer(folder: Path, *, do_lower_case: bool = False) -> Tokenizer:
             f"{path}: no such file; with transformers installed, "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes it"
         )
-    with _sound(path):
-        backend = Backend.from_file(str(path))
+    backend = read_backend(path)
     if do_lower_case:
         before = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = Steps([Lowercase(), *before])
@@ -361,9 +348,16 @@ def _special_tokens(backend: Backend, settings: Mapping[str, Any]) -> dict[str, 
     for role in ROLES:
         token = settings.get(f"{role}_token")
         token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str) and backend.token_to_id(token) is not None:
+        if isinstance(token, str) and _has(backend, token):
             found[f"{role}_token"] = token
     for token in _PADDING:
-        if "pad_token" not in found and backend.token_to_id(token) is not None:
+        if "pad_token" not in found and _has(backend, token):
             found["pad_token"] = token
     return found
+
+
+def _has(backend: Backend, token: str) -> bool:
+    # JSON can hold half of a surrogate pair, and UTF-8 cannot.
+    with contextlib.suppress(UnicodeEncodeError):
+        return backend.token_to_id(token) is not None
+    return False

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 # A call may take so many bytes for each byte of its input, and so many besides: a page table, a compiled regular expression.
 FACTOR = 100
 FLOOR = 4 * 2**20
+# What Python does not allocate it does not count: libraries' own memory, and files that are mapped. Of the whole process's growth
+# so much is the allocators', which keep what was freed in chunks and for each thread.
+SLACK = 64 * 2**20
 # Of the processor's time: a loop that does not end shows whatever else the machine does.
 SECONDS = 5.0
 
@@ -28,6 +33,7 @@ class Case(NamedTuple):
 def attempt(case: Case) -> str:
     """Run a case; "answer" or the name of the documented exception.  AssertionError for anything else."""
     tracemalloc.reset_peak()
+    resident = _reset_peak()
     before, start = tracemalloc.get_traced_memory()[0], time.process_time()
     try:
         result, outcome = case.run(), "answer"
@@ -38,16 +44,44 @@ def attempt(case: Case) -> str:
     except BaseException as error:
         raise AssertionError(f"{case.about}: {type(error).__name__} is not documented") from error
     seconds, taken = time.process_time() - start, tracemalloc.get_traced_memory()[1] - before
+    grown = _peak() - resident
     if seconds > SECONDS:
         raise AssertionError(f"{case.about}: took {seconds:.1f} s")
     if taken > FACTOR * case.size + FLOOR:
         raise AssertionError(f"{case.about}: took {taken:,} bytes for an input of {case.size:,}")
+    if grown > FACTOR * case.size + SLACK:
+        raise AssertionError(f"{case.about}: the process grew by {grown:,} bytes for an input of {case.size:,}")
     if outcome == "answer":
         try:
             case.check(result)
         except AssertionError as error:
             raise AssertionError(f"{case.about}: {error}") from None
     return outcome
+
+
+def _peak() -> int:
+    """Return the most memory that the process has had resident since `_reset_peak`; 0 where no system tells."""
+    if sys.platform != "linux":
+        return 0
+    status = Path("/proc/self/status").read_bytes()
+    return int(status.partition(b"VmHWM:")[2].split(maxsplit=1)[0]) * 1024
+
+
+def _reset_peak() -> int:
+    """Begin a new peak; what is resident now."""
+    if sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_bytes(b"5")
+    return _peak()
+
+
+def limit_memory(size: int) -> None:
+    """Let this process map so many bytes beyond what it has: more is an error of the case that asked, not of the machine."""
+    if sys.platform == "linux":
+        import resource
+
+        status = Path("/proc/self/status").read_bytes()
+        most = int(status.partition(b"VmSize:")[2].split(maxsplit=1)[0]) * 1024 + size
+        resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def _name(kind: type[BaseException]) -> str:

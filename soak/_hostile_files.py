@@ -267,7 +267,9 @@ def _config_case(folder: Path) -> Callable[[random.Random], Case]:
     return make
 
 
-def _restored(folder: Path, names: tuple[str, ...]) -> Callable[[random.Random], tuple[str, bytes]]:
+def _restored(
+    folder: Path, names: tuple[str, ...], broken: Callable[[random.Random, bytes], bytes] = spoiled
+) -> Callable[[random.Random], tuple[str, bytes]]:
     """Write a model, and return what spoils one of its files after it has repaired the one before."""
     write_model(folder)
     right = {name: (folder / name).read_bytes() for name in names}
@@ -276,7 +278,7 @@ def _restored(folder: Path, names: tuple[str, ...]) -> Callable[[random.Random],
     def again(rng: random.Random) -> tuple[str, bytes]:
         (folder / last[0]).write_bytes(right[last[0]])
         last[0] = rng.choice(names)
-        raw = spoiled(rng, right[last[0]])
+        raw = broken(rng, right[last[0]])
         (folder / last[0]).write_bytes(raw)
         return last[0], raw
 
@@ -303,14 +305,65 @@ def _modules_case(folder: Path) -> Callable[[random.Random], Case]:
     return make
 
 
+def _bomb(rng: random.Random, content: bytes) -> bytes:
+    """Return a tokenizer whose steps make much of a short text, or little of it at great length."""
+    times, size = 1 + rng.randrange(8), rng.choice((1, 2, 10, 50, 100, 1000))
+    text = rng.choice("a ▁") * size
+    pattern = rng.choice(({"String": "a"}, {"String": " "}, {"String": ""}, {"Regex": "."}, {"Regex": "(?=a)"}, {"Regex": "x{2,}"}))
+    replace = {"type": "Replace", "pattern": pattern, "content": text}
+    steps: list[Any] = [
+        rng.choice(
+            (
+                replace,
+                replace,
+                {"type": "Prepend", "prepend": text},
+                {"type": rng.choice(("NFKD", "NFC", "ByteLevel", "Lowercase"))},
+            )
+        )
+        for _ in range(times)
+    ]
+    if rng.random() < 0.2:
+        steps *= 100
+    for _ in range(rng.randrange(3)):
+        steps = [{"type": "Sequence", "normalizers": steps}]
+    spaces = {"type": "Metaspace", "replacement": rng.choice("▁_"), "prepend_scheme": "always", "split": True}
+    to_bytes = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    single = {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False}
+    pieces = [rng.choice((spaces, to_bytes, single)) for _ in range(times)]
+    mark, whole = {"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    number = rng.choice((2, 2, 2, 2**31 - 1, 2**31, 2**32 - 1))
+    template = {
+        "type": "TemplateProcessing",
+        "single": rng.choice(([mark] * size * times + [whole], [whole] * times, [mark, whole])),
+        "pair": [mark] * times + [whole, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [number] * 2 * size, "tokens": ["[CLS]"] * 2 * size}},
+    }
+    processors = {"type": "Sequence", "processors": [template] * (1 + rng.randrange(3))}
+    bombs = {
+        "normalizer": steps[0] if len(steps) == 1 else {"type": "Sequence", "normalizers": steps},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": pieces},
+        "post_processor": rng.choice((template, processors)),
+    }
+    chosen = rng.sample(sorted(bombs), 1 + rng.randrange(3))
+    changed = {**json.loads(content), **{name: bombs[name] for name in chosen}}
+    raw = _json(changed)
+    if rng.random() < 0.2:
+        # The library reads steps without types as well.
+        raw = raw.replace(b'"type": "Replace", ', b"").replace(b'"type": "TemplateProcessing", ', b"")
+    return raw
+
+
 def _tokenizer_case(folder: Path) -> Callable[[random.Random], Case]:
     from fastattn.tokenizer import load_tokenizer
 
-    again = _restored(folder, ("tokenizer.json", "tokenizer.json", "tokenizer_config.json"))
+    def broken(rng: random.Random, raw: bytes) -> bytes:
+        return _bomb(rng, raw) if b'"post_processor"' in raw and rng.random() < 0.3 else spoiled(rng, raw)
+
+    again = _restored(folder, ("tokenizer.json", "tokenizer.json", "tokenizer_config.json"), broken)
 
     def use() -> None:
         tokenizer = load_tokenizer(folder)
-        tokenizer.rows(["the cat sat on a mat", "", "x" * 300], 12)
+        tokenizer.rows(["the cat sat on a mat", "", "x" * 300, "a" * 300], 12)
         tokenizer.pair_rows([("the cat", "a mat")], 12)
 
     use()

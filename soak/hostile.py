@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 
 from soak import Row
-from soak._hostile_case import SECONDS, Case, attempt
+from soak._hostile_case import SECONDS, Case, attempt, limit_memory
 
 ROOT = Path(__file__).parent.parent
 # How many of each kind make 100,000.
@@ -37,6 +37,8 @@ CASES = {
 }
 # Seconds on the wall after which a case is taken for a hang: the process may have been held up by others.
 _HANG = 120 * SECONDS
+# Bytes that the process of a kind may map in all.
+_MAPPED = 8 * 2**30
 
 
 def _maker(kind: str, folder: Path) -> Callable[[Random], Case]:
@@ -75,6 +77,7 @@ def try_cases(kind: str, count: int, seed: int) -> dict[str, int]:
             outcomes[attempt(case)] += 1
 
         faulthandler.enable()
+        limit_memory(_MAPPED)
         tracemalloc.start()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -19,7 +19,7 @@ LAYERS = (
     ("from_torch",),
     ("encoder",),
     ("heads", "bridge._*"),
-    ("activations", "embeddings", "tokenizer", "_arguments", "_tensors", "_tokenizer_calls"),
+    ("activations", "embeddings", "tokenizer", "_arguments", "_tensors", "_tokenizer_calls", "_tokenizer_file"),
     ("modules", "modules.*", "tokens"),
     ("pipeline", "recipe"),
     ("base",),

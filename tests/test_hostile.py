@@ -1,8 +1,11 @@
 """Hostile input: a right answer or a documented exception, and never a signal, a hang or a heap of memory."""
 
+import mmap
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,10 @@ import fastattn
 from fastattn import Encoder, SentenceTransformer
 from fastattn.checkpoint import CheckpointError, read_encoder
 from models import bert_tensors, write_bert, write_json, write_sentence_model
-from soak import hostile
+from soak import _hostile_case, hostile
 from soak._hostile_case import Case, attempt
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="a process's peak is read from /proc")
 
 
 @pytest.mark.jit
@@ -58,6 +63,37 @@ def test_what_does_not(case: Case, message: str) -> None:
             attempt(case)
     finally:
         tracemalloc.stop()
+
+
+def _mapped(size: int) -> None:
+    with mmap.mmap(-1, size) as memory:
+        for at in range(0, size, mmap.PAGESIZE):
+            memory[at] = 1
+
+
+def _in_rust(size: int) -> None:
+    from tokenizers import normalizers
+
+    # It keeps sixteen bytes beside each of a text's.
+    normalizers.Replace("a", "b" * (size // 16)).normalize_str("a")
+
+
+@LINUX
+@pytest.mark.parametrize("take", [_mapped, _in_rust])
+def test_memory_that_python_does_not_allocate(take: Any) -> None:
+    most = _hostile_case.SLACK
+    with pytest.raises(AssertionError, match=r"the process grew by [0-9,]+ bytes for an input of 0"):
+        attempt(_case(lambda: take(3 * most)))
+    # It is a new peak for every case, and a larger input may take more.
+    assert attempt(_case(lambda: 1)) == "answer"
+    assert attempt(_case(lambda: take(3 * most), size=most)) == "answer"
+
+
+@LINUX
+def test_memory_is_limited() -> None:
+    code = "from soak._hostile_case import limit_memory; limit_memory(2**30); bytearray(2**29); bytearray(2**31)"
+    child = subprocess.run([sys.executable, "-c", code], cwd=hostile.ROOT, capture_output=True, text=True, check=False)
+    assert child.returncode == 1 and child.stderr.splitlines()[-1] == "MemoryError"
 
 
 def test_a_loop_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,18 @@ import numpy as np
 import pytest
 
 import fastattn
-from fastattn import CrossEncoder, Encoder, EncoderConfig, SentenceTransformer, _memory, _run
+from fastattn import (
+    CrossEncoder,
+    Encoder,
+    EncoderConfig,
+    EncoderForMaskedLM,
+    EncoderForSequenceClassification,
+    EncoderForTokenClassification,
+    SentenceTransformer,
+    _memory,
+    _run,
+)
+from golden_models import GOLDEN
 from models import C, bert_tensors, write_bert, write_sentence_model
 from soak import memory
 
@@ -163,6 +175,64 @@ def test_memory_that_a_thread_has_is_not_asked_for_again(free: Free, monkeypatch
     model.forward_packed(ids, offsets, out=out)
     with pytest.raises(MemoryError, match="would take"):
         model.forward_packed(ids, offsets, out=out)
+
+
+HEADS = {kind.task: kind for kind in (EncoderForMaskedLM, EncoderForTokenClassification, EncoderForSequenceClassification)}
+
+
+@pytest.mark.jit
+@pytest.mark.parametrize("task", HEADS)
+def test_a_head_that_would_not_fit(task: str, free: Free, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HEADS[task].from_pretrained(GOLDEN / "bert")
+    ids = np.ones((40, 16), np.int32)
+    # The greatest array there is at once beside the encoder's: of the padded result and the one without padding, or of a step.
+    sizes = [step.width * (1 if step._norm is None else 2) + (step.inputs if i else 0) for i, step in enumerate(model._steps)]
+    rows = 40 if task == "sequence-classification" else ids.size
+    packed = 4 * rows * max([*sizes, model._steps[-1].width])
+    padded = packed if rows == 40 else max(packed, 8 * rows * model._steps[-1].width)
+    offsets = np.arange(0, ids.size + 1, 16)
+
+    def asked_by(call: Any) -> int:
+        asked: list[int] = []
+        free(2**62)
+        with monkeypatch.context() as patched:
+            patched.setattr(_memory, "check_fits", lambda size, what: asked.append(size))
+            _run._workspace.__dict__.clear()  # what this thread has it need not ask for
+            call()
+        return max(asked)
+
+    own = asked_by(lambda: model.encoder.forward_packed(ids.reshape(-1), offsets, pooling=model._pooling))
+    # With a batch, which tokens are real and these tokens as well.
+    batch = padded + ids.size + ids.nbytes
+    for size, call in ((packed, lambda: model.forward_packed(ids.reshape(-1), offsets)), (batch, lambda: model(ids))):
+        free(2**62)
+        result = call()
+        assert asked_by(call) == own + size
+        free(own + size)
+        _run._workspace.__dict__.clear()
+        np.testing.assert_array_equal(call(), result)
+        _run._workspace.__dict__.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(_run, "encoder_kernel", None)  # nothing is computed
+            for most in (own + size - 1, size - 1, 0):
+                free(most)
+                with pytest.raises(MemoryError, match="would take"):
+                    call()
+
+
+@pytest.mark.jit
+def test_arrays_of_a_head_are_counted(free: Free) -> None:
+    """What its steps take at their peak, by the allocator's own count."""
+    model = EncoderForMaskedLM.from_pretrained(GOLDEN / "bert")
+    x = np.ones((5000, model._steps[0].inputs), np.float32)
+    for i, step in enumerate(model._steps):
+        step(x)
+        tracemalloc.start()
+        out = step(x)
+        taken = tracemalloc.get_traced_memory()[1] + (x.nbytes if i else 0)
+        tracemalloc.stop()
+        assert taken <= step.size(len(x), first=i == 0) + 2**16 and taken > 0.9 * step.size(len(x), first=i == 0)
+        x = out
 
 
 def test_packing_that_would_not_fit(free: Free) -> None:

@@ -1,8 +1,10 @@
 """SentenceTransformer: the arguments and defaults of sentence-transformers, and what is refused."""
 
+import functools
 import importlib.util
 import json
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -471,6 +473,10 @@ def edit_modules(folder: Path, *kinds: str) -> None:
     write_json(folder / "modules.json", [{"type": f"x.{kind}", "path": paths.get(kind, "2_X")} for kind in kinds])
 
 
+def write_settings(content: dict[str, Any], folder: Path) -> None:
+    write_json(folder / "config_sentence_transformers.json", content)
+
+
 FAULTS: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "unknown module": (
         lambda p: edit_modules(p, "Transformer", "Pooling", "LSTM"),
@@ -537,6 +543,24 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         lambda p: write_json(p / "config_sentence_transformers.json", {"prompts": {"query": 3}}),
         CheckpointError,
         "prompts must map names to texts",
+    ),
+    **{
+        f"{name} {value!r}": (
+            functools.partial(write_settings, {name: value}),
+            CheckpointError,
+            rf"config_sentence_transformers\.json: {name} must .*, found {re.escape(repr(value))}",
+        )
+        for name, values in (
+            ("prompts", (["x"], [], "query", 0, False, {"query": ["x"]})),
+            ("default_prompt_name", (["x"], {}, {"a": 1}, 5, True)),
+            ("truncate_dim", (-5, 0, True, False, 8.0, "8", [8])),
+        )
+        for value in values
+    },
+    "a default prompt that is none": (
+        functools.partial(write_settings, {"default_prompt_name": "haiku"}),
+        CheckpointError,
+        "default_prompt_name: there is no prompt 'haiku'; prompts: query, document",
     ),
 }
 

@@ -1,0 +1,283 @@
+"""What tokenizer.json may make of a text, and what is refused before the library runs it."""
+
+import base64
+import json
+import struct
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, normalizers
+
+from fastattn._tokenizer_file import _growth, _shortest, read_backend
+from fastattn.folder import CheckpointError
+from fastattn.lookup import find_model
+from fastattn.tokenizer import load_tokenizer
+from models import write_json, write_tokenizer
+from peer_cases import DATA
+
+Change = dict[str, Any]
+
+
+def replace(old: str, new: str, kind: str = "String") -> Change:
+    return {"type": "Replace", "pattern": {kind: old}, "content": new}
+
+
+def sequence(*steps: Any, names: str = "normalizers") -> Change:
+    return {"type": "Sequence", names: list(steps)}
+
+
+def pretokenizers(*steps: Any) -> Change:
+    return sequence(*steps, names="pretokenizers")
+
+
+def prepend(text: str) -> Change:
+    return {"type": "Prepend", "prepend": text}
+
+
+def metaspace(mark: str = "▁") -> Change:
+    return {"type": "Metaspace", "replacement": mark, "prepend_scheme": "always", "split": True}
+
+
+def byte_level(add_prefix_space: bool = False) -> Change:
+    return {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": True, "use_regex": True}
+
+
+def table(key: str, text: str) -> Change:
+    """A SentencePiece table with one character, and the long text that one of Unicode's compatibility forms has."""
+    units = [0] * 768
+    first, second = 256, 512
+    units[0] = first << 10
+    units[first ^ ord(key)] = (first ^ ord(key) ^ second) << 10 | 1 << 8 | ord(key)
+    units[second] = 1 << 31
+    texts = text.encode() + b"\0" + unicodedata.normalize("NFKC", "\ufdfa").encode() + b"\0"
+    raw = struct.pack("<I", 4 * len(units)) + struct.pack(f"<{len(units)}I", *units) + texts
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(raw).decode()}
+
+
+def template(single: list[Any], count: int = 1, number: int = 2) -> Change:
+    pieces = [
+        {"Sequence": {"id": piece, "type_id": 0}} if piece in "AB" else {"SpecialToken": {"id": piece, "type_id": 0}}
+        for piece in single
+    ]
+    token = {"id": "[CLS]", "ids": [number] * count, "tokens": ["[CLS]"] * count}
+    pair = [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}]
+    return {"type": "TemplateProcessing", "single": pieces, "pair": pair, "special_tokens": {"[CLS]": token}}
+
+
+def of(kind: str) -> Change:
+    return {"type": kind}
+
+
+TEN = replace("a", "a" * 10)
+EMPTY = replace("(?=a)", "a", "Regex")
+REFUSED: dict[str, tuple[Change, str]] = {
+    "one step": ({"normalizer": replace("a", "a" * 101)}, "Replace 101"),
+    "a chain": ({"normalizer": sequence(TEN, TEN, TEN)}, "make a byte 1,000 bytes long"),
+    "nested": ({"normalizer": sequence(sequence(TEN), sequence(sequence(TEN, of("Lowercase")), TEN))}, "1,000 bytes long"),
+    "without types": ({"normalizer": {"pattern": {"String": "a"}, "content": "a" * 101}}, "Replace 101"),
+    "as a list": ({"normalizer": [{"String": "a"}, "a" * 101]}, "Replace 101"),
+    "with another type": ({"normalizer": {**replace("a", "a" * 101), "type": "X"}}, "Replace 101"),
+    "an empty pattern": ({"normalizer": sequence(*[replace("", "a")] * 7)}, "128 bytes long"),
+    "matches of nothing": ({"normalizer": sequence(*[EMPTY] * 7)}, "128 bytes long"),
+    "an expression": ({"normalizer": sequence(*[replace("[a-z]", "a" * 11, "Regex")] * 2)}, "121 bytes long"),
+    "prepended": ({"normalizer": sequence(prepend("a" * 501), prepend("a" * 500))}, "add 1,001 to a text"),
+    "prepended and more of it": ({"normalizer": sequence(prepend("a" * 101), TEN)}, "add 1,010 to a text"),
+    "bytes": ({"normalizer": sequence(*[of("ByteLevel")] * 7)}, "128 bytes long"),
+    "bytes of pieces": ({"pre_tokenizer": pretokenizers(*[byte_level(True)] * 4)}, "256 bytes long"),
+    "spaces": ({"pre_tokenizer": pretokenizers(*[metaspace("▁"), metaspace("_")] * 3)}, "512 bytes long"),
+    "normalizer and pre-tokenizer": ({"normalizer": sequence(TEN, TEN), "pre_tokenizer": byte_level()}, "200 bytes long"),
+    "compatibility forms": ({"normalizer": sequence(*[replace("a", "\ufdfa"), of("NFKC")] * 3)}, "3,267 bytes long"),
+    "a form again and again": ({"normalizer": sequence(*[of("NFD")] * 6)}, "243 bytes long"),
+    "a table": ({"normalizer": table("a", "a" * 1200)}, "109 bytes long"),
+    "tables": ({"normalizer": sequence(*[table("a", "a" * 40)] * 3)}, "5,818 bytes long"),
+    "steps": ({"normalizer": sequence(*[of("Lowercase")] * 100)}, "101 steps; supported: at most 100"),
+    "ids of a token": ({"post_processor": template(["[CLS]", "A"], 1001)}, "adds 1,001 ids"),
+    "uses of a token": ({"post_processor": template([*["[CLS]"] * 6, "A"], 200)}, "adds 1,200 ids"),
+    "processors": ({"post_processor": sequence(*[template(["[CLS]", "A"], 600)] * 2, names="processors")}, "adds 1,200 ids"),
+    "uses of a text": ({"post_processor": template(["A"] * 100)}, "takes a text 100 times; supported: once"),
+    "uses of one of two texts": ({"post_processor": template(["A", "B", "A", "[CLS]"])}, "takes a text 2 times"),
+    "an id of a template": ({"post_processor": template(["[CLS]", "A"], 1, 2**31)}, "token id 2147483648 is not in"),
+    "an id of a mark": (
+        {"post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2**32 - 1]}},
+        "token id 4294967295 is not in",
+    ),
+    "an id of the vocabulary": (
+        {"model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 2**31}, "unk_token": "[UNK]"}},
+        "2147483648",
+    ),
+    "an id of an added token": (
+        {
+            "added_tokens": [
+                {
+                    "id": 2**32 - 1,
+                    "content": "x",
+                    **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False),
+                }
+            ]
+        },
+        "token id 4294967295 is not in 0 .. 2147483647",
+    ),
+    "words": (
+        {
+            "model": {
+                "type": "WordPiece",
+                "vocab": {"[UNK]": 0},
+                "unk_token": "[UNK]",
+                "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 10**9,
+            }
+        },
+        "max_input_chars_per_word is 1000000000; supported: at most 1000",
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_tokenizer(tmp_path)
+    return tmp_path
+
+
+def change(folder: Path, changes: Change) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str, folder: Path) -> None:
+    changes, message = REFUSED[name]
+    change(folder, changes)
+    text = (folder / "tokenizer.json").read_text("utf-8")
+    # The library takes it, and nothing of it has run when it is refused.
+    Backend.from_str(text)
+    with pytest.raises(CheckpointError, match=rf"tokenizer\.json: .*{message}"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"normalizer":', f'"normalizer": {json.dumps(replace("a", "a" * 101))}, "normalizer":'),
+        ('"post_processor":', '"post_processor": null, "post_processor":'),
+    ],
+)
+def test_a_key_that_is_there_twice(folder: Path, old: str, new: str) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text("utf-8").replace(old, new, 1), "utf-8")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: not a tokenizer: key '\w+' is there twice"):
+        load_tokenizer(folder)
+
+
+def test_a_token_that_there_is_not(folder: Path) -> None:
+    """The library says so when it is used."""
+    change(folder, {"post_processor": template(["[X]", "A"])})
+    with pytest.raises(CheckpointError, match="not a tokenizer"):
+        load_tokenizer(folder)
+
+
+def test_a_special_token_that_is_no_text(folder: Path) -> None:
+    write_json(folder / "tokenizer_config.json", {"cls_token": "\ud800", "sep_token": "[SEP]"})
+    assert "cls_token" not in load_tokenizer(folder).special_tokens_map
+    assert load_tokenizer(folder).special_tokens_map["sep_token"] == "[SEP]"
+
+
+# The steps of models' tokenizers.
+KNOWN: dict[str, Change] = {
+    "albert": {
+        "normalizer": sequence(
+            replace("``", '"'), replace("''", '"'), of("NFKD"), of("StripAccents"), of("Lowercase"), table("\n", " ")
+        ),
+        "pre_tokenizer": pretokenizers(of("WhitespaceSplit"), metaspace()),
+    },
+    "xlm-roberta": {
+        "normalizer": table("\n", " "),
+        "pre_tokenizer": pretokenizers(of("WhitespaceSplit"), metaspace()),
+        "post_processor": {
+            "type": "RobertaProcessing",
+            "sep": ["[SEP]", 3],
+            "cls": ["[CLS]", 2],
+            "trim_offsets": True,
+            "add_prefix_space": True,
+        },
+    },
+    "t5": {"normalizer": sequence(table("\n", " "), replace(" {2,}", "▁", "Regex")), "pre_tokenizer": metaspace()},
+    "deberta": {
+        "normalizer": sequence(
+            {"type": "Strip", "strip_left": True, "strip_right": True}, table("\n", " "), replace(" {2,}", " ", "Regex")
+        ),
+        "pre_tokenizer": pretokenizers(metaspace()),
+    },
+    "clip": {
+        "normalizer": sequence(of("NFC"), replace("\\s+", " ", "Regex"), of("Lowercase")),
+        "pre_tokenizer": pretokenizers(
+            {"type": "Split", "pattern": {"Regex": "'s|[\\p{L}]+|[\\p{N}]"}, "behavior": "Removed", "invert": True}, byte_level()
+        ),
+    },
+    "llama": {"normalizer": sequence(prepend("▁"), replace(" ", "▁"))},
+    "modernbert": {
+        "normalizer": of("NFC"),
+        "pre_tokenizer": byte_level(),
+        "post_processor": sequence(template(["[CLS]", "A"]), names="processors"),
+    },
+    "roberta": {"pre_tokenizer": byte_level(True)},
+    "bert": {
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": True,
+        }
+    },
+    "xlnet": {
+        "normalizer": sequence(
+            replace("``", '"'), of("NFKD"), of("StripAccents"), table("\n", " "), replace(" {2,}", " ", "Regex")
+        ),
+        "pre_tokenizer": metaspace(),
+    },
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_steps_of_models(name: str, folder: Path) -> None:
+    change(folder, KNOWN[name])
+    load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("where", [find_model(), DATA / "roberta"], ids=["minilm", "roberta"])
+def test_models(where: Path) -> None:
+    assert read_backend(where / "tokenizer.json").to_str() == Backend.from_file(str(where / "tokenizer.json")).to_str()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "shortest"),
+    [
+        (" {2,}", 2), (r"\s+", 1), ("ab", 2), ("[a-z]?b", 1), ("a*", 0), ("a{3}[^x]{1,2}", 4), ("a{5,2}", 2), ("", 0),
+        ("a|", 0), ("(?=a)", 0), ("a{2}?", 0), (r"\K", 0), ("^", 0), ("[[:alpha:]]", 0), ("a{0,5}", 0), (r"\b", 0),
+    ],
+)  # fmt: skip
+def test_shortest_match(pattern: str, shortest: int) -> None:
+    assert _shortest(pattern) == shortest
+
+
+@pytest.mark.parametrize("kind", ["NFC", "NFD", "NFKC", "NFKD", "Lowercase", "BertNormalizer"])
+def test_growth_of_the_forms(kind: str) -> None:
+    """The most that a character becomes; none of the first plane is missed."""
+    step = getattr(normalizers, kind)()
+    growth, most = _growth({"type": kind}), 0.0
+    for character in map(chr, [*range(0xD800), *range(0xE000, 0x11000), 0x1D160, 0x1D1BB, 0x2F800]):
+        most = max(most, len(step.normalize_str(character).encode()) / len(character.encode()))
+    assert growth / 2 < most <= growth
+
+
+def test_growth_of_a_table() -> None:
+    step = table("a", "b" * 40)
+    backend = Backend(models.WordLevel({}, ""))
+    content = {**json.loads(backend.to_str()), "normalizer": step}
+    normalizer = Backend.from_str(json.dumps(content)).normalizer
+    assert normalizer.normalize_str("aba") == "b" * 40 + "b" + "b" * 40
+    assert _growth(step) == 40
+    assert _growth(table("a", "b")) == 16.5

@@ -7,9 +7,10 @@ import pytest
 
 import contract
 import fastattn
-from cases import DTYPES, normal, sizes
+from cases import DTYPES, normal, read_only, sizes
 from compare import assert_matches_reference, check, truth_and_yardsticks
 from fastattn import reference
+from fastattn.kernels import attention, attention_weights
 
 OP = "attention_weights"
 INF = float("inf")
@@ -259,3 +260,19 @@ def test_wrong_options(options: dict[str, Any], named: str) -> None:
 def test_mask_dtypes(dtype: str) -> None:
     with pytest.raises(TypeError, match=rf"attn_mask.*{dtype}"):
         fastattn.attention_weights(**heads(3, 5, 6), attn_mask=np.zeros((3, 5), dtype))
+
+
+@pytest.mark.jit
+@pytest.mark.parametrize("op", ["attention_weights", "scaled_dot_product_attention"])
+def test_a_mask_of_any_layout_compiles_nothing(op: str) -> None:
+    given = heads(5, 7, 4)
+    arrays = [*given.values(), *([given["key"]] if op != OP else [])]
+    mask = normal(5, 7)
+    unaligned = np.zeros(mask.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(mask.shape)
+    unaligned[...] = mask
+    expected = getattr(fastattn, op)(*arrays, attn_mask=mask)
+    kernel = (attention_weights.attention_weights_kernel if op == OP else attention.attention_kernel).dispatcher
+    before = list(kernel.overloads)
+    for other in (read_only(mask), unaligned, np.asfortranarray(mask), np.broadcast_to(mask, (2, 3, 5, 7))):
+        np.testing.assert_array_equal(getattr(fastattn, op)(*arrays, attn_mask=other), expected)
+    assert list(kernel.overloads) == before

@@ -51,7 +51,8 @@ def additive(mask: Any, dtype: np.dtype[Any], lead: tuple[int, ...], scores: tup
     heads = array.shape[-3:]
     if array.size and math.prod(array.shape[:-3]) != 1:
         array = np.broadcast_to(array, (*lead, *heads))
-    array = np.ascontiguousarray(array, dtype).reshape(math.prod(array.shape[:-3]), *heads)
+    # A read-only or unaligned array is of another type, for which Numba would compile the kernel anew.
+    array = np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")).reshape(math.prod(array.shape[:-3]), *heads)
     strides = [0 if n == 1 else s // array.itemsize for n, s in zip(array.shape, array.strides, strict=True)]
     return array.reshape(-1), np.array(strides, np.int64)
 

@@ -144,6 +144,7 @@ def test_a_batch_that_would_not_fit(positions: str | None, free: Free, monkeypat
     model = Encoder(EncoderConfig(1, 2, 8, 8, vocab_size=9, positions=positions))
     ids, offsets = np.ones(1000, np.int32), np.array([0, 1000])
     needed = []
+    _run._workspace.__dict__.clear()  # what this thread has it need not ask for
     monkeypatch.setattr(_memory, "check_fits", lambda size, what: needed.append(size))
     expected = model.forward_packed(ids, offsets)
     monkeypatch.undo()
@@ -154,7 +155,7 @@ def test_a_batch_that_would_not_fit(positions: str | None, free: Free, monkeypat
     out = np.full((1000, 8), 7, np.float32)
     monkeypatch.setattr(_memory, "free_bytes", lambda: expected.nbytes // 2)
     monkeypatch.setattr(_run, "encoder_kernel", None)  # nothing is computed
-    _run._workspace.__dict__.clear()  # what this thread has it need not ask for
+    _run._workspace.__dict__.clear()
     with pytest.raises(MemoryError, match="would take"):
         model.forward_packed(ids, offsets)
     with pytest.raises(MemoryError, match="would take"):

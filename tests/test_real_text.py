@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from fastattn import SentenceTransformer
+from soak._child import LAYERS, missing
 from texts import texts
 
 pytestmark = pytest.mark.jit
 
 TOLERANCE = 1e-5  # of normalised embeddings, the largest difference of any element
-LAYERS = ("tbb", "omp", "workqueue")
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -111,8 +112,8 @@ print(threading_layer(), *(hashlib.sha256(x.tobytes()).hexdigest() for x in (tog
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_same_bits_under_every_threading_layer(embeddings: Any, layer: str, threads: int) -> None:
-    if layer not in available_layers():
-        pytest.skip(f"Numba cannot load the threading layer {layer} here")
+    if reason := missing(layer):
+        pytest.skip(reason)
     chosen = texts()[:120]
     environment = {
         **os.environ,
@@ -131,17 +132,3 @@ def test_same_bits_under_every_threading_layer(embeddings: Any, layer: str, thre
     assert child.returncode == 0, child.stderr
     digest = hashlib.sha256(embeddings[:120].tobytes()).hexdigest()
     assert child.stdout.split() == [layer, digest, digest]
-
-
-def available_layers() -> set[str]:
-    """The threading layers that can be loaded; workqueue is part of every Numba."""
-    found = {"workqueue"}
-    threading_layer = importlib.import_module("fastattn.kernels._jit").threading_layer
-    threading_layer()  # loads libtbb from its wheel
-    for layer, module in (("tbb", "tbbpool"), ("omp", "omppool")):
-        try:
-            importlib.import_module(f"numba.np.ufunc.{module}")
-        except ImportError:
-            continue
-        found.add(layer)
-    return found

@@ -1,5 +1,8 @@
 """Many Python threads at once, under each threading layer, in processes of their own: no crash, no deadlock, no wrong bit."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 
 from cases import JIT
 from fastattn.kernels import _threads
-from soak._child import LAYERS, missing, run_child
+from soak._child import LAYERS, ROOT, missing, run_child
 
 pytestmark = pytest.mark.jit
 each_layer = pytest.mark.parametrize("layer", LAYERS)
@@ -70,6 +73,17 @@ def test_one_thread_at_a_time_compiles_what_is_called_by_its_address() -> None:
     for thread in threads:
         thread.join()
     assert found == [4711] * 4 and set(most) == {1}
+
+
+@pytest.mark.skipif(not JIT, reason="without the JIT there are no threads")
+@pytest.mark.parametrize("first", ["softmax(x)", "gelu(x)", "layer_norm(x)", "linear(x, x)", "attention_weights(x, x)"])
+def test_the_first_call_finds_libtbb(first: str) -> None:
+    """However small it is, and although it compiles: whatever starts Numba's threads first settles the layer."""
+    require("tbb")
+    code = f"import numpy, fastattn, numba; x = numpy.ones((3, 3), 'f4'); fastattn.{first}; print(numba.threading_layer())"
+    given = {name: value for name, value in os.environ.items() if name != "NUMBA_THREADING_LAYER"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=given, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "tbb\n", done.stderr
 
 
 @pytest.mark.skipif(not JIT, reason="without the JIT there are no threads")

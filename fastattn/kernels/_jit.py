@@ -102,18 +102,21 @@ class ParallelKernel:
 
     def __call__(self, *args: Any) -> Any:
         """Run the kernel."""
+        # First of all: the compiler starts Numba's threads, and libtbb must be loaded by then.
+        layer = _threads.layer or _threads.threading_layer()
         if not self._is_loaded:
             self._load(args)
-        if (_threads.layer or _threads.threading_layer()) == "workqueue":
+        if layer == "workqueue":
             with _threads.workqueue_lock:
                 return self.dispatcher(*args)
         return self.dispatcher(*args)
 
     def unless(self, stopped: Callable[[], bool], *args: Any) -> Any:
         """Run the kernel, or do not where `stopped` comes true while other threads keep it waiting."""
+        layer = _threads.layer or _threads.threading_layer()
         if not self._is_loaded:
             self._load(args)
-        if (_threads.layer or _threads.threading_layer()) != "workqueue":
+        if layer != "workqueue":
             return self.dispatcher(*args)
         while not _threads.workqueue_lock.acquire(timeout=_LOOK):
             if stopped():

@@ -46,7 +46,7 @@ bench: $(PEERS)/peers.stamp ## time everything against the peers: benchmarks/rep
 bench-quick: $(PEERS)/peers.stamp ## a part of that into .benchmarks/quick, under 3 minutes
 	$(PEERS)/bin/python -m benchmarks.suite --quick
 
-soak: $(PEERS)/peers.stamp ## try everything that is promised, for hours: soak/report.md
+soak: $(PEERS)/peers.stamp ## try everything that is promised, for two hours: soak/report.md
 	$(PEERS)/bin/python -m soak
 
 soak-smoke: $(VENV)/dev.stamp ## the shortest form of that into .soak, some minutes

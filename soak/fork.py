@@ -99,7 +99,7 @@ def served(layer: str, requests: int, *options: str) -> tuple[set[int], int, str
 def run(scale: float) -> list[Row]:
     """Every layer that there is."""
     rows = []
-    count = max(2, round(50 * scale))
+    count = max(2, round(30 * scale))
     for layer in LAYERS:
         if reason := missing(layer):
             rows.append(Row(layer, reason, "", True))

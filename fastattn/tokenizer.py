@@ -272,6 +272,8 @@ class Tokenizer(TokenizerCalls):
         end = first + len(a)
         second = next((i for i in range(end, len(ids)) if ids[i : i + len(b)] == b), end)
         last = second + len(b)
+        if second >= len(types):
+            raise CheckpointError(f"{self.name_or_path}: its post-processor leaves out a text of a pair: two texts make ids {ids}")
         kinds = [*types[:first], types[first], *types[end:second], types[second], *types[last:]]
         return (ids[:first], ids[end:second], ids[last:]), np.array(kinds, np.int32)
 

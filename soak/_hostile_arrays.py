@@ -85,7 +85,7 @@ def hostile(rng: random.Random, x: Any) -> Any:
         return rng.choice((None, 1.0, 3, "text", b"bytes", [], [[1.0], [1.0, 2.0]], {}, object(), np.float32(2), range(3), 1j))
     if kind == 5:
         # A window that slides over a few elements.
-        return as_strided(np.arange(64, dtype="f4"), shape, tuple(4 * rng.randrange(3) for _ in shape)) if x.size < 64 else x[:0]
+        return as_strided(np.arange(128, dtype="f4"), shape, tuple(4 * rng.randrange(3) for _ in shape)) if x.size < 64 else x[:0]
     if kind == 6:
         return np.empty((*shape[:-1], 0), "f4")
     if kind == 7:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 from fastattn.folder import CheckpointError
 from fastattn.lookup import find_model
 from fastattn.tokenizer import LONG, Tokenizer, groups, load_tokenizer
-from models import write_json
+from models import write_json, write_tokenizer
 from peer_cases import DATA, PAIRS
 from texts import ODD
 
@@ -193,3 +193,12 @@ def test_special_tokens_in_a_file_of_their_own(tmp_path: Path) -> None:
     found = load_tokenizer(tmp_path)
     assert (found.pad_token, found.cls_token, found.sep_token) == ("<mask>", "<s>", None)
     assert json.loads((tmp_path / "special_tokens_map.json").read_text())
+
+
+def test_a_text_of_a_pair_is_left_out(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    content["post_processor"]["pair"] = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(CheckpointError, match="leaves out a text of a pair"):
+        load_tokenizer(tmp_path).pair_rows([("the cat", "sat")], 20)

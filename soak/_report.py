@@ -12,7 +12,7 @@ def markdown(results: dict[str, Any]) -> str:
     """Return the report: what it ran on, then a table for each topic."""
     rows = [row for topic in results["topics"] for row in topic["rows"]]
     failed = [row for row in rows if not row["ok"]]
-    when = f"Scale {results['scale']:g}, {sum(topic['seconds'] for topic in results['topics']):.0f} s"
+    when = f"{sum(topic['seconds'] for topic in results['topics']):.0f} s"
     tried = {kind: sum(row["tried"] for row in rows if row["kind"] == kind) for kind in KINDS}
     lines = [
         "# Soak",
@@ -26,7 +26,7 @@ def markdown(results: dict[str, Any]) -> str:
     for topic in results["topics"]:
         lines += [
             "",
-            f"## {topic['topic'].capitalize()} ({topic['date']}, {topic['seconds']:.0f} s)",
+            f"## {topic['topic'].capitalize()} ({topic['date']}, scale {topic['scale']:g}, {topic['seconds']:.0f} s)",
             "",
             "| trial | found | promised | |",
             "|---|---|---|---|",

@@ -173,7 +173,7 @@ def out_for(rng: random.Random, expected: Array, arrays: dict[str, Any]) -> Any:
     if kind == 4:
         return hostile(rng, np.zeros(shape, dtype))
     if kind == 5 and expected.size:
-        return as_strided(np.zeros(expected.size, dtype), shape, tuple(4 * rng.randrange(2) for _ in shape))
+        return as_strided(np.zeros(4 * expected.size, dtype), shape, tuple(4 * rng.randrange(2) for _ in shape))
     if kind == 6 and shape:
         return np.full(shape[::-1], np.nan, dtype).T
     return np.full(shape, np.nan, dtype)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from fastattn._control_groups import control_groups
 
 _GIB = 2**30
 # Less than this is not worth the tenth of a millisecond that asking the system takes.
@@ -41,17 +43,7 @@ def _system_free() -> int | None:
 
 
 def _groups() -> list[Path]:
-    """Folders of the control groups that this process is in, version 2 or 1, up to their root."""
-    found: list[Path] = []
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines():
-            _, controllers, name = line.split(":", 2)
-            if controllers and "memory" not in controllers.split(","):
-                continue
-            root = Path("/sys/fs/cgroup/memory" if controllers else "/sys/fs/cgroup")
-            relative = PurePosixPath(name.lstrip("/"))
-            found += [root / part for part in (relative, *relative.parents)]
-    return found
+    return control_groups("memory")
 
 
 def _group_free(folder: Path) -> int | None:

@@ -30,10 +30,6 @@ def missing(layer: str) -> str:
     return ""
 
 
-def present() -> list[str]:
-    return [layer for layer in LAYERS if not missing(layer)]
-
-
 class Failed(Exception):
     """A program that did not end as it should; the message says how it ended and what it wrote."""
 

@@ -6,17 +6,16 @@ import hashlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numba
 import numpy as np
 
 import fastattn
 from fastattn.machine import facts
+from soak._child import LAYERS, ROOT
 from soak._poison import KINDS, make
 
-ROOT = Path(__file__).resolve().parents[1]
-LAYERS = ("tbb", "omp", "workqueue")
+__all__ = ["LAYERS", "digest", "elsewhere"]
 
 
 def digest() -> str:

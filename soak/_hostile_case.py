@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from soak._resident import peak, reset_peak
+
 # A call may take so many bytes for each byte of its input, and so many besides: a page table, a compiled regular expression.
 FACTOR = 100
 FLOOR = 4 * 2**20
@@ -33,7 +35,7 @@ class Case(NamedTuple):
 def attempt(case: Case) -> str:
     """Run a case; "answer" or the name of the documented exception.  AssertionError for anything else."""
     tracemalloc.reset_peak()
-    resident = _reset_peak()
+    resident = reset_peak()
     before, start = tracemalloc.get_traced_memory()[0], time.process_time()
     try:
         result, outcome = case.run(), "answer"
@@ -44,7 +46,7 @@ def attempt(case: Case) -> str:
     except BaseException as error:
         raise AssertionError(f"{case.about}: {type(error).__name__} is not documented") from error
     seconds, taken = time.process_time() - start, tracemalloc.get_traced_memory()[1] - before
-    grown = _peak() - resident
+    grown = peak() - resident
     if seconds > SECONDS:
         raise AssertionError(f"{case.about}: took {seconds:.1f} s")
     if taken > FACTOR * case.size + FLOOR:
@@ -57,21 +59,6 @@ def attempt(case: Case) -> str:
         except AssertionError as error:
             raise AssertionError(f"{case.about}: {error}") from None
     return outcome
-
-
-def _peak() -> int:
-    """Return the most memory that the process has had resident since `_reset_peak`; 0 where no system tells."""
-    if sys.platform != "linux":
-        return 0
-    status = Path("/proc/self/status").read_bytes()
-    return int(status.partition(b"VmHWM:")[2].split(maxsplit=1)[0]) * 1024
-
-
-def _reset_peak() -> int:
-    """Begin a new peak; what is resident now."""
-    if sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_bytes(b"5")
-    return _peak()
 
 
 def limit_memory(size: int) -> None:

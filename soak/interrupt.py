@@ -20,18 +20,23 @@ from soak._child import LAYERS, ROOT, Failed, missing, run_child
 _WRITE = [sys.executable, "-m", "soak._interrupt_child", "write"]
 
 
+# What "_interrupt_child" does by these names, and interrupts once; what it encodes, twice.
+_ONCE = {"first": "the first call", "beside": "a call beside other threads"}
+
+
 def ctrl_c(layer: str, what: str, delays: list[float]) -> Row:
-    """Interrupt at several moments, twice in each process."""
-    name, goal = f"{layer}: Ctrl-C in {what}, {2 * len(delays)} times", "KeyboardInterrupt within 1 s, then the same bits"
-    late, faults = 0.0, 0
+    """Interrupt at several moments, in a process for each."""
+    arguments, times = ([what], len(delays)) if what in _ONCE else (["encode", what], 2 * len(delays))
+    name = f"{layer}: Ctrl-C in {_ONCE.get(what, what)}, {times} times"
+    goal, late, faults = "KeyboardInterrupt within 1 s, then the same bits", 0.0, 0
     for delay in delays:
         try:
-            found = run_child("_interrupt_child", "encode", what, delay, NUMBA_THREADING_LAYER=layer)
+            found = run_child("_interrupt_child", *arguments, delay, NUMBA_THREADING_LAYER=layer)
         except Failed as failure:
             return Row(name, str(failure)[:300], goal, False)
         late = max(late, found["late"])
-        faults += found["outcomes"] != ["KeyboardInterrupt"] * 2 or not found["same"]
-    return Row(name, f"at most {late:.2f} s, {faults} faults", goal, not faults and late < 1, 2 * len(delays), "faults")
+        faults += set(found["outcomes"]) != {"KeyboardInterrupt"} or not found["same"]
+    return Row(name, f"at most {late:.2f} s, {faults} faults", goal, not faults and late < 1, times, "faults")
 
 
 def ctrl_c_in_compilation(count: int, *what: str) -> Row:
@@ -52,21 +57,6 @@ def ctrl_c_in_compilation(count: int, *what: str) -> Row:
         f"at most {late:.2f} s, {faults} faults",
     )
     return Row(name, figure, "KeyboardInterrupt within 1 s, then the right results", not faults and late < 1, count, "faults")
-
-
-def ctrl_c_once(layer: str, what: str, delays: list[float]) -> Row:
-    """Interrupt the first call of a process, or calls beside those of other threads."""
-    name = f"{layer}: Ctrl-C in {'the first call' if what == 'first' else 'a call beside other threads'}, {len(delays)} times"
-    late, faults = 0.0, 0
-    for delay in delays:
-        try:
-            found = run_child("_interrupt_child", what, delay, NUMBA_THREADING_LAYER=layer)
-        except Failed as failure:
-            return Row(name, str(failure)[:300], "KeyboardInterrupt within 1 s", False)
-        late = max(late, found["late"])
-        faults += not found["same"] or found["outcomes"] == ["finished"]
-    figure = f"at most {late:.2f} s, {faults} faults"
-    return Row(name, figure, "KeyboardInterrupt within 1 s", not faults and late < 1, len(delays), "faults")
 
 
 def _writer(folder: str, count: int) -> subprocess.Popen[str]:
@@ -152,8 +142,7 @@ def run(scale: float) -> list[Row]:
             continue
         chosen = random.Random(2)
         delays = [chosen.uniform(0.05, 1.5) for _ in range(max(1, round(5 * scale)))]
-        rows += [ctrl_c(layer, what, delays) for what in ("batch", "texts", "tokens", "watched")]
-        rows += [ctrl_c_once(layer, what, delays) for what in ("first", "beside")]
+        rows += [ctrl_c(layer, what, delays) for what in ("batch", "texts", "tokens", "watched", *_ONCE)]
     rows += [ctrl_c_in_compilation(max(1, round(12 * scale))), ctrl_c_in_compilation(max(1, round(4 * scale)), "all")]
     rows += [killed(max(2, round(30 * scale))), together(4), full_disk()]
     return rows

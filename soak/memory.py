@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from soak import Row
+from soak._resident import peak, reset_peak
 
 ROOT = Path(__file__).parent.parent
 CALLS, LOADS, TEXTS, LONG_TEXTS = 1_000_000, 1_000, 1_000_000, 1_000
@@ -39,11 +40,6 @@ def resident() -> int:
     """Return this process's resident memory in bytes, without what was only freed."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _peak() -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
 
 
 def _growth(step: Callable[[int], Any], count: int, settle: int) -> dict[str, int]:
@@ -105,9 +101,9 @@ def encode(count: int) -> dict[str, int]:
     texts = [f"the cat {i}" for i in range(count)]
     model.encode(texts[:3000])
     before = resident()
-    Path("/proc/self/clear_refs").write_text("5")
+    reset_peak()
     result = model.encode(texts)
-    return {"count": count, "peak": _peak() - before - result.nbytes, "result": result.nbytes}
+    return {"count": count, "peak": peak() - before - result.nbytes, "result": result.nbytes}
 
 
 def long_texts(count: int) -> dict[str, int]:
@@ -121,9 +117,9 @@ def long_texts(count: int) -> dict[str, int]:
     texts = ["the cat sat on a mat, " * (LONG // 22)] * count
     model.encode(["the cat"] * 100)
     before = resident()
-    Path("/proc/self/clear_refs").write_text("5")
+    reset_peak()
     model.encode(texts)
-    return {"count": count, "peak": _peak() - before}
+    return {"count": count, "peak": peak() - before}
 
 
 _MEASURES = {"calls": calls, "loads": loads, "encode": encode, "long": long_texts}

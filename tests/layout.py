@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 # From the bottom up: a module imports from its own layer and those below it, and no imports go round in a circle.
 LAYERS = (
-    ("_interrupt", "_memory", "kernels._address", "kernels._cache", "kernels._jit", "kernels._simd*", "kernels._threads"),
+    (
+        "_control_groups",
+        "_interrupt",
+        "_memory",
+        "kernels._address",
+        "kernels._cache",
+        "kernels._jit",
+        "kernels._simd*",
+        "kernels._threads",
+    ),
     ("kernels", "kernels.*"),
     ("config", "files", "folder", "bridge", "bridge._fallback"),
     ("families", "families.*", "weights"),

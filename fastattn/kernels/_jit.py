@@ -97,7 +97,6 @@ class ParallelKernel:
         self.__name__ = fn.__name__
         self.__doc__ = fn.__doc__
         self.dispatcher: Any = compile_cached(fn, parallel=True) if JIT else fn
-
         self._is_loaded = not JIT
 
     def __call__(self, *args: Any) -> Any:
@@ -113,16 +112,14 @@ class ParallelKernel:
 
     def unless(self, stopped: Callable[[], bool], *args: Any) -> Any:
         """Run the kernel, or do not where `stopped` comes true while other threads keep it waiting."""
-        layer = _threads.layer or _threads.threading_layer()
-        if not self._is_loaded:
-            self._load(args)
-        if layer != "workqueue":
-            return self.dispatcher(*args)
+        if (_threads.layer or _threads.threading_layer()) != "workqueue":
+            return self(*args)
         while not _threads.workqueue_lock.acquire(timeout=_LOOK):
             if stopped():
                 return None
         try:
-            return self.dispatcher(*args)
+            # This thread may take the lock again.
+            return self(*args)
         finally:
             _threads.workqueue_lock.release()
 

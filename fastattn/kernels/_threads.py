@@ -20,6 +20,8 @@ from numba import config
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel
 
+from fastattn._control_groups import control_groups
+
 __all__ = ["JIT", "thread_count", "threading_layer", "workqueue_lock"]
 
 JIT = not config.DISABLE_JIT
@@ -176,20 +178,9 @@ def threading_layer() -> str:
     return layer
 
 
-def _cpu_quota(
-    groups: pathlib.Path = pathlib.Path("/sys/fs/cgroup"), own: pathlib.Path = pathlib.Path("/proc/self/cgroup")
-) -> float:
-    """CPUs that the control group grants (version 2, then 1); infinite without a limit."""
-    quota = float("inf")
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for _, controllers, path in (line.split(":", 2) for line in own.read_text().splitlines()):
-            if controllers and "cpu" not in controllers.split(","):
-                continue
-            root = groups / "cpu" if controllers else groups
-            relative = pathlib.PurePosixPath(path.lstrip("/"))
-            for folder in (root, *(root / p for p in (relative, *relative.parents))):
-                quota = min(quota, _quota_of(folder))
-    return quota
+def _cpu_quota(*places: pathlib.Path) -> float:
+    """CPUs that the control groups grant, by default those of `control_groups`; infinite without a limit."""
+    return min(map(_quota_of, control_groups("cpu", *places)), default=float("inf"))
 
 
 def _quota_of(folder: pathlib.Path) -> float:

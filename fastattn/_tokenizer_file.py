@@ -99,7 +99,7 @@ def _as_understood(content: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _flat(step: Any) -> list[dict[str, Any]]:
+def flat(step: Any) -> list[dict[str, Any]]:
     """Return the steps of a step, in order, without the sequences around them."""
     found, rest = [], [step]
     while rest:
@@ -129,7 +129,7 @@ def _check_ids(path: Path, content: dict[str, Any]) -> None:
 
 
 def _check_steps(path: Path, content: dict[str, Any]) -> None:
-    steps = [*_flat(content.get("normalizer")), *_flat(content.get("pre_tokenizer"))]
+    steps = [*flat(content.get("normalizer")), *flat(content.get("pre_tokenizer"))]
     if len(steps) > STEPS:
         raise CheckpointError(f"{path}: its normalizer and pre-tokenizer have {len(steps)} steps; supported: at most {STEPS}")
     growths: list[tuple[str, float]] = []
@@ -218,7 +218,7 @@ def _table_growth(raw: bytes) -> float:
 
 def _check_added(path: Path, content: dict[str, Any]) -> None:
     added = 0
-    for step in _flat(content.get("post_processor")):
+    for step in flat(content.get("post_processor")):
         ids = [step[name][1] for name in ("cls", "sep") if name in step]
         most = 2 * len(ids)
         if step["type"] == "TemplateProcessing":

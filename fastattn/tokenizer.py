@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn._beginning import beginning, is_long, reads_word_by_word
 from fastattn._tokenizer_calls import ROLES, TokenizerCalls, longest_first
 from fastattn._tokenizer_file import read_backend, sound
 from fastattn.files import write_file
@@ -28,7 +29,7 @@ _PADDING = ("[PAD]", "<pad>")
 # What transformers' classes of these names give beside ids and mask, where the folder does not say.
 _WITH_TOKEN_TYPES = ("BertTokenizer", "BertTokenizerFast", "ElectraTokenizer", "ElectraTokenizerFast")
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt")
-# Texts that the library tokenises at a time, and their characters: what it holds of a text is thirty times the ids that are
+# Texts that the library tokenises at a time, and their characters: what it holds of a text is ninety times the ids that are
 # left of it, and nothing ends a call before its last text.
 _AT_A_TIME = 64
 LONG = 200_000
@@ -181,15 +182,13 @@ class Tokenizer(TokenizerCalls):
         rows: list[NDArray[np.int32]] = []
         truncated = 0
         for group in groups(texts):
-            for encoding in self._encode(texts[group], True):
-                row = np.array(encoding.ids, np.int32)
+            for row in self._ids(texts[group], max_length, True):
                 if len(row) > max_length:
                     truncated += 1
                     end = len(row) - (self.num_special - self._prefix)
                     kept = self._cut(row[self._prefix : end], max_length - self.num_special)
                     row = np.concatenate([row[: self._prefix], kept, row[end:]])
                 rows.append(row)
-            del encoding  # which may be large, before the next group
         return Rows(rows, None, truncated)
 
     def pair_rows(self, pairs: Sequence[Sequence[str]], max_length: int) -> Rows:
@@ -212,9 +211,11 @@ class Tokenizer(TokenizerCalls):
         room = max_length - len(before) - len(between) - len(after)
         rows, kinds, truncated = [], [], 0
         for group in groups(pairs):
-            sides = (self._encode([pair[side] for pair in pairs[group]], False) for side in (0, 1))
-            for a, b in zip(*sides, strict=True):
-                first, second = np.array(a.ids, np.int32), np.array(b.ids, np.int32)
+            sides = (self._ids([pair[side] for pair in pairs[group]], room, False) for side in (0, 1))
+            for pair, first, second in zip(pairs[group], *sides, strict=True):
+                if room % 2 and min(len(first), len(second)) > room and is_long(max(pair, key=len), room):
+                    # The longer one keeps a token more.
+                    first, second = (np.array(found.ids, np.int32) for found in self._encode(pair, False))
                 if len(first) + len(second) > room:
                     truncated += 1
                     lengths = longest_first(len(first), len(second), room)
@@ -223,7 +224,6 @@ class Tokenizer(TokenizerCalls):
                 if types.any():
                     counts = [*[1] * len(before), len(first), *[1] * len(between), len(second), *[1] * len(after)]
                     kinds.append(np.repeat(types, counts))
-            del a, b
         return Rows(rows, kinds if types.any() else None, truncated)
 
     def prefix_length(self, text: str, max_length: int) -> int:
@@ -281,6 +281,19 @@ class Tokenizer(TokenizerCalls):
         if len(row) <= length:
             return row
         return row[len(row) - length :] if self.truncation_side == "left" else row[:length]
+
+    def _ids(self, texts: Sequence[str], most: int, add_special_tokens: bool) -> Iterator[NDArray[np.int32]]:
+        """Yield the ids of each text; where there are more than `most`, maybe only so many of the first ones that they are more."""
+        some = self.truncation_side == "right" and any(is_long(text, most) for text in texts)
+        some = some and reads_word_by_word(self.backend_tokenizer)
+        parts = [beginning(text, most) for text in texts] if some else texts
+        encodings = self._encode(parts, add_special_tokens)[::-1]
+        for text, part in zip(texts, parts, strict=True):
+            ids = encodings.pop().ids
+            while len(ids) <= most and len(part) < len(text):
+                part = beginning(text, most, part)
+                ids = self._encode([part], add_special_tokens)[0].ids
+            yield np.array(ids, np.int32)
 
     def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[Encoding]:
         """Tokenise without offsets, which nothing here needs."""

@@ -28,7 +28,7 @@ LAYERS = (
     ("from_torch",),
     ("encoder",),
     ("heads", "bridge._*"),
-    ("activations", "embeddings", "tokenizer", "_arguments", "_tensors", "_tokenizer_calls", "_tokenizer_file"),
+    ("activations", "embeddings", "tokenizer", "_arguments", "_tensors", "_tokenizer_calls", "_tokenizer_file", "_beginning"),
     ("modules", "modules.*", "tokens"),
     ("pipeline", "recipe"),
     ("base",),

@@ -142,7 +142,7 @@ def run(scale: float) -> list[Row]:
             continue
         chosen = random.Random(2)
         delays = [chosen.uniform(0.05, 1.5) for _ in range(max(1, round(5 * scale)))]
-        rows += [ctrl_c(layer, what, delays) for what in ("batch", "texts", "tokens", "watched", *_ONCE)]
+        rows += [ctrl_c(layer, what, delays) for what in ("batch", "texts", "tokens", "watched", "one", *_ONCE)]
     rows += [ctrl_c_in_compilation(max(1, round(12 * scale))), ctrl_c_in_compilation(max(1, round(4 * scale)), "all")]
     rows += [killed(max(2, round(30 * scale))), together(4), full_disk()]
     return rows

@@ -25,6 +25,8 @@ _BY_CHARACTER = {
 # Regular expressions that match spaces only.
 _SPACES = (" {2,}", r"\s+")
 _HALF = re.compile("[\ud800-\udfff]")
+# Letters that were marks once, which StripAccents removes: its table is an older one.
+_ONCE_MARKS = "\u1cf2\u1cf3"
 
 
 def is_long(text: str, tokens: int) -> bool:
@@ -36,7 +38,7 @@ def beginning(text: str, tokens: int, before: str = "") -> str:
     """Return the first words of a text, some four times more than `before` if that is given; the whole text if it is not long.
 
     It ends with a letter or digit before a space.  Where a tokenizer reads word by word, its tokens are those that the whole
-    text begins with.
+    text begins with; an error that the rest would raise is not found, but for half of a surrogate pair.
     """
     size = _MORE * len(before) if before else _A_TOKEN * max(1, tokens)
     while 2 * size < len(text):
@@ -51,8 +53,8 @@ def beginning(text: str, tokens: int, before: str = "") -> str:
 
 
 def _is_firm(character: str) -> bool:
-    """Whether it is a letter or digit, and none that Unicode's compatibility forms make a space and a mark of."""
-    return character.isalnum() and unicodedata.normalize("NFKD", character)[0].isalnum()
+    """Whether it stays a letter or digit that ends before a space: compatibility forms make a space and a mark of some."""
+    return character.isalnum() and unicodedata.normalize("NFKD", character)[0].isalnum() and character not in _ONCE_MARKS
 
 
 def reads_word_by_word(backend: Backend) -> bool:
@@ -68,10 +70,14 @@ def reads_word_by_word(backend: Backend) -> bool:
     gaps = (" ", steps[0].get("replacement", " "))
     if not all(_is_local(step, gaps) for step in normalizers):
         return False
-    text = "ab cd" if backend.normalizer is None else backend.normalizer.normalize_str("ab cd")
+    # Where a space belongs to the word behind it, the word before it must not end with one of its own, or lose its end.
+    if steps[0]["type"] in ("ByteLevel", "Metaspace") and not all(map(_keeps_letters, normalizers)):
+        return False
+    normalize = str if backend.normalizer is None else backend.normalizer.normalize_str
     # An added token with a gap in it may begin in one word and end in the next.
-    added = [token.content for token in backend.get_added_tokens_decoder().values()]
-    return text.endswith(tuple(f"ab{gap}cd" for gap in gaps)) and not any(_has_gap(token, gaps) for token in added)
+    tokens = backend.get_added_tokens_decoder().values()
+    added = [token.content for token in tokens] + [normalize(token.content) for token in tokens if token.normalized]
+    return normalize("ab cd").endswith(tuple(f"ab{gap}cd" for gap in gaps)) and not any(_has_gap(token, gaps) for token in added)
 
 
 def _splits_at_spaces(step: dict[str, Any]) -> bool:
@@ -91,6 +97,14 @@ def _is_local(step: dict[str, Any], gaps: tuple[str, ...]) -> bool:
     if "Regex" in pattern:
         return pattern["Regex"] in _SPACES and step["content"] in gaps
     return not _has_gap(pattern["String"], gaps)
+
+
+def _keeps_letters(step: dict[str, Any]) -> bool:
+    """Whether a normalizer removes no letter and puts no space behind one; of a table of characters that is taken for granted."""
+    if step["type"] == "BertNormalizer":
+        return not step.get("handle_chinese_chars", True)
+    pattern = step["pattern"].get("String", "") if step["type"] == "Replace" else ""
+    return not any(map(str.isalnum, pattern))
 
 
 def _has_gap(text: str, gaps: tuple[str, ...]) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastattn.folder import CheckpointError
 
 if TYPE_CHECKING:
+    from tokenizers import AddedToken
     from tokenizers import Tokenizer as Backend
 
 # Bytes that the steps may make of one, and ids or bytes that they may add to a text.
@@ -60,7 +61,8 @@ def read_backend(path: Path) -> Backend:
     Raises
     ------
     CheckpointError
-        It is not a tokenizer, makes more of a text, goes through more than 100 steps, or has an id that int32 does not hold.
+        It is not a tokenizer, makes more of a text, goes through more than 100 steps, has an id that int32 does not hold, or an
+        added token of which its normalizer leaves nothing: the library's search for such a one may not end.
     """
     from tokenizers import Tokenizer as Backend
 
@@ -76,7 +78,15 @@ def read_backend(path: Path) -> Backend:
         _check_steps(path, steps)
         _check_added(path, steps)
     with sound(path):
-        return Backend.from_str(text)
+        backend = Backend.from_str(text)
+        empty = [token.content for token in backend.get_added_tokens_decoder().values() if _vanishes(backend, token)]
+    if empty:
+        raise CheckpointError(f"{path}: its normalizer leaves nothing of the added token {empty[0]!r:.50}")
+    return backend
+
+
+def _vanishes(backend: Backend, token: AddedToken) -> bool:
+    return token.normalized and backend.normalizer is not None and not backend.normalizer.normalize_str(token.content)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

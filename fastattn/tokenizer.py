@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -33,6 +34,8 @@ _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", 
 # left of it, and nothing ends a call before its last text.
 _AT_A_TIME = 64
 LONG = 200_000
+# Words of a vocabulary that are tried for one that has tokens.
+_WORDS = 1000
 # The tokenizers of models without a limit have this many digits; transformers' own have the same.
 NO_LIMIT = int(1e30)
 
@@ -122,11 +125,11 @@ class Tokenizer(TokenizerCalls):
         self.model_input_names = list(model_input_names)
         self.name_or_path = "" if folder is None else str(folder)
         with sound(self.name_or_path):
-            with_special, plain = backend.encode("a").ids, backend.encode("a", add_special_tokens=False).ids
-        self.num_special = len(with_special) - len(plain)
+            self._word = _word(backend)
+            texts = backend.encode(self._word).sequence_ids
+        self.num_special = texts.count(None)
         """Special tokens that a text gets."""
-        starts = range(self.num_special + 1)
-        self._prefix = next((p for p in starts if with_special[p : p + len(plain)] == plain), 0)
+        self._prefix = next((i for i, text in enumerate(texts) if text is not None), 0)
 
     @classmethod
     def wrap(cls, tokenizer: Any, *, like: Tokenizer) -> Tokenizer:
@@ -265,19 +268,19 @@ class Tokenizer(TokenizerCalls):
     def _around_pair(self) -> tuple[tuple[list[int], ...], NDArray[np.int32]]:
         """Special tokens before, between and behind the texts of a pair; and the types of these with one of each text."""
         with sound(self.name_or_path):
-            a, b = (self.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "b"))
-            whole = self.backend_tokenizer.encode("a", "b")
-        ids, types = list(whole.ids), list(whole.type_ids)
-        first = next((i for i in range(len(ids)) if ids[i : i + len(a)] == a), 0)
-        end = first + len(a)
-        second = next((i for i in range(end, len(ids)) if ids[i : i + len(b)] == b), end)
-        last = second + len(b)
-        if second >= len(types):
+            whole = self.backend_tokenizer.encode(self._word, self._word)
+        ids, types, texts = list(whole.ids), list(whole.type_ids), list(whole.sequence_ids)
+        if not {0, 1}.issubset(texts):
             raise CheckpointError(f"{self.name_or_path}: its post-processor leaves out a text of a pair: two texts make ids {ids}")
+        first, second = texts.index(0), texts.index(1)
+        end, last = first + texts.count(0), second + texts.count(1)
+        if end > second:
+            raise CheckpointError(f"{self.name_or_path}: its post-processor puts the second text of a pair first; not supported")
         kinds = [*types[:first], types[first], *types[end:second], types[second], *types[last:]]
         return (ids[:first], ids[end:second], ids[last:]), np.array(kinds, np.int32)
 
     def _cut(self, row: NDArray[np.int32], length: int) -> NDArray[np.int32]:
+        length = max(0, length)
         if len(row) <= length:
             return row
         return row[len(row) - length :] if self.truncation_side == "left" else row[:length]
@@ -301,6 +304,14 @@ class Tokenizer(TokenizerCalls):
         encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)
         with sound(self.name_or_path):
             return cast("list[Encoding]", encode_batch(list(texts), add_special_tokens=add_special_tokens))
+
+
+def _word(backend: Backend) -> str:
+    """Return a text that has tokens: "a", or a word of a model that knows neither it nor a token for unknown words."""
+    if backend.encode("a", add_special_tokens=False).ids:
+        return "a"
+    words = islice(backend.get_vocab(with_added_tokens=False), _WORDS)
+    return next((word for word in words if backend.encode(word, add_special_tokens=False).ids), "a")
 
 
 def load_tokenizer(folder: Path, *, do_lower_case: bool = False) -> Tokenizer:

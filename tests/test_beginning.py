@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, PreTokenizedString, models, pre_tokenizers
+from tokenizers import AddedToken, PreTokenizedString, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from fastattn import SentenceTransformer
@@ -22,7 +22,7 @@ from fastattn.lookup import find_model
 from fastattn.tokenizer import Tokenizer, load_tokenizer
 from models import WORDS, write_sentence_model, write_tokenizer
 from peer_cases import DATA
-from tokenizer_steps import KNOWN, byte_level, change, of, pretokenizers, replace, sequence, table
+from tokenizer_steps import KNOWN, byte_level, change, metaspace, of, pretokenizers, replace, sequence, table
 
 WORD_BY_WORD = [name for name in KNOWN if name not in ("clip", "llama")]
 # What steps treat in a way of its own: marks, spaces of all kinds, forms that become long or a space, what joins its neighbours.
@@ -101,6 +101,11 @@ def test_a_word_is_firm_before_a_space(name: str) -> None:
     for character in changed:
         alone = pieces("w" + character)
         assert pieces(f"w{character} \u0301w")[: len(alone)] == alone, hex(ord(character))
+
+
+@pytest.mark.parametrize("strip", [normalizers.StripAccents(), normalizers.BertNormalizer(strip_accents=True)])
+def test_a_firm_letter_does_not_vanish(strip: Any) -> None:
+    assert all(strip.normalize_str(c) for c in map(chr, range(sys.maxunicode + 1)) if c.isalnum() and _is_firm(c))
 
 
 @pytest.mark.parametrize("where", [find_model(), DATA / "roberta"], ids=["minilm", "roberta"])
@@ -189,6 +194,8 @@ NOT_BY_WORD: dict[str, dict[str, Any]] = {
     "a table without spaces": {"normalizer": table(" ", "")},
     "a mark for a space": {"normalizer": replace(r"\s+", "▁", "Regex")},
     "bytes first": {"normalizer": of("ByteLevel"), "pre_tokenizer": of("Whitespace")},
+    "spaces behind letters": {**KNOWN["bert"], "pre_tokenizer": byte_level()},
+    "letters that vanish": {"normalizer": replace("at", ""), "pre_tokenizer": metaspace()},
 }
 
 
@@ -213,11 +220,32 @@ def test_an_added_token_of_two_words(content: str, tmp_path: Path) -> None:
     assert not reads_word_by_word(backend)
 
 
+@pytest.mark.parametrize("normalized", [True, False])
+def test_an_added_token_that_becomes_two_words(normalized: bool, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    change(tmp_path, {"normalizer": of("NFKC")})
+    backend = load_tokenizer(tmp_path).backend_tokenizer
+    backend.add_tokens([AddedToken("cat\u037a", normalized=normalized)])
+    assert reads_word_by_word(backend) is not normalized
+
+
 def test_a_pre_tokenizer_in_python(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     backend = load_tokenizer(tmp_path).backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Pieces())  # type: ignore[assignment]
     assert not reads_word_by_word(backend)
+
+
+@pytest.mark.parametrize("max_length", [-1, 0, 1, 2])
+def test_no_room_for_a_text(max_length: int, tmp_path: Path) -> None:
+    """Special tokens are kept, and none of the text."""
+    write_tokenizer(tmp_path)
+    backend = load_tokenizer(tmp_path).backend_tokenizer
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))  # type: ignore[assignment]
+    some = Tokenizer(backend)
+    texts = ["a cat", "the cat sat on a mat " * 100]
+    assert [row.tolist() for row in some.rows(texts, max_length).ids] == [[2, 3]] * 2
+    assert [row.tolist() for row in some.pair_rows([(texts[0], texts[1])] * 2, max_length).ids] == [[2, 3, 3]] * 2
 
 
 @given(st.text(alphabet="ab ,\u037a", max_size=300), st.integers(-1, 9))

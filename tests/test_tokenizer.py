@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
+from tokenizers import models, processors
 
 from fastattn.folder import CheckpointError
 from fastattn.lookup import find_model
@@ -202,3 +203,21 @@ def test_a_text_of_a_pair_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), "utf-8")
     with pytest.raises(CheckpointError, match="leaves out a text of a pair"):
         load_tokenizer(tmp_path).pair_rows([("the cat", "sat")], 20)
+
+
+def test_the_second_text_of_a_pair_first(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    content["post_processor"]["pair"] = [{"Sequence": {"id": text, "type_id": 0}} for text in "BA"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(CheckpointError, match="puts the second text of a pair first"):
+        load_tokenizer(tmp_path).pair_rows([("the cat", "sat")], 20)
+
+
+def test_a_model_that_does_not_know_a() -> None:
+    """Nor has a token for unknown words: what is around a text is found with another word."""
+    backend = Backend(models.BPE({"[CLS]": 0, "[SEP]": 1, "c": 2, "d": 3}, []))
+    backend.post_processor = processors.BertProcessing(("[SEP]", 1), ("[CLS]", 0))  # type: ignore[assignment]
+    some = Tokenizer(backend)
+    assert some.num_special == 2 and some.rows(["cccd", "cd"], 4).ids[0].tolist() == [0, 2, 2, 1]
+    assert some.pair_rows([("cc", "d")], 8).ids[0].tolist() == [0, 2, 2, 1, 3, 1]

@@ -123,6 +123,19 @@ def test_a_key_that_is_there_twice(folder: Path, old: str, new: str) -> None:
         load_tokenizer(folder)
 
 
+@pytest.mark.parametrize("normalized", [True, False])
+def test_an_added_token_that_vanishes(normalized: bool, folder: Path) -> None:
+    """The library's search for one that is empty does not end where there is another one."""
+    flags = {**dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False), "normalized": normalized}
+    tokens = [{"id": 900 + i, "content": content, **flags} for i, content in enumerate(("aa", "\u0301"))]
+    change(folder, {"normalizer": of("StripAccents"), "added_tokens": tokens})
+    if normalized:
+        with pytest.raises(CheckpointError, match="its normalizer leaves nothing of the added token"):
+            load_tokenizer(folder)
+    else:
+        assert load_tokenizer(folder).num_special == 2
+
+
 def test_a_token_that_there_is_not(folder: Path) -> None:
     """The library says so when it is used."""
     change(folder, {"post_processor": template(["[X]", "A"])})

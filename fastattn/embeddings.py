@@ -106,7 +106,8 @@ def quantize_embeddings(
     TypeError
         The rows are quantised already.
     ValueError
-        `precision` is none of those, or it is "int8" or "uint8" and the ranges would come from a single row.
+        `precision` is none of those, or it is "int8" or "uint8" and the ranges would come from a single row, or a number of
+        them or of the rows is not finite.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -130,6 +131,8 @@ def quantize_embeddings(
         calibrated = calibration_embeddings is not None
         ranges = _ranges(as_float(calibration_embeddings) if calibrated else embeddings, precision, calibrated=calibrated)
     low, high = as_float(ranges)
+    if not (np.isfinite(embeddings).all() and np.isfinite(ranges).all()):
+        raise ValueError(f"embeddings and ranges must be finite for precision {precision!r}: a NaN or an infinity has no integer")
     step = (high - low) / np.float32(255)
     level = np.clip(np.floor((embeddings - low) / np.where(step == 0, np.float32(1), step)), 0, 255)
     return level.astype(np.uint8) if precision == "uint8" else (level - 128).astype(np.int8)

@@ -15,7 +15,7 @@ from fastattn._tables import Tables
 from fastattn._walk import Walk
 from fastattn.checkpoint import read_encoder
 from fastattn.config import EncoderConfig
-from fastattn.kernels._arrays import Array
+from fastattn.kernels._arrays import Array, writable
 from fastattn.kernels._pool import POOLINGS
 from fastattn.lookup import find_model
 
@@ -62,6 +62,16 @@ class Encoder:
         self.parameters_count = sum(int(array.size) for array in {id(array): array for array in parameters.values()}.values())
         self._packed = _packing.pack(config, parameters)
         self._tables = Tables(config, self._packed.positions, self._packed.relative)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without the tables, which are made again."""
+        return {name: value for name, value in vars(self).items() if name != "_tables"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle; arrays whose bytes come from elsewhere may be read-only, for which there are no kernels."""
+        vars(self).update(state)
+        self._packed = _packing.Packed(*map(writable, self._packed))
+        self._tables = Tables(self.config, self._packed.positions, self._packed.relative)
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | os.PathLike[str], precision: str = "float32") -> Encoder:

@@ -14,7 +14,7 @@ from fastattn.checkpoint import HeadStep, StoredHead, read_head
 from fastattn.config import EncoderConfig
 from fastattn.encoder import Encoder
 from fastattn.kernels._activation import ACTIVATIONS
-from fastattn.kernels._arrays import aligned_empty, panels, workers_for
+from fastattn.kernels._arrays import aligned_empty, panels, workers_for, writable
 from fastattn.kernels.layer_norm import layer_norm
 from fastattn.kernels.linear import ROW_BLOCK, linear_kernel, pack_weight
 from fastattn.lookup import find_model
@@ -44,6 +44,11 @@ class _Step:
             self._bias[: self.width] = stored.bias
         self._activation, self._eps = stored.activation, eps
         self._norm = None if stored.norm_weight is None else (stored.norm_weight.copy(), _copy(stored.norm_bias))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle; arrays whose bytes come from elsewhere may be read-only, for which there are no kernels."""
+        vars(self).update(state)
+        self._packed, self._bias = writable(self._packed), writable(self._bias)
 
     def size(self, rows: int, *, first: bool) -> int:
         """Return the bytes of the arrays that live at once: the result, again where it is normalised, and the step's input.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.modules import Module, Normalize, Pooling, Transformer
-from fastattn.modules._module import SENTENCE, TOKENS
+from fastattn.modules._module import SENTENCE, TOKENS, token_names
 from fastattn.tokenizer import LONG, Rows, characters, groups
 from fastattn.tokens import Packed, pack, tokenize
 
@@ -56,7 +56,7 @@ class Pipeline:
     Raises
     ------
     ValueError
-        The first is no Transformer.
+        The first is no Transformer, or a module makes texts' rows of tokens' or the other way round.
     """
 
     def __init__(self, modules: Sequence[Module]) -> None:
@@ -65,11 +65,8 @@ class Pipeline:
             raise ValueError(f"the first module must be a fastattn.modules.Transformer, got modules: {found}")
         self.transformer = modules[0]
         self.modules = list(modules)
-        self.token_names = {TOKENS}
+        self.token_names = token_names(self.modules)
         """What has a row for each token; all else has one for each text."""
-        for module in self.modules:
-            if getattr(module, "module_input_name", None) in self.token_names:
-                self.token_names.add(module.module_output_name)  # type: ignore[attr-defined]
         # The encoder pools while the hidden states are in cache, and divides by the length too; None: it does not.
         self._mode: str | None = None
         self._unit = False
@@ -195,6 +192,8 @@ class Pipeline:
         ------
         ValueError
             A text is not valid Unicode, or a token id is out of the encoder's range.
+        RuntimeError
+            The list of inputs has another length than when the call began.
         """
         tokens = truncated = 0
         with (
@@ -212,17 +211,19 @@ class Pipeline:
         """Tokenise slice by slice, the next one in a thread while the caller computes."""
         tokenizer, limit = self.transformer.tokenizer, self.transformer.max_seq_length
         vocab_size = self.transformer.encoder.config.vocab_size or 0
-        stopped = threading.Event()
+        stopped, total = threading.Event(), len(inputs)
 
         def packed(start: int) -> list[Packed]:
-            parts = []
-            for group in groups(inputs, start, start + _SLICE):
+            parts, texts = [], inputs[start : start + _SLICE]
+            if len(texts) < min(_SLICE, total - start):
+                raise RuntimeError(f"inputs had {total} items and lost some of them while the call ran")
+            for group in groups(texts):
                 if stopped.is_set():
                     return []
-                parts.append(tokenize(tokenizer, inputs[group], prompt, limit, group.start))
+                parts.append(tokenize(tokenizer, texts[group], prompt, limit, start + group.start))
             return pack(_joined(parts), vocab_size, tokenizer, start)
 
-        if len(inputs) <= _SLICE and _is_short(inputs):
+        if total <= _SLICE and _is_short(inputs):
             yield from packed(0)
             return
         thread = ThreadPoolExecutor(1)
@@ -236,9 +237,9 @@ class Pipeline:
 
         try:
             following = begun(0)
-            for start in range(_SLICE, len(inputs) + _SLICE, _SLICE):
+            for start in range(_SLICE, total + _SLICE, _SLICE):
                 batches = following()
-                if start < len(inputs):
+                if start < total:
                     following = begun(start)
                 yield from batches
         finally:

@@ -10,12 +10,16 @@ from typing import Any, NamedTuple
 
 from fastattn.folder import CheckpointError, read_modules, read_object, transformer_folder
 from fastattn.modules import Dense, Dropout, LayerNorm, Module, Normalize, Pooling, Transformer
+from fastattn.modules._module import token_names
 
 __all__ = ["Recipe", "check_modules", "read_modules_of", "read_settings"]
 
 logger = logging.getLogger(__name__)
 
 _KINDS = {kind.kind: kind for kind in (Pooling, Dense, Normalize, LayerNorm, Dropout)}
+
+# Each has weights of its own, also where a folder is named again: a short file would otherwise take any amount of memory.
+_MOST_MODULES = 100
 
 
 class Recipe(NamedTuple):
@@ -119,6 +123,8 @@ def read_modules_of(folder: Path, **options: Any) -> list[Module]:
         if kind != "Transformer" and kind not in _KINDS:
             supported = ", ".join(("Transformer", *_KINDS))
             raise CheckpointError(f"{path}: module {kind!r} is not supported; supported: {supported}")
+    if len(entries) > _MOST_MODULES:
+        raise CheckpointError(f"{path}: {len(entries)} modules; supported: at most {_MOST_MODULES}")
     kinds = [kind for kind, _ in entries]
     if kinds[0] != "Transformer" or "Transformer" in kinds[1:]:
         raise CheckpointError(f"{path}: modules {', '.join(kinds)}; expected one Transformer, and it first")
@@ -149,6 +155,7 @@ def check_modules(modules: Sequence[Module]) -> dict[str, int]:
     ValueError
         Two modules do not fit.
     """
+    token_names(modules)
     widths: dict[str, int] = {}
     for module in modules:
         module._width(widths)

@@ -146,8 +146,11 @@ class SentenceTransformer(TextModel):
             kinds = ", ".join(module.kind for module in self)
             raise CheckpointError(f"{self.folder or 'modules'}: modules {kinds} give a text no embedding; expected a Pooling")
         self._width = widths[SENTENCE]
-        if similarity_fn_name is None and self._settings.similarity in SIMILARITIES:
-            self.similarity_fn_name = self._settings.similarity
+        if similarity_fn_name is None:
+            try:
+                self.similarity_fn_name = self._settings.similarity
+            except ValueError as error:
+                raise CheckpointError(f"{self.folder}: {error}") from error
         self.truncate_dim = self._settings.truncate_dim if truncate_dim is None else truncate_dim
 
     def _default_prompts(self) -> dict[str, str]:
@@ -264,6 +267,8 @@ class SentenceTransformer(TextModel):
             An argument is unknown or not one of those named, or a text is not valid Unicode.
         MemoryError
             The result would not fit in the memory that is free: found out before anything is computed.
+        RuntimeError
+            Another thread took texts out of the list while the call ran.
         """
         self._check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "encode")
         precision = precision or "float32"
@@ -273,6 +278,8 @@ class SentenceTransformer(TextModel):
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         if output_value is None and precision != "float32":
             raise ValueError(f"precision must be float32 where output_value is None, got {precision!r}")
+        if output_value == TOKENS and self._pipeline.transformer.output_name != TOKENS:
+            raise ValueError(f"output_value is {TOKENS!r}, which a model of scores does not make")
         _check_truncate_dim(truncate_dim)
         texts = _texts(inputs)
         if show_progress_bar is None:

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from fastattn.folder import CheckpointError, confined, own_file, read_json
 
-__all__ = ["Tensors"]
+__all__ = ["Tensors", "remove_other_weights", "weight_files"]
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _OTHERS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".ckpt", ".bin", ".safetensors")
-_PICKLE = "pytorch_model.bin"
+# Files with all weights, in the order in which they are looked for; each may have an index of several in its place.
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
 # What torch.load(weights_only=True) lets through in earlier versions can run code: CVE-2025-32434.
 _TORCH = (2, 6)
 _ADVICE = "with transformers installed, AutoModel.from_pretrained(folder).save_pretrained(folder) writes model.safetensors"
@@ -58,7 +59,7 @@ class Tensors:
     """
 
     def __init__(self, folder: Path) -> None:
-        files = _weight_files(folder)
+        files = [path for path in weight_files(folder) if path.suffix != ".json"]
         self.where = str(files[0] if len(files) == 1 else files[0].parent)
         self._entries: dict[str, _Entry] = {}
         self._arrays: dict[str, Array] = {}
@@ -124,9 +125,27 @@ class Tensors:
         return self._arrays[name]
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold the weights: safetensors if there are any."""
-    for single in ("model.safetensors", _PICKLE):
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights, safetensors if there are any; before several the index that names them.
+
+    Parameters
+    ----------
+    folder : Path
+        A model's folder.
+
+    Returns
+    -------
+    list of Path
+        At least one.
+
+    Raises
+    ------
+    FileNotFoundError
+        There are no weights.
+    CheckpointError
+        The index is damaged, or names a file outside the folder.
+    """
+    for single in _SINGLE:
         index = folder / f"{single}.index.json"
         if (folder / single).exists():
             return [own_file(folder / single)]
@@ -136,10 +155,26 @@ def _weight_files(folder: Path) -> list[Path]:
             if not isinstance(weight_map, dict) or not weight_map:
                 raise CheckpointError(f"{index}: has no weight_map")
             names = {str(name): name for name in weight_map.values()}
-            return [own_file(confined(folder, name, index)) for name in names.values()]
+            return [index, *(own_file(confined(folder, name, index)) for name in names.values())]
     others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHERS)
     found = f"; not supported: {', '.join(others)}" if others else ""
     raise FileNotFoundError(f"{folder}: no model.safetensors and no model.safetensors.index.json{found}")
+
+
+def remove_other_weights(folder: Path, kept: str) -> None:
+    """Remove what would be read instead of the weights that a folder has been given.
+
+    Parameters
+    ----------
+    folder : Path
+        A model's folder.
+    kept : str
+        The first of `weight_files`, its name.
+    """
+    for name in (name for single in _SINGLE for name in (single, f"{single}.index.json")):
+        if name == kept:
+            return
+        (folder / name).unlink(missing_ok=True)
 
 
 def _map(path: Path) -> dict[str, _Entry]:

@@ -21,6 +21,7 @@ from fastattn import SentenceTransformer, pipeline, reference
 from fastattn.checkpoint import CheckpointError, read_encoder
 from fastattn.embeddings import quantize_embeddings
 from fastattn.lookup import find_model
+from fastattn.pipeline import Pipeline
 from models import WORDS, C, P, write_bert, write_json, write_sentence_model, write_tokenizer
 from soak._child import ROOT
 
@@ -321,6 +322,33 @@ def test_prompt_left_out_of_pooling(tmp_path: Path, mode: str) -> None:
             close(row, reference.pooling(kept, mode))
 
 
+def test_quantized_numbers_must_be_finite() -> None:
+    """A NaN has no integer, and would be the range of its channel in all rows."""
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    for bad in (np.nan, np.inf):
+        spoilt = rows.copy()
+        spoilt[1, 2] = bad
+        with pytest.raises(ValueError, match="embeddings and ranges must be finite for precision 'int8'"):
+            quantize_embeddings(spoilt, "int8")
+        with pytest.raises(ValueError, match="must be finite"):
+            quantize_embeddings(rows, "uint8", calibration_embeddings=spoilt)
+        assert quantize_embeddings(spoilt, "ubinary").shape == (4, 1)
+
+
+def test_texts_that_are_taken_away_meanwhile(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastattn.pipeline._SLICE", 4)
+    texts = ["a cat"] * 20
+    embed = Pipeline.embed
+
+    def taking(self: Pipeline, *arguments: Any) -> Any:
+        texts.clear()
+        return embed(self, *arguments)
+
+    monkeypatch.setattr(Pipeline, "embed", taking)
+    with pytest.raises(RuntimeError, match="inputs had 20 items and lost some of them while the call ran"):
+        model.encode(texts)
+
+
 def test_quantized(model: SentenceTransformer) -> None:
     full = model.encode(TEXTS)
     assert np.array_equal(model.encode(TEXTS, precision="ubinary"), np.packbits(full > 0, axis=1))
@@ -544,6 +572,14 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         CheckpointError,
         "prompts must map names to texts",
     ),
+    **{
+        f"similarity {value!r}": (
+            functools.partial(write_settings, {"similarity_fn_name": value}),
+            CheckpointError,
+            rf"similarity_fn_name must be one of cosine, .*, got {re.escape(repr(value))}",
+        )
+        for value in ("euclid", ["cosine"], 3)
+    },
     **{
         f"{name} {value!r}": (
             functools.partial(write_settings, {name: value}),

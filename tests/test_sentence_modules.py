@@ -5,6 +5,7 @@ import copy
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from fastattn import CrossEncoder, SentenceTransformer, pipeline
 from fastattn.folder import CheckpointError
 from fastattn.modules import Dense, Dropout, LayerNorm, Module, Normalize, Pooling, Transformer
-from models import C, write_json, write_safetensors, write_sentence_model
+from models import C, bert_tensors, write_json, write_safetensors, write_sentence_model
 from peer_cases import MODELS, TEXTS, dense, pooling, weights, write_cross_encoder, write_model
 
 pytestmark = pytest.mark.jit
@@ -47,6 +48,44 @@ def test_saved_and_read_again(model: SentenceTransformer, tmp_path: Path) -> Non
     assert (again.similarity_fn_name, again.truncate_dim) == (model.similarity_fn_name, model.truncate_dim)
     assert [repr(module) for module in again] == [repr(module) for module in model]
     assert np.array_equal(again.encode(TEXTS, prompt="query: "), model.encode(TEXTS, prompt="query: "))
+
+
+def split(folder: Path) -> Path:
+    """Write the weights of a folder as two files with an index."""
+    tensors, names = bert_tensors(), [*bert_tensors()]
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, some in parts.items():
+        write_safetensors(folder / file, {name: tensors[name] * 2 for name in some})
+    (folder / "model.safetensors").unlink()
+    write_json(folder / "model.safetensors.index.json", {"weight_map": {name: file for file in parts for name in parts[file]}})
+    return folder
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_saved_over_weights_of_another_form(order: int, tmp_path: Path) -> None:
+    one, other = (write_model(tmp_path / str(i), pooling("mean")) for i in range(2))
+    source, target = [one, split(other)][::order]
+    model, old = SentenceTransformer(source), SentenceTransformer(target)
+    assert not np.array_equal(model.encode(TEXTS), old.encode(TEXTS))
+    model.save(str(target))
+    assert np.array_equal(SentenceTransformer(target).encode(TEXTS), model.encode(TEXTS))
+
+
+def test_what_was_read_is_saved_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "model", pooling("mean"))
+    monkeypatch.chdir(tmp_path)
+    model = SentenceTransformer("model")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    model.save("saved")
+    assert np.array_equal(SentenceTransformer("saved").encode(TEXTS), model.encode(TEXTS))
+    write_safetensors(tmp_path / "model" / "model.safetensors", {name: x * 2 for name, x in bert_tensors().items()})
+    with pytest.raises(CheckpointError, match="files were changed after they were read"):
+        model.save("saved")
+    shutil.rmtree(tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match="model"):
+        model.save("saved")
+    assert np.array_equal(SentenceTransformer("saved").encode(TEXTS), model.encode(TEXTS))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a file that is open cannot be replaced")
@@ -133,6 +172,22 @@ def test_copies(tmp_path: Path) -> None:
     for again in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
         assert np.array_equal(again(model).encode(TEXTS), model.encode(TEXTS))
         assert np.array_equal(again(scorer).predict(pairs), scorer.predict(pairs))
+
+
+def test_copies_whose_bytes_are_read_only(tmp_path: Path) -> None:
+    """Those of other processes, of shared memory say: there are no kernels for read-only weights."""
+    steps = (pooling("mean"), dense(C, 24), ("LayerNorm", {"dimension": 24}))
+    model = SentenceTransformer(write_model(tmp_path / "a", *steps))
+    scorer = CrossEncoder(write_cross_encoder(tmp_path / "b", 1))
+
+    def again(x: Any) -> Any:
+        buffers: list[pickle.PickleBuffer] = []
+        content = pickle.dumps(x, 5, buffer_callback=buffers.append)
+        return pickle.loads(content, buffers=[bytes(buffer) for buffer in buffers])
+
+    pairs = [(text, "a") for text in TEXTS]
+    assert np.array_equal(again(model).encode(TEXTS), model.encode(TEXTS))
+    assert np.array_equal(again(scorer).predict(pairs), scorer.predict(pairs))
 
 
 def test_pooling_can_leave_the_prompt_out(tmp_path: Path) -> None:
@@ -272,6 +327,8 @@ def change(folder: Path, index: int, **values: Any) -> None:
     write_json(found / "config.json", {**content, **values})
 
 
+SENTENCE, CLASSES = "sentence_embedding", "sequence-classification"
+NORMALIZE = {"type": "sentence_transformers.models.Normalize", "path": ""}
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "width of a dense": (
         lambda p: change(p, 2, in_features=16),
@@ -315,6 +372,32 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "task of another kind": (
         lambda p: write_json(p / "sentence_bert_config.json", {"transformer_task": "fill-mask"}),
         "transformer_task 'fill-mask' is not supported; supported: feature-extraction, sequence-classification",
+    ),
+    "texts' rows of tokens'": (
+        lambda p: write_model(p, pooling("mean"), dense(C, C, module_input_name="token_embeddings", module_output_name=SENTENCE)),
+        "Dense makes sentence_embedding of token_embeddings, which has a row for each token",
+    ),
+    "tokens' rows of texts'": (
+        lambda p: write_model(p, pooling("mean"), ("Normalize", {"module_output_name": "token_embeddings"}), pooling("mean")),
+        "Normalize makes token_embeddings of sentence_embedding, which has a row for each text",
+    ),
+    "texts' rows of tokens' by another name": (
+        lambda p: write_model(
+            p,
+            pooling("mean"),
+            dense(C, C, module_input_name="token_embeddings", module_output_name="x"),
+            dense(C, C, module_input_name="x", module_output_name=SENTENCE),
+        ),
+        "Dense makes sentence_embedding of x, which has a row for each token",
+    ),
+    "pooling of scores": (
+        lambda p: write_json(write_cross_encoder(p, 1) / "sentence_bert_config.json", {"transformer_task": CLASSES}),
+        "Pooling reads token_embeddings, which no module before it writes; there are scores",
+    ),
+    "more poolings than there are": (lambda p: write_model(p, pooling(*["mean"] * 7)), "pooling has 7 modes; supported: at most 6"),
+    "more modules than anybody has": (
+        lambda p: write_json(p / "modules.json", json.loads((p / "modules.json").read_text()) + [NORMALIZE] * 98),
+        "101 modules; supported: at most 100",
     ),
     "output of another kind": (
         lambda p: write_json(p / "sentence_bert_config.json", {"module_output_name": "sentence_embedding"}),

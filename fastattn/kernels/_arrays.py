@@ -145,6 +145,11 @@ def aligned_empty(size: int, dtype: Any) -> Array:
     return raw[start : start + size]
 
 
+def writable(x: Array) -> Array:
+    """Return the array, or a copy where it is read-only: to the compiler that is another type."""
+    return x if x.flags.writeable else x.copy()
+
+
 def absent(dtype: np.dtype[Any]) -> Array:
     """Return the empty array that stands for an argument which is not given."""
     return _NO_F64 if dtype is _F64 else _NO_F32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -126,6 +126,23 @@ def names(path: Path, content: dict[str, Any]) -> tuple[str, str | None]:
     if not isinstance(source, str) or not isinstance(target, (str, type(None))):
         raise CheckpointError(f"{path}: module_input_name and module_output_name must be names, found {source!r}, {target!r}")
     return source, target
+
+
+def token_names(modules: Iterable[Module]) -> set[str]:
+    """Return the names under which there is a row for each token; under the others there is one for each text.
+
+    A ValueError where a module would write rows of the other kind under a name that says which they are.
+    """
+    found = {TOKENS}
+    for module in modules:
+        source, target = getattr(module, "module_input_name", None), getattr(module, "module_output_name", None)
+        if source is None or target is None:
+            continue
+        if target in ((SENTENCE, SCORES) if source in found else (TOKENS,)):
+            kind = "token" if source in found else "text"
+            raise ValueError(f"{module.kind} makes {target} of {source}, which has a row for each {kind}")
+        (found.add if source in found else found.discard)(target)
+    return found
 
 
 def check_width(kind: str, name: str, expected: int, widths: dict[str, int]) -> None:

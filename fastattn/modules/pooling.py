@@ -36,14 +36,14 @@ class Pooling(Module):
     embedding_dimension : int
         Channels of a token.
     pooling_mode : str or sequence of str
-        "cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"; several are concatenated.
+        "cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"; up to six are concatenated.
     include_prompt : bool
         False leaves out the tokens of the prompt.
 
     Raises
     ------
     ValueError
-        There is no such mode.
+        There is no such mode, or there are more than six.
 
     References
     ----------
@@ -55,7 +55,9 @@ class Pooling(Module):
     def __init__(self, embedding_dimension: int, pooling_mode: str | Sequence[str] = "mean", include_prompt: bool = True) -> None:
         modes = (pooling_mode,) if isinstance(pooling_mode, str) else tuple(pooling_mode)
         if not modes or any(mode not in POOLINGS for mode in modes):
-            raise ValueError(f"pooling {list(modes)!r} is not supported; supported: {', '.join(POOLINGS)}")
+            raise ValueError(f"pooling {list(modes)!r:.200} is not supported; supported: {', '.join(POOLINGS)}")
+        if len(modes) > len(POOLINGS):
+            raise ValueError(f"pooling has {len(modes)} modes; supported: at most {len(POOLINGS)}")
         self.embedding_dimension = embedding_dimension
         self.modes = modes
         self.include_prompt = include_prompt
@@ -82,6 +84,8 @@ class Pooling(Module):
 
     def _width(self, widths: dict[str, int]) -> None:
         """Write the width of the output under its name, after a check of the input's."""
+        if TOKENS not in widths:
+            raise ValueError(f"Pooling reads {TOKENS}, which no module before it writes; there are {', '.join(widths)}")
         found = widths[TOKENS]
         self.embedding_dimension = self.embedding_dimension or found
         if self.embedding_dimension != found:

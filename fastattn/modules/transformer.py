@@ -8,10 +8,11 @@ from typing import Any
 
 from fastattn.encoder import Encoder
 from fastattn.files import write_file
-from fastattn.folder import CheckpointError, confined, own_file, read_object
+from fastattn.folder import CheckpointError, own_file, read_object
 from fastattn.heads import EncoderForSequenceClassification
 from fastattn.modules._module import SCORES, TOKENS, Module, write_json
 from fastattn.tokenizer import Tokenizer, load_tokenizer
+from fastattn.weights import remove_other_weights, weight_files
 
 __all__ = ["Transformer"]
 
@@ -54,7 +55,8 @@ class Transformer(Module):
         max_seq_length: int | None = None,
         do_lower_case: bool = False,
     ) -> None:
-        self.folder = Path(model_name_or_path)
+        # The process may go to another folder before it saves.
+        self.folder = Path(model_name_or_path).absolute()
         path, settings = _settings(self.folder)
         self.transformer_task = transformer_task or settings.get("transformer_task", _TASKS[0])
         if self.transformer_task not in _TASKS:
@@ -68,6 +70,7 @@ class Transformer(Module):
         else:
             self.model = EncoderForSequenceClassification.from_pretrained(self.folder)
             self.encoder = self.model.encoder
+        self._stamps = _stamps(self.folder)
         limit = settings.get("max_seq_length") if max_seq_length is None else max_seq_length
         if limit is None:
             limit = self._tokenizer.model_max_length
@@ -158,22 +161,31 @@ class Transformer(Module):
         ----------
         output_path : str or path
             Made where it is missing.
+
+        Raises
+        ------
+        FileNotFoundError
+            The folder that the model was read from is gone.
+        CheckpointError
+            It holds other files than those that were read.
         """
         target = Path(output_path)
-        target.mkdir(parents=True, exist_ok=True)
-        # The weights as they were read: the first of these that there is.
-        files = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-        names = ["config.json", next(name for name in files if (self.folder / name).exists())]
-        if names[1].endswith(".json"):
-            index = self.folder / names[1]
-            parts = dict.fromkeys(read_object(index)["weight_map"].values())
-            names += [str(confined(self.folder, part, index).relative_to(self.folder)) for part in parts]
-        for name in names:
-            if (self.folder / name).resolve() != (target / name).resolve():
+        if target.resolve() != self.folder.resolve():
+            if _stamps(self.folder) != self._stamps:
+                raise CheckpointError(f"{self.folder}: its files were changed after they were read: they are of another model")
+            for name in self._stamps:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 write_file(target / name, own_file(self.folder / name))
+            remove_other_weights(target, list(self._stamps)[1])
         self.tokenizer.save_pretrained(target)
         write_json(target / "sentence_bert_config.json", self.get_config_dict())
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return the names of the configuration and the weights, with the size and the time of each."""
+    paths = [folder / "config.json", *weight_files(folder)]
+    stats = [path.stat() for path in paths]
+    return {path.relative_to(folder).as_posix(): (s.st_size, s.st_mtime_ns) for path, s in zip(paths, stats, strict=True)}
 
 
 def _settings(folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -46,7 +46,7 @@ class _Step:
         self._norm = None if stored.norm_weight is None else (stored.norm_weight.copy(), _copy(stored.norm_bias))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Unpickle; arrays whose bytes come from elsewhere may be read-only, for which there are no kernels."""
+        """Unpickle; arrays whose bytes come from elsewhere may be read-only, for which kernels would be compiled anew."""
         vars(self).update(state)
         self._packed, self._bias = writable(self._packed), writable(self._bias)
 

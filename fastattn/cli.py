@@ -38,6 +38,11 @@ def _load(model: str | None) -> SentenceTransformer:
     return SentenceTransformer(model)
 
 
+def _is_watched() -> bool:
+    """Whether somebody sees a progress bar."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @app.command()
 def embed(
     input: Annotated[str, typer.Argument(help="A .txt file with a text a line, a .jsonl file, or - for stdin.")],
@@ -57,7 +62,7 @@ def embed(
         with files.replacing(out) as file:
             encoder = _load(model)
             start = time.perf_counter()
-            embeddings = encoder.encode(texts, show_progress_bar=sys.stderr.isatty())
+            embeddings = encoder.encode(texts, show_progress_bar=_is_watched())
             seconds = time.perf_counter() - start
             files.write_embeddings(file, out.suffix, texts, embeddings)
         counts = encoder.counts
@@ -93,7 +98,7 @@ def search(
         embeddings = files.read_embeddings(Path(file), len(found)) if texts is not None else None
         encoder = _load(model)
         if embeddings is None:
-            embeddings = encoder.encode_document(found, show_progress_bar=sys.stderr.isatty())
+            embeddings = encoder.encode_document(found, show_progress_bar=_is_watched())
         if embeddings.shape[1] != encoder.get_embedding_dimension():
             width = encoder.get_embedding_dimension()
             raise ValueError(f"{file}: embeddings of width {embeddings.shape[1]}, but the model's have {width}")

@@ -23,6 +23,8 @@ _TEXT_FILES = (".txt", ".md", ".rst")
 # A temporary file that a killed process was writing is removed when it is older than this, in seconds: computing what comes
 # into it can take hours, in which nothing is written.
 _ABANDONED = 24 * 3600.0
+# Letters of a file's name in that of its temporary file: of four bytes each they still leave room in a name.
+_NAMED = 50
 # Bytes that are copied at a time.
 _COPIED = 2**20
 
@@ -49,11 +51,13 @@ def read_texts(name: str, *, column: str = "text", paragraphs: bool = False) -> 
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is of another kind or not UTF-8, or a line is not a JSON object with that column.
+        The file is of another kind or not UTF-8, a line is not a JSON object with that column, or stdin is closed.
     """
     path = Path(name)
     if name == "-":
-        sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # type: ignore[union-attr]
+        if sys.stdin is None:
+            raise ValueError("stdin: cannot be read: it is closed")
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")  # type: ignore[union-attr]
         return _read("stdin", sys.stdin, paragraphs)
     if path.suffix not in (*_TEXT_FILES, ".jsonl"):
         kinds = ", ".join((*_TEXT_FILES, ".jsonl"))
@@ -120,24 +124,31 @@ def read_embeddings(path: Path, count: int) -> NDArray[np.float32]:
 
     Raises
     ------
-    FileNotFoundError
-        There is no such file.
+    OSError
+        It cannot be read; FileNotFoundError where there is no such file.
+    MemoryError
+        The embeddings do not fit in memory.
     ValueError
         It is damaged, or holds something else.
     """
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        # Mapped, so that a shape larger than the file is refused before memory is taken for it.
+        with np.errstate(over="raise"):
+            array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, MemoryError):
+        raise
+    # The header is evaluated as Python, and what it says given to NumPy: of errors there is every kind.
+    except Exception as error:
         raise ValueError(f"{path}: not a complete .npy file: {error}") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
+    if array.ndim != 2 or array.dtype.kind != "f":
         raise ValueError(f"{path}: expected rows of floats, found {array.dtype} of shape {array.shape}")
     if len(array) != count:
         raise ValueError(f"{path}: {len(array)} embeddings, but there are {count} texts")
-    return array.astype(np.float32, copy=False)
+    return np.array(array, np.float32)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file that takes the place of `path` at the end, and is removed if there is an error before.
 
     Whoever reads `path` meanwhile sees all of the old file or all of the new one; of several writers the last one stays.
@@ -146,6 +157,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     ----------
     path : Path
         The file to write.
+    follow : bool
+        Of a symbolic link, replace what it leads to and not the link.
 
     Yields
     ------
@@ -157,12 +170,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     IsADirectoryError
         `path` is a folder.
     OSError
-        It cannot be written; the message names `path`.
+        It cannot be written, or is a pipe or a device; the message names `path`.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: cannot be written: it is a folder")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: cannot be written: it is not a plain file")
+    target = Path(os.path.realpath(path)) if follow else path
+    stem = f".{target.name[:_NAMED]}"
     # Numbers of processes come again: in a container each is the first.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary = target.with_name(f"{stem}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         file = temporary.open("xb")
     except OSError as error:
@@ -173,17 +190,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             # A system that goes down may otherwise keep the new name and not what is in the file.
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        for left in path.parent.glob(f".{glob.escape(path.name)}.????????????.tmp"):
+        for left in target.parent.glob(f"{glob.escape(stem)}.????????????.tmp"):
             if time.time() - left.stat().st_mtime > _ABANDONED:
                 left.unlink()
 
 
 def write_file(path: Path, content: bytes | Path) -> None:
     """Write a file in one step: whoever reads or has mapped what was there before keeps all of it.
+
+    A symbolic link is replaced: none that is found in a model's folder leads out of it.
 
     Parameters
     ----------
@@ -200,10 +219,10 @@ def write_file(path: Path, content: bytes | Path) -> None:
         It cannot be written, or the other file cannot be read.
     """
     if isinstance(content, bytes):
-        with replacing(path) as file:
+        with replacing(path, follow=False) as file:
             file.write(content)
         return
-    with content.open("rb") as source, replacing(path) as file:
+    with content.open("rb") as source, replacing(path, follow=False) as file:
         shutil.copyfileobj(source, file, _COPIED)
 
 
@@ -220,10 +239,19 @@ def write_embeddings(file: BinaryIO, suffix: str, texts: Iterable[str], embeddin
         The texts.
     embeddings : float32, (B, C)
         Their embeddings.
+
+    Raises
+    ------
+    ValueError
+        A number is not finite, and the file is of JSON, which has no such numbers.
     """
     if suffix == ".npy":
         np.save(file, embeddings)
         return
+    finite = np.isfinite(embeddings).all(axis=1)
+    if not finite.all():
+        row = np.argmin(finite)
+        raise ValueError(f"inputs[{row}]: its embedding has numbers that are not finite, which JSON cannot hold; .npy can")
     for text, row in zip(texts, embeddings, strict=True):
         numbers = ", ".join(map(str, row))
         file.write(f'{{"text": {json.dumps(text, ensure_ascii=False)}, "embedding": [{numbers}]}}\n'.encode())

@@ -51,7 +51,7 @@ def reported() -> Iterator[None]:
         message = str(error)
         if isinstance(error, OSError) and error.strerror:
             message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        _errors.print(f"error: {' '.join(message.split())}", style="red", markup=False)
+        note(f"error: {' '.join(message.split())}", style="red")
         raise typer.Exit(2) from None
 
 
@@ -102,15 +102,18 @@ def announced_compiling() -> Iterator[None]:
         yield
 
 
-def note(message: str) -> None:
-    """Print one line on stderr.
+def note(message: str, *, style: str | None = None) -> None:
+    """Print one line on stderr, or nothing where that cannot be written.
 
     Parameters
     ----------
     message : str
         The line.
+    style : str, optional
+        How it looks.
     """
-    _errors.print(message, markup=False)
+    with contextlib.suppress(OSError):
+        _errors.print(message, style=style, markup=False)
 
 
 def error_in_eps(result: NDArray[Any], truth: NDArray[Any]) -> float:

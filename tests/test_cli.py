@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from fastattn import SentenceTransformer, terminal
 from fastattn.cli import app
-from fastattn.files import replacing
+from fastattn.files import replacing, write_embeddings, write_file
 from models import C, write_sentence_model
 
 pytestmark = pytest.mark.jit
@@ -91,6 +91,13 @@ def test_embed_stdin(model: str, tmp_path: Path) -> None:
     assert np.array_equal(np.load(out), SentenceTransformer(model).encode(["the cat sat", "naïve dog"]))
 
 
+def test_embed_stdin_with_a_byte_order_mark(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    found = python("embed", "-", "-o", str(out), "-m", model, input="the cat\na dog\n", encoding="utf-8-sig")
+    assert found.returncode == 0, found.stderr
+    assert [json.loads(line)["text"] for line in out.read_text(encoding="utf-8").splitlines()] == ["the cat", "a dog"]
+
+
 def test_embed_nothing(model: str, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("\n")
     result = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model)
@@ -116,6 +123,90 @@ def test_output_is_replaced_with_the_usual_permissions(model: str, lines: str, t
     assert np.load(out).shape == (3, C)
     if os.name == "posix":
         assert out.stat().st_mode & 0o777 == 0o640
+
+
+def test_the_end_of_a_link_is_replaced(model: str, lines: str, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "old.npy").write_bytes(b"old")
+    for name in ("old.npy", "new.npy"):
+        target, link = tmp_path / "far" / name, tmp_path / name
+        link.symlink_to(Path("far") / name)
+        run("embed", lines, "-o", str(link), "-m", model)
+        assert link.is_symlink()
+        assert np.load(target).shape == (3, C)
+    assert sorted(path.name for path in (tmp_path / "far").iterdir()) == ["new.npy", "old.npy"]
+
+
+def test_a_link_in_a_models_folder_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"old")
+    (tmp_path / "config.json").symlink_to("secret")
+    write_file(tmp_path / "config.json", b"new")
+    assert not (tmp_path / "config.json").is_symlink()
+    assert (tmp_path / "secret").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
+def test_neither_a_pipe_nor_a_device_is_replaced(lines: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npy")
+    (tmp_path / "null.npy").symlink_to(os.devnull)
+    for name in ("pipe.npy", "null.npy"):
+        result = run("embed", lines, "-o", str(tmp_path / name), code=2)
+        assert result.stderr == f"error: {tmp_path / name}: cannot be written: it is not a plain file\n"
+        with pytest.raises(OSError, match="not a plain file"):
+            write_file(tmp_path / name, b"")
+    assert (tmp_path / "pipe.npy").is_fifo()
+
+
+@pytest.mark.parametrize("letter", ["a", "\N{CAT FACE}"])
+def test_long_name_of_an_output(letter: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{letter * (248 // len(letter.encode()))}.npy"
+    with replacing(path) as file:
+        (temporary,) = tmp_path.iterdir()
+        file.write(b"new")
+    # One that was left of an earlier run.
+    temporary.write_bytes(b"half")
+    os.utime(temporary, (1e9, 1e9))
+    write_file(path, b"newer")
+    assert [left.read_bytes() for left in tmp_path.iterdir()] == [b"newer"]
+
+
+# A command line of sh around the program, the arguments, the exit code and what is said.
+CLOSED = {
+    "no stdin": ("<&-", "embed - -o {out}", 2, "error: stdin: cannot be read: it is closed\n"),
+    "no stdin to search": ("<&-", "search - query", 2, "error: stdin: cannot be read: it is closed\n"),
+    "no stderr": ("2>&-", "embed {lines} -o {out} -m {model}", 0, ""),
+    "no stderr of search": ("2>&-", "search {lines} query -m {model}", 0, ""),
+    "no stderr for an error": ("2>&-", "embed {lines}.txt -o {out}", 2, ""),
+    "stderr full": ("2>/dev/full", "embed {lines} -o {out} -m {model}", 0, ""),
+    "stderr full for an error": ("2>/dev/full", "embed {lines}.txt -o {out}", 2, ""),
+}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a shell and /dev/full")
+@pytest.mark.parametrize("name", CLOSED)
+def test_closed_streams(name: str, model: str, lines: str, tmp_path: Path) -> None:
+    redirected, arguments, code, message = CLOSED[name]
+    out = tmp_path / "out.npy"
+    words = arguments.format(lines=lines, out=out, model=model).split(" ")
+    command = ["sh", "-c", f'exec "$0" "$@" {redirected}', sys.executable, "-m", "fastattn", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (code, message)
+    assert out.exists() == (words[0] == "embed" and code == 0)
+    assert len(found.stdout.splitlines()) == (len(LINES) if words[0] == "search" and code == 0 else 0)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_json_has_not(number: float, model: str, lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings = np.zeros((3, C), np.float32)
+    embeddings[1, 2] = number
+    monkeypatch.setattr(SentenceTransformer, "encode", lambda *args, **kwargs: embeddings)
+    result = run("embed", lines, "-o", str(tmp_path / "out.jsonl"), "-m", model, code=2)
+    assert result.stderr.startswith("error: inputs[1]: its embedding has numbers that are not finite")
+    assert [path.name for path in tmp_path.iterdir()] == ["lines.txt"]
+    with (tmp_path / "out.npy").open("wb") as file:
+        write_embeddings(file, ".npy", LINES, embeddings)
+    assert np.array_equal(np.load(tmp_path / "out.npy"), embeddings, equal_nan=True)
 
 
 def test_search_texts(model: str, lines: str) -> None:
@@ -244,7 +335,19 @@ def embedded(content: Any) -> Callable[[Path], str]:
     return write
 
 
+def headed(header: str) -> Callable[[Path], str]:
+    """An .npy file of 32 zero bytes whose header says something else."""
+    return spoil("x.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode() + bytes(32))
+
+
+def zipped(folder: Path) -> str:
+    with (folder / "x.npy").open("wb") as file:
+        np.savez(file, a=np.zeros((2, C), np.float32))
+    return str(folder / "x.npy")
+
+
 GOOD = spoil("good.txt", b"the cat\na dog\n")
+HEADER = "{'descr': %s, 'fortran_order': False, 'shape': %s}"
 # Arguments ({} the file made, {out} the output, {model} and {good} a good model and input), the file, what is said.
 BAD: dict[str, tuple[str, Callable[[Path], str], str]] = {
     "input missing": ("embed {}.txt -o {out}.npy", GOOD, r"good\.txt\.txt: No such file"),
@@ -314,6 +417,30 @@ BAD: dict[str, tuple[str, Callable[[Path], str], str]] = {
         "not a complete .npy file",
     ),
     "embeddings cut": ("search {} query --texts {good}", spoil("x.npy", b"\x93NUMPY"), "not a complete .npy file"),
+    **{
+        f"embeddings, {name}": ("search {} query --texts {good}", make, r"x\.npy: not a complete \.npy file: ")
+        for name, make in (
+            ("empty", spoil("x.npy", b"")),
+            ("zipped", zipped),
+            ("zip cut", spoil("x.npy", b"PK\3\4garbage")),
+            ("pickled", spoil("x.npy", b"\x80\4N.")),
+            ("header open", headed("{")),
+            ("header too deep", headed("1+" * 4000 + "1")),
+            *((f"descr {descr}", headed(HEADER % (descr, "(2, 4)"))) for descr in ("'<04'", "'O'", "None")),
+            *(
+                (f"shape {shape}", headed(HEADER % ("'<f4'", shape)))
+                for shape in (
+                    "(True, 4)",
+                    "(2, 5)",
+                    "(-2, -4)",
+                    f"(2, {10**9})",
+                    f"(2, {10**13})",
+                    f"(4, {2**62})",
+                    f"(2, {10**20})",
+                )
+            ),
+        )
+    },
     "embeddings missing": ("search {}.npy query --texts {good}", GOOD, r"good\.txt\.npy: No such file"),
     "heads do not divide": ("walkthrough hello --heads 7", str, "num_heads must divide hidden_dim"),
     "dropout out of range": ("walkthrough hello --dropout 1", str, r"dropout must be in \[0, 1\)"),

@@ -96,6 +96,27 @@ def check_device(device: Any) -> None:
         raise ValueError(f'device must be None or "cpu", got {str(device)!r}')
 
 
+def check_mappings(**given: Any) -> None:
+    """Raise a TypeError unless each is a mapping or None."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a mapping or None, got {type(value).__name__}")
+
+
+def given_prompts(prompts: Mapping[str, str | None] | None) -> dict[str, str]:
+    """Return the prompts that are not None, a TypeError where one or its name is not a str."""
+    check_mappings(prompts=prompts)
+    given = {}
+    for name, text in (prompts or {}).items():
+        if not isinstance(name, str):
+            raise TypeError(f"prompts: a name must be a str, got {name!r}")
+        if not isinstance(text, str | None):
+            raise TypeError(f"prompts[{name!r}] must be a str or None, got {type(text).__name__}")
+        if text is not None:
+            given[name] = text
+    return given
+
+
 def check_loading(model_kwargs: Mapping[str, Any] | None, config_kwargs: Mapping[str, Any] | None) -> None:
     for name, value in (model_kwargs or {}).items():
         if name in ("dtype", "torch_dtype"):

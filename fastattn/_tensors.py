@@ -25,6 +25,20 @@ def is_tensor(embeddings: Any) -> bool:
     return type(embeddings).__module__.partition(".")[0] == "torch"
 
 
+def check_torch() -> None:
+    """Raise an ImportError where a call asks for tensors and torch is not installed.
+
+    Raises
+    ------
+    ImportError
+        torch is not installed.
+    """
+    try:
+        importlib.import_module("torch")
+    except ImportError as error:
+        raise ImportError("tensors need torch: pip install 'fastattn[torch]'") from error
+
+
 def as_tensors(result: Any) -> Any:
     """Return arrays as torch tensors, in lists and dicts too.
 

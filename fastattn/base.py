@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn._arguments import CardData, Device, check_device, check_loading, processing_arguments
+from fastattn._arguments import CardData, Device, check_device, check_loading, check_mappings, given_prompts, processing_arguments
 from fastattn._tensors import as_tensors, is_tensor
 from fastattn.files import write_file
 from fastattn.folder import CheckpointError, own_file
@@ -57,7 +57,7 @@ class TextModel:
     Raises
     ------
     TypeError
-        `modules` are another library's.
+        `modules` are another library's, or an argument is of another type than named.
     CheckpointError
         A file of the model is damaged or asks for something that is not supported.
     ValueError
@@ -89,6 +89,8 @@ class TextModel:
         check_device(device)
         if backend != "torch":
             raise ValueError(f'backend must be "torch" (its default; torch is not used), got {backend!r}')
+        check_mappings(model_kwargs=model_kwargs, processor_kwargs=processor_kwargs, config_kwargs=config_kwargs)
+        given = given_prompts(prompts)
         check_loading(model_kwargs, config_kwargs)
         processing = processing_arguments(processor_kwargs)
         self.folder: Path | None = None
@@ -114,7 +116,6 @@ class TextModel:
             self.max_seq_length = processing["model_max_length"]
         if "truncation_side" in processing:
             self.tokenizer.truncation_side = processing["truncation_side"]
-        given = {name: text for name, text in (prompts or {}).items() if text is not None}
         self.prompts: dict[str, str] = {**self._default_prompts(), **self._settings.prompts, **given}
         self.default_prompt_name = default_prompt_name or self._settings.default_prompt_name
         if self.default_prompt_name is not None:

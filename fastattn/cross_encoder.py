@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fastattn._arguments import renamed
+from fastattn._arguments import check_mappings, renamed
 from fastattn._memory import check_large
-from fastattn._tensors import as_tensors
+from fastattn._tensors import as_tensors, check_torch
 from fastattn.activations import activation_name, find_activation, resolve_activation
 from fastattn.base import TextModel
 from fastattn.folder import CheckpointError, read_object, transformer_folder
@@ -81,6 +81,8 @@ class CrossEncoder(TextModel):
         There is no such model, or a file is missing from its folder.
     CheckpointError
         A file of the model is damaged, it has no head, or it asks for something that is not supported.
+    TypeError
+        An argument is of another type than named.
     ValueError
         An argument is not one of those named.
 
@@ -128,6 +130,7 @@ class CrossEncoder(TextModel):
             raise ValueError("model_name_or_path must be a folder or a name, got None: there is no default")
         if isinstance(model_name_or_path, str) and "/" not in model_name_or_path and not Path(model_name_or_path).exists():
             model_name_or_path = f"cross-encoder/{model_name_or_path}"
+        check_mappings(config_kwargs=config_kwargs)
         configuration = dict(config_kwargs or {})
         num_labels = configuration.pop("num_labels", None) if num_labels is None else num_labels
         # Before anything is loaded.
@@ -307,11 +310,16 @@ class CrossEncoder(TextModel):
         TypeError
             An input is not a pair of str; the message gives its number and what it is.
         ValueError
-            An argument is unknown or not one of those named, or a text is not valid Unicode.
+            An argument is unknown or not one of those named, a text is not valid Unicode, or `activation_fn` does not return a
+            row for each pair.
+        ImportError
+            Tensors are asked for, and torch is not installed.
         MemoryError
             The scores would not fit in the memory that is free: found out before anything is computed.
         """
         self._check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "predict")
+        if convert_to_tensor or not convert_to_numpy:
+            check_torch()
         single = self.is_singular_input(inputs)
         pairs = _pairs([inputs] if single else inputs)
         if show_progress_bar is None:
@@ -327,6 +335,8 @@ class CrossEncoder(TextModel):
 
         self.counts = self._pipeline.run(pairs, text, put, show_progress_bar=bool(show_progress_bar), title="Scoring")
         scores: Any = np.asarray(activation(logits), np.float32)
+        if scores.shape[:1] != (len(pairs),) or 0 in scores.shape[1:]:
+            raise ValueError(f"activation_fn must return a row for each of {len(pairs)} pairs, got shape {scores.shape}")
         if self.num_labels == 1 and scores.ndim > 1:
             scores = scores[:, 0]
         if apply_softmax and scores.ndim > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -281,7 +282,7 @@ def _reads_tokens(module: Module) -> bool:
 @contextlib.contextmanager
 def _progress_bar(total: int, show: bool, title: str) -> Iterator[Callable[[int], object]]:
     """Yield what is called with the number of inputs that are done."""
-    if not show:
+    if not show or sys.stderr is None:
         yield lambda count: None
         return
     from tqdm import tqdm

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastattn._arguments import renamed
 from fastattn._memory import LARGE, check_fits, check_large, free_bytes
-from fastattn._tensors import as_tensors, is_tensor
+from fastattn._tensors import as_tensors, check_torch, is_tensor
 from fastattn.base import TextModel
 from fastattn.embeddings import PRECISIONS, SIMILARITIES, normalize, quantize_embeddings, similarity, similarity_pairwise
 from fastattn.encoder import Encoder
@@ -81,6 +81,8 @@ class SentenceTransformer(TextModel):
         There is no such model, or a file is missing from its folder.
     CheckpointError
         A file of the model is damaged or asks for something that is not supported.
+    TypeError
+        An argument is of another type than named.
     ValueError
         An argument is not one of those named.
 
@@ -181,6 +183,16 @@ class SentenceTransformer(TextModel):
             raise ValueError(f"similarity_fn_name must be one of {', '.join(SIMILARITIES)}, got {name!r}")
         self._similarity_fn_name: str | None = name
 
+    @property
+    def truncate_dim(self) -> int | None:
+        """How many channels of an embedding are kept; None: all."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        _check_truncate_dim(value)
+        self._truncate_dim = None if value is None else int(value)
+
     def is_singular_input(self, inputs: Any) -> bool:
         """Whether this is one text and not several.
 
@@ -265,6 +277,8 @@ class SentenceTransformer(TextModel):
             A text is not a str; the message gives its number and type.
         ValueError
             An argument is unknown or not one of those named, or a text is not valid Unicode.
+        ImportError
+            Tensors are asked for, and torch is not installed.
         MemoryError
             The result would not fit in the memory that is free: found out before anything is computed.
         RuntimeError
@@ -281,6 +295,8 @@ class SentenceTransformer(TextModel):
         if output_value == TOKENS and self._pipeline.transformer.output_name != TOKENS:
             raise ValueError(f"output_value is {TOKENS!r}, which a model of scores does not make")
         _check_truncate_dim(truncate_dim)
+        if convert_to_tensor or not convert_to_numpy:
+            check_torch()
         texts = _texts(inputs)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
@@ -597,7 +613,6 @@ class SentenceTransformer(TextModel):
         None
             Nothing.
         """
-        _check_truncate_dim(truncate_dim)
         before, self.truncate_dim = self.truncate_dim, truncate_dim
         try:
             yield
@@ -655,5 +670,7 @@ def _texts(inputs: str | Iterable[str]) -> list[str]:
 
 
 def _check_truncate_dim(truncate_dim: int | None) -> None:
-    if truncate_dim is not None and (not isinstance(truncate_dim, int) or truncate_dim < 1):
+    if truncate_dim is None:
+        return
+    if not isinstance(truncate_dim, int | np.integer) or isinstance(truncate_dim, bool) or truncate_dim < 1:
         raise ValueError(f"truncate_dim must be a positive integer or None, got {truncate_dim!r}")

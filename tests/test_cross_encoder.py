@@ -1,6 +1,8 @@
 """CrossEncoder: pairs, activations, ranking, the same bits in every batch, and what is refused."""
 
 import json
+import re
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -223,6 +225,22 @@ def test_arguments_of_predict(model: CrossEncoder, options: dict[str, Any], mess
 def test_activation_that_cannot_be_called(model: CrossEncoder) -> None:
     with pytest.raises(TypeError, match="an activation function must be callable or a name, got int"):
         model.predict(PAIRS, activation_fn=3)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (len(PAIRS), 0), (len(PAIRS) + 1,)])
+def test_activation_without_a_row_for_each_pair(model: CrossEncoder, shape: tuple[int, ...]) -> None:
+    message = f"activation_fn must return a row for each of {len(PAIRS)} pairs, got shape {shape}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.predict(PAIRS, activation_fn=lambda x: np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("options", [{"convert_to_tensor": True}, {"convert_to_numpy": False}])
+def test_tensors_without_torch(model: CrossEncoder, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    counts = model.counts
+    with pytest.raises(ImportError, match=re.escape("tensors need torch: pip install 'fastattn[torch]'")):
+        model.predict(PAIRS, **options)
+    assert model.counts is counts  # nothing was computed
 
 
 def test_half_a_surrogate_pair(model: CrossEncoder) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastattn import SentenceTransformer, pipeline, reference
+from fastattn import CrossEncoder, SentenceTransformer, pipeline, reference
 from fastattn.checkpoint import CheckpointError, read_encoder
 from fastattn.embeddings import quantize_embeddings
 from fastattn.lookup import find_model
@@ -285,6 +285,19 @@ def test_normalize_and_truncate(model: SentenceTransformer) -> None:
     assert model.get_embedding_dimension() == C
 
 
+def test_truncate_dim_of_the_model(folder: Path, tmp_path: Path) -> None:
+    model = SentenceTransformer(folder, truncate_dim=np.int64(4))  # type: ignore[arg-type]
+    assert model.encode("a").shape == (4,)
+    assert model.encode("a", truncate_dim=np.int32(3)).shape == (3,)  # type: ignore[arg-type]
+    for value in (0, -1, True, 4.0, "4"):
+        with pytest.raises(ValueError, match=f"truncate_dim must be a positive integer or None, got {value!r}"):
+            model.truncate_dim = value  # type: ignore[assignment]
+    model.save(str(tmp_path))
+    assert SentenceTransformer(tmp_path).truncate_dim == 4
+    model.truncate_dim = None
+    assert model.encode("a").shape == (C,)
+
+
 def test_prompts(folder: Path, tmp_path: Path) -> None:
     write_sentence_model(tmp_path)
     prompts = {"query": "query: ", "passage": "a ", "none": None}
@@ -458,6 +471,21 @@ def test_compatible_arguments(model: SentenceTransformer) -> None:
     assert np.array_equal(model.encode(TEXTS, device="cpu", chunk_size=3, task="query", batch_size=1), expected)
 
 
+def test_no_progress_bar_without_stderr(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = model.encode(TEXTS)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert np.array_equal(model.encode(TEXTS, show_progress_bar=True), expected)
+
+
+@pytest.mark.parametrize("options", [{"convert_to_tensor": True}, {"convert_to_numpy": False}])
+def test_tensors_without_torch(model: SentenceTransformer, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    counts = model.counts
+    with pytest.raises(ImportError, match=re.escape("tensors need torch: pip install 'fastattn[torch]'")):
+        model.encode(TEXTS, **options)
+    assert model.counts is counts  # nothing was computed
+
+
 def test_torch_tensors(model: SentenceTransformer) -> None:
     torch = pytest.importorskip("torch")
     expected = model.encode(TEXTS)
@@ -488,12 +516,30 @@ def test_max_seq_length(model: SentenceTransformer, value: Any) -> None:
         ({"config_kwargs": {"num_labels": 2}}, "config_kwargs: num_labels is not supported"),
         ({"token": "a", "use_auth_token": "b"}, "token and use_auth_token are the same"),
         ({"truncate_dim": -3}, "truncate_dim must be a positive integer"),
+        ({"truncate_dim": True}, "truncate_dim must be a positive integer or None, got True"),
         ({"default_prompt_name": "haiku"}, "there is no prompt 'haiku'"),
     ],
 )
 def test_arguments_of_the_constructor(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SentenceTransformer(folder, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": ["a"]}, "prompts must be a mapping or None, got list"),
+        ({"prompts": {"query": 5}}, r"prompts\['query'\] must be a str or None, got int"),
+        ({"prompts": {1: "a"}}, "prompts: a name must be a str, got 1"),
+        ({"model_kwargs": [1]}, "model_kwargs must be a mapping or None, got list"),
+        ({"processor_kwargs": "a"}, "processor_kwargs must be a mapping or None, got str"),
+        ({"config_kwargs": [1]}, "config_kwargs must be a mapping or None, got list"),
+    ],
+)
+@pytest.mark.parametrize("kind", [SentenceTransformer, CrossEncoder])
+def test_types_of_arguments_of_the_constructor(folder: Path, kind: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        kind(folder, **options)
 
 
 def edit_modules(folder: Path, *kinds: str) -> None:

@@ -540,7 +540,8 @@ def test_interrupt_leaves_nothing_behind(model: str, name: str, code: int, tmp_p
 
 
 def test_compiling_is_announced_once(model: str, lines: str, tmp_path: Path) -> None:
-    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    # Kernels may be in the folder for temporary files too.
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "fastattn", "embed", lines, "-o", str(tmp_path / "x.npy"), "-m", model]
     errors = []
     for _ in range(2):

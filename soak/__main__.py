@@ -72,7 +72,8 @@ def supervise(name: str, scale: float, limit: float) -> dict[str, Any]:
         rows = json.loads(target.read_text("utf-8")) if target.exists() else []
     if ended or not rows:
         rows.append(Row("the trial itself", ended or "no rows", "runs to its end", False)._asdict())
-    return {"topic": name, "scale": scale, "date": date, "seconds": round(time.perf_counter() - began, 1), "rows": rows}
+    seconds = round(time.perf_counter() - began, 1)
+    return {"topic": name, "scale": scale, "date": date, "cpu": machine()["CPU"], "seconds": seconds, "rows": rows}
 
 
 def machine() -> dict[str, str]:

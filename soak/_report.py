@@ -9,7 +9,7 @@ KINDS = {"calls": "calls under load", "faults": "forks, interruptions, kills and
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Return the report: what it ran on, then a table for each topic."""
+    """Return the report: what the last topic ran on, then a table for each topic."""
     rows = [row for topic in results["topics"] for row in topic["rows"]]
     failed = [row for row in rows if not row["ok"]]
     when = f"{sum(topic['seconds'] for topic in results['topics']):.0f} s"
@@ -24,9 +24,10 @@ def markdown(results: dict[str, Any]) -> str:
         *(f"- {name}: {value}" for name, value in results["machine"].items()),
     ]
     for topic in results["topics"]:
+        about = f"{topic['date']}, {topic['cpu']}, scale {topic['scale']:g}, {topic['seconds']:.0f} s"
         lines += [
             "",
-            f"## {topic['topic'].capitalize()} ({topic['date']}, scale {topic['scale']:g}, {topic['seconds']:.0f} s)",
+            f"## {topic['topic'].capitalize()} ({about})",
             "",
             "| trial | found | promised | |",
             "|---|---|---|---|",

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from fastattn._memory import check_large
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-__all__ = ["BatchEncoding", "TokenizerCalls", "longest_first"]
+__all__ = ["BatchEncoding", "TokenizerCalls", "check_inputs", "check_unicode", "longest_first"]
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+# What the library has for an id, and what no text is padded beyond.
+_MOST_ID = 2**32 - 1
+_LONGEST = 2**31 - 1
 
 
 class BatchEncoding(dict[str, Any]):
@@ -130,8 +135,13 @@ class TokenizerCalls:
 
         Raises
         ------
+        TypeError
+            An input is neither a str nor a pair of str; the message gives its number and what it is.
         ValueError
-            An argument is not one of those named.
+            An argument is not one of those named, `padding` is "max_length" where there is none, or a text is not valid
+            Unicode.
+        MemoryError
+            Texts so long would not fit in the memory that is free.
         """
         if unknown := {name for name, value in kwargs.items() if value and name != "verbose"}:
             raise ValueError(f"a tokenizer has no argument {', '.join(sorted(unknown))}")
@@ -146,7 +156,15 @@ class TokenizerCalls:
         if text_pair is not None:
             others = [text_pair] if isinstance(text_pair, str) else list(text_pair)
             inputs = list(zip(inputs, others, strict=True))
+        check_inputs(inputs, "text")
+        for i, item in enumerate(inputs):
+            for part in (item,) if isinstance(item, str) else item:
+                check_unicode(part, "text" if single else f"text[{i}]")
         limit = self.model_max_length if max_length is None else max_length
+        if padding == "max_length":
+            if limit > _LONGEST:
+                raise ValueError(f'padding="max_length" needs a max_length of at most {_LONGEST}, got {limit}')
+            check_large(4 * 8 * limit * len(inputs), "{} texts padded to {} tokens", len(inputs), limit)
         cut = truncation not in (False, None, "do_not_truncate")
         columns = self._columns(inputs, add_special_tokens, limit if cut else None)
         names = ["input_ids"]
@@ -231,8 +249,14 @@ class TokenizerCalls:
         -------
         str
             The text.
+
+        Raises
+        ------
+        ValueError
+            An id is out of range.
         """
         ids = np.atleast_1d(np.asarray(token_ids)).tolist()
+        _check_ids("token_ids", ids)
         return str(self.backend_tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False, **kwargs: Any) -> list[str]:
@@ -254,8 +278,8 @@ class TokenizerCalls:
         """
         return [self.decode(ids, skip_special_tokens, **kwargs) for ids in sequences]
 
-    def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> str | list[str]:
-        """Return the tokens of ids.
+    def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> str | list[str | None] | None:
+        """Return the tokens of ids; None for ids of none.
 
         Parameters
         ----------
@@ -266,10 +290,18 @@ class TokenizerCalls:
         -------
         str or list of str
             The tokens.
+
+        Raises
+        ------
+        ValueError
+            An id is out of range.
         """
         if isinstance(ids, (int, np.integer)):
-            return str(self.backend_tokenizer.id_to_token(int(ids)))
-        return [str(self.backend_tokenizer.id_to_token(int(i))) for i in ids]
+            _check_ids("ids", [int(ids)])
+            return self.backend_tokenizer.id_to_token(int(ids))
+        numbers = [int(i) for i in ids]
+        _check_ids("ids", numbers)
+        return [self.backend_tokenizer.id_to_token(i) for i in numbers]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int | None] | None:
         """Return the ids of tokens; those of the unknown token for tokens that are none.
@@ -338,6 +370,67 @@ class TokenizerCalls:
         padding = {"input_ids": self.pad_token_id or 0, "token_type_ids": 0, "attention_mask": 0, "offset_mapping": (0, 0)}
         for name, rows in columns.items():
             columns[name] = [row + [padding[name]] * (width - len(row)) for row in rows]
+
+
+def check_inputs(inputs: Sequence[Any], name: str) -> bool:
+    """Check texts and pairs of texts.
+
+    Parameters
+    ----------
+    inputs : sequence of str, or of (str, str)
+        What is checked.
+    name : str
+        Its name, for the message.
+
+    Returns
+    -------
+    bool
+        Whether there is a pair.
+
+    Raises
+    ------
+    TypeError
+        One is neither a str nor a pair of str.
+    """
+    if all(isinstance(item, str) for item in inputs):
+        return False
+    for i, item in enumerate(inputs):
+        if isinstance(item, str):
+            continue
+        if not isinstance(item, (list, tuple, np.ndarray)) or len(item) != 2:
+            size = f" of {len(item)}" if isinstance(item, (list, tuple)) else ""
+            raise TypeError(f"{name}[{i}] must be a str or a pair of str, got {type(item).__name__}{size}")
+        for side, text in enumerate(item):
+            if not isinstance(text, str):
+                raise TypeError(f"{name}[{i}][{side}] must be a str, got {type(text).__name__}")
+    return True
+
+
+def check_unicode(text: str, name: str) -> None:
+    """Raise a ValueError unless a text is valid Unicode.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    name : str
+        Its name, for the message.
+
+    Raises
+    ------
+    ValueError
+        It holds half a surrogate pair.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} is not valid Unicode: it holds half a surrogate pair") from None
+
+
+def _check_ids(name: str, ids: Sequence[int]) -> None:
+    for token_id in ids:
+        if not 0 <= token_id <= _MOST_ID:
+            raise ValueError(f"{name} must be from 0 to {_MOST_ID}, got {token_id}")
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:

@@ -61,8 +61,8 @@ def read_backend(path: Path) -> Backend:
     Raises
     ------
     CheckpointError
-        It is not a tokenizer, makes more of a text, goes through more than 100 steps, has an id that int32 does not hold, or an
-        added token of which its normalizer leaves nothing: the library's search for such a one may not end.
+        It is not a tokenizer, makes more of a text, goes through more than 100 steps, has an id or type that int32 does not
+        hold, or an added token of which its normalizer leaves nothing: the library's search for such a one may not end.
     """
     from tokenizers import Tokenizer as Backend
 
@@ -235,6 +235,10 @@ def _check_added(path: Path, content: dict[str, Any]) -> None:
             tokens = {name: token["ids"] for name, token in step["special_tokens"].items()}
             ids = [number for numbers in tokens.values() for number in numbers]
             most = 0
+            parts = [part for piece in (*step["single"], *step["pair"]) for part in piece.values()]
+            kinds = [part["type_id"] for part in parts]
+            if max(kinds, default=0) >= 2**31:
+                raise CheckpointError(f"{path}: token type {max(kinds)} is not in 0 .. {2**31 - 1}")
             for template in (step["single"], step["pair"]):
                 texts = [piece["Sequence"]["id"] for piece in template if "Sequence" in piece]
                 times = max(map(texts.count, texts), default=0)

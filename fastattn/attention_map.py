@@ -99,7 +99,9 @@ def read_attention(text: str, model: str | os.PathLike[str] | None = None) -> Re
     if not encoding.ids:
         raise ValueError("the text has no tokens: give at least one word")
     ids = np.array(encoding.ids, np.int64)
-    attention = transformer.encoder(ids[None], return_attention=True)[1][:, 0]
+    typed = "token_type_ids" in transformer.tokenizer.model_input_names
+    types = np.array([encoding.type_ids]) if typed else None
+    attention = transformer.encoder(ids[None], token_type_ids=types, return_attention=True)[1][:, 0]
     special = np.array(encoding.special_tokens_mask, np.bool_)
     name = Path(DEFAULT_MODEL if model is None else model).name
     return Reading(text, name, ids, _labels(text, encoding), special, attention, truncated)

@@ -21,7 +21,7 @@ from fastattn.modules._module import write_json
 from fastattn.pipeline import Counts, Pipeline
 from fastattn.recipe import Recipe, read_modules_of, read_settings
 from fastattn.tokenizer import Tokenizer
-from fastattn.tokens import Packed, tokenize
+from fastattn.tokens import Packed, checked, tokenize
 
 __all__ = ["TextModel"]
 
@@ -295,6 +295,8 @@ class TextModel:
 
         Raises
         ------
+        TypeError
+            An input is neither a str nor a pair of str, or some are of each kind; the message gives its number.
         ValueError
             An argument is unknown, or a text is not valid Unicode.
         """
@@ -303,7 +305,7 @@ class TextModel:
         if not len(inputs):
             return {}
         tokenizer = self.tokenizer
-        found = tokenize(tokenizer, list(inputs), prompt or "", self.max_seq_length)
+        found = tokenize(tokenizer, checked(inputs), prompt or "", self.max_seq_length)
         width = max(map(len, found.ids))
         columns: dict[str, Any] = {"input_ids": _padded(found.ids, width, tokenizer.pad_token_id or 0)}
         if "token_type_ids" in tokenizer.model_input_names:

@@ -192,6 +192,19 @@ class CrossEncoder(TextModel):
         return self._pipeline.transformer.model
 
     @property
+    def max_seq_length(self) -> int:
+        """The most tokens of a pair, special ones included; longer pairs are cut."""
+        return self._first_module().max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        module = self._first_module()
+        least = module.tokenizer.num_special_tokens_to_add(True)
+        if isinstance(value, int) and value < least:
+            raise ValueError(f"max_seq_length must be an integer from {least} to {module.max_positions}, got {value!r}")
+        module.max_seq_length = value
+
+    @property
     def max_length(self) -> int:
         """`max_seq_length` under its old name."""
         return self.max_seq_length

@@ -353,7 +353,7 @@ class SentenceTransformer(TextModel):
             ids = batch.ids[tokens].astype(np.int64)
             text: dict[str, Any] = {"input_ids": ids}
             if typed:
-                text["token_type_ids"] = np.zeros_like(ids)
+                text["token_type_ids"] = np.zeros_like(ids) if batch.types is None else batch.types[tokens].astype(np.int64)
             text |= {"attention_mask": np.ones_like(ids), "modality": "text"}
             if prompt:
                 text["prompt_length"] = length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn._beginning import beginning, is_long, reads_word_by_word
-from fastattn._tokenizer_calls import ROLES, TokenizerCalls, longest_first
+from fastattn._tokenizer_calls import ROLES, TokenizerCalls, check_unicode, longest_first
 from fastattn._tokenizer_file import read_backend, sound
 from fastattn.files import write_file
 from fastattn.folder import CheckpointError, own_file, read_object
@@ -29,6 +30,11 @@ __all__ = ["Rows", "Tokenizer", "load_tokenizer"]
 _PADDING = ("[PAD]", "<pad>")
 # What transformers' classes of these names give beside ids and mask, where the folder does not say.
 _WITH_TOKEN_TYPES = ("BertTokenizer", "BertTokenizerFast", "ElectraTokenizer", "ElectraTokenizerFast")
+# And the models that have such a class, where the folder does not name one.
+_MODELS_WITH_TOKEN_TYPES = ("bert", "distilbert", "electra", "nomic_bert")
+# The class of transformers that takes tokenizer.json as it is.
+_ANY_CLASS = "PreTrainedTokenizerFast"
+_SPECIAL = tuple(f"{role}_token" for role in ROLES)
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt")
 # Texts that the library tokenises at a time, and their characters: what it holds of a text is ninety times the ids that are
 # left of it, and nothing ends a call before its last text.
@@ -126,10 +132,16 @@ class Tokenizer(TokenizerCalls):
         self.name_or_path = "" if folder is None else str(folder)
         with sound(self.name_or_path):
             self._word = _word(backend)
-            texts = backend.encode(self._word).sequence_ids
+            whole = backend.encode(self._word)
+        texts = whole.sequence_ids
         self.num_special = texts.count(None)
         """Special tokens that a text gets."""
         self._prefix = next((i for i, text in enumerate(texts) if text is not None), 0)
+        end = len(texts) - (self.num_special - self._prefix)
+        before, text, after = whole.type_ids[: self._prefix], whole.type_ids[self._prefix : end], whole.type_ids[end:]
+        # Token types of the special tokens, and one for all of the text.
+        self._around = np.array([*before, *(text[:1] or [0]), *after], np.int32)
+        self._typed = bool(self._around.any())
 
     @classmethod
     def wrap(cls, tokenizer: Any, *, like: Tokenizer) -> Tokenizer:
@@ -180,7 +192,7 @@ class Tokenizer(TokenizerCalls):
         Returns
         -------
         Rows
-            Without token types.
+            With token types where `model_input_names` has them, unless all are 0.
         """
         rows: list[NDArray[np.int32]] = []
         truncated = 0
@@ -192,7 +204,11 @@ class Tokenizer(TokenizerCalls):
                     kept = self._cut(row[self._prefix : end], max_length - self.num_special)
                     row = np.concatenate([row[: self._prefix], kept, row[end:]])
                 rows.append(row)
-        return Rows(rows, None, truncated)
+        types = None
+        if self._typed and "token_type_ids" in self.model_input_names:
+            before, after = [1] * self._prefix, [1] * (self.num_special - self._prefix)
+            types = [np.repeat(self._around, [*before, len(row) - self.num_special, *after]) for row in rows]
+        return Rows(rows, types, truncated)
 
     def pair_rows(self, pairs: Sequence[Sequence[str]], max_length: int) -> Rows:
         """Return the token ids of pairs of texts; of a pair that is too long the longer text is cut first.
@@ -207,11 +223,12 @@ class Tokenizer(TokenizerCalls):
         Returns
         -------
         Rows
-            With token types, unless all are 0.
+            As of `rows`.
         """
         ids, types = self._around_pair
         before, between, after = (np.array(part, np.int32) for part in ids)
         room = max_length - len(before) - len(between) - len(after)
+        typed = "token_type_ids" in self.model_input_names and types.any()
         rows, kinds, truncated = [], [], 0
         for group in groups(pairs):
             sides = (self._ids([pair[side] for pair in pairs[group]], room, False) for side in (0, 1))
@@ -224,10 +241,10 @@ class Tokenizer(TokenizerCalls):
                     lengths = longest_first(len(first), len(second), room)
                     first, second = self._cut(first, lengths[0]), self._cut(second, lengths[1])
                 rows.append(np.concatenate([before, first, between, second, after]))
-                if types.any():
+                if typed:
                     counts = [*[1] * len(before), len(first), *[1] * len(between), len(second), *[1] * len(after)]
                     kinds.append(np.repeat(types, counts))
-        return Rows(rows, kinds if types.any() else None, truncated)
+        return Rows(rows, kinds if typed else None, truncated)
 
     def prefix_length(self, text: str, max_length: int) -> int:
         """Tokens of a text that others begin with: its own and the special ones before it.
@@ -243,11 +260,17 @@ class Tokenizer(TokenizerCalls):
         -------
         int
             How many.
+
+        Raises
+        ------
+        ValueError
+            The text is not valid Unicode.
         """
+        check_unicode(text, "prompt")
         return len(self.rows([text], max_length).ids[0]) - (self.num_special - self._prefix)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write the tokenizer's files into a folder.
+        """Write the tokenizer's files into a folder, with its settings as they are now.
 
         Parameters
         ----------
@@ -261,8 +284,25 @@ class Tokenizer(TokenizerCalls):
             if self.name_or_path and (source / name).is_file() and (source / name).resolve() != (target / name).resolve():
                 write_file(target / name, own_file(source / name))
         # One that was given as an object comes from no folder, whatever lies in this one.
-        if not self.name_or_path or not (target / "tokenizer.json").is_file():
+        given = not self.name_or_path or not (target / "tokenizer.json").is_file()
+        if given:
             write_file(target / "tokenizer.json", self.backend_tokenizer.to_str(pretty=True).encode())
+        content = {"tokenizer_class": _ANY_CLASS} if given else read_object(target / "tokenizer_config.json")
+        said = {} if given else _settings(target, self.backend_tokenizer)
+        wanted = {
+            "model_max_length": self.model_max_length,
+            "truncation_side": self.truncation_side,
+            "model_input_names": self.model_input_names,
+            **{name: self.special_tokens_map.get(name) for name in _SPECIAL},
+        }
+        changed = {name: value for name, value in wanted.items() if given or said[name] != value}
+        if changed:
+            _write_object(target / "tokenizer_config.json", {**content, **changed})
+        special = {name: changed[name] for name in _SPECIAL if name in changed}
+        older = target / "special_tokens_map.json"
+        # transformers reads this one last.
+        if special and older.is_file():
+            _write_object(older, {**read_object(older), **special})
 
     @cached_property
     def _around_pair(self) -> tuple[tuple[list[int], ...], NDArray[np.int32]]:
@@ -304,6 +344,10 @@ class Tokenizer(TokenizerCalls):
         encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)
         with sound(self.name_or_path):
             return cast("list[Encoding]", encode_batch(list(texts), add_special_tokens=add_special_tokens))
+
+
+def _write_object(path: Path, content: dict[str, Any]) -> None:
+    write_file(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _word(backend: Backend) -> str:
@@ -349,33 +393,46 @@ def load_tokenizer(folder: Path, *, do_lower_case: bool = False) -> Tokenizer:
     if do_lower_case:
         before = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = Steps([Lowercase(), *before])
+    settings = _settings(folder, backend)
+    return Tokenizer(
+        backend,
+        model_max_length=settings["model_max_length"],
+        cut_left=settings["truncation_side"] == "left",
+        special_tokens={name: settings[name] for name in _SPECIAL if settings[name] is not None},
+        model_input_names=settings["model_input_names"],
+        folder=folder,
+    )
+
+
+def _settings(folder: Path, backend: Backend) -> dict[str, Any]:
+    """Return what the files beside ``tokenizer.json`` say, under the names of ``tokenizer_config.json``."""
     settings = read_object(folder / "tokenizer_config.json")
-    special = _special_tokens(backend, {**read_object(folder / "special_tokens_map.json"), **settings})
     names = settings.get("model_input_names")
     if not isinstance(names, list):
-        typed = settings.get("tokenizer_class") in _WITH_TOKEN_TYPES
+        config = {} if settings.get("tokenizer_class") else read_object(folder / "config.json")
+        kind = settings.get("tokenizer_class") or config.get("tokenizer_class")
+        typed = kind in _WITH_TOKEN_TYPES if kind else config.get("model_type") in _MODELS_WITH_TOKEN_TYPES
         names = ["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"]
     limit = settings.get("model_max_length")
     if limit is not None and (not isinstance(limit, (int, float)) or not 1 <= limit < float("inf")):
         raise CheckpointError(f"{folder / 'tokenizer_config.json'}: model_max_length must be a positive number, found {limit!r}")
-    return Tokenizer(
-        backend,
-        model_max_length=NO_LIMIT if limit is None else int(limit),
-        cut_left=settings.get("truncation_side") == "left",
-        special_tokens=special,
-        model_input_names=names,
-        folder=folder,
-    )
+    special = _special_tokens(backend, {**read_object(folder / "special_tokens_map.json"), **settings})
+    return {
+        "model_max_length": NO_LIMIT if limit is None else int(limit),
+        "truncation_side": "left" if settings.get("truncation_side") == "left" else "right",
+        "model_input_names": names,
+        **{name: special.get(name) for name in _SPECIAL},
+    }
 
 
 def _special_tokens(backend: Backend, settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the special tokens by role."""
     found = {}
-    for role in ROLES:
-        token = settings.get(f"{role}_token")
+    for name in _SPECIAL:
+        token = settings.get(name)
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str) and _has(backend, token):
-            found[f"{role}_token"] = token
+            found[name] = token
     for token in _PADDING:
         if "pad_token" not in found and _has(backend, token):
             found["pad_token"] = token

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn._tokenizer_calls import check_inputs, check_unicode
 from fastattn.tokenizer import Rows, Tokenizer
 
-__all__ = ["Packed", "pack", "tokenize"]
+__all__ = ["Packed", "checked", "pack", "tokenize"]
 
 # Tokens of one forward: enough to share among many threads, and a few tens of megabytes of hidden states.
 _TOKENS_PER_FORWARD = 16_384
@@ -38,6 +39,34 @@ class Packed(NamedTuple):
     types: NDArray[np.int32] | None
     offsets: NDArray[np.int64]
     truncated: int
+
+
+def checked(inputs: Sequence[Any]) -> list[Any]:
+    """Return texts, or pairs of texts, as a list.
+
+    Parameters
+    ----------
+    inputs : sequence of str, or of (str, str)
+        What is checked.
+
+    Returns
+    -------
+    list of str, or of (str, str)
+        The same.
+
+    Raises
+    ------
+    TypeError
+        One is neither a str nor a pair of str, or some are of each kind.
+    """
+    found = list(inputs)
+    if check_inputs(found, "inputs"):
+        first = isinstance(found[0], str)
+        for i, item in enumerate(found):
+            if isinstance(item, str) != first:
+                kind = "a str" if first else "a pair of str"
+                raise TypeError(f"inputs[{i}] must be {kind}, as inputs[0] is, got {type(item).__name__}")
+    return found
 
 
 def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_length: int, start: int = 0) -> Rows:
@@ -74,8 +103,8 @@ def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_lengt
         return rows(inputs, max_length)
     except TypeError:
         for i, text in enumerate(inputs):
-            if any("\ud800" <= character <= "\udfff" for part in ([text] if isinstance(text, str) else text) for character in part):
-                raise ValueError(f"inputs[{start + i}] is not valid Unicode: it holds half a surrogate pair") from None
+            for part in (text,) if isinstance(text, str) else text:
+                check_unicode(part, f"inputs[{start + i}]")
         raise
 
 

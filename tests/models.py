@@ -93,6 +93,24 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
+def write_typed_tokenizer(folder: Path, **settings: Any) -> None:
+    """Write one whose post-processor gives a single text the types 0, 1, ..., 1, as its class gives them."""
+    write_tokenizer(folder)
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    content["post_processor"]["single"] = [
+        {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 1}},
+        {"SpecialToken": {"id": "[SEP]", "type_id": 1}},
+    ]
+    write_json(folder / "tokenizer.json", content)
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names, **special, **settings},
+    )
+
+
 def write_sentence_model(folder: Path, pooling: dict[str, Any] | None = None, normalize: bool = False) -> Path:
     """Write a sentence-transformers folder."""
     write_bert(folder)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from fastattn import Encoder
 from fastattn.attention_map import SUFFIXES, Reading, _labels, check_drawing, draw_attention, read_attention, write_figure
 from fastattn.cli import app
-from models import HEADS, LAYERS, WORDS, write_sentence_model
+from models import HEADS, LAYERS, WORDS, write_sentence_model, write_typed_tokenizer
 
 pytestmark = pytest.mark.jit
 
@@ -86,6 +86,15 @@ def test_long_text(side: str, tmp_path: Path) -> None:
     assert found.truncated
     assert found.labels == ["[CLS]", *(words[:10] if side == "right" else words[-10:]), "[SEP]"]
     assert not read_attention(" ".join(words[:10]), folder).truncated
+
+
+def test_token_types(tmp_path: Path) -> None:
+    folder = write_sentence_model(tmp_path / "m")
+    plain = read_attention("the cat", folder)
+    write_typed_tokenizer(folder)
+    assert not np.allclose(read_attention("the cat", folder).attention, plain.attention, atol=1e-3)
+    write_typed_tokenizer(folder, model_input_names=["input_ids"])
+    assert np.array_equal(read_attention("the cat", folder).attention, plain.attention)
 
 
 def test_bad_text(model: Path) -> None:

@@ -101,6 +101,20 @@ def test_long_pairs_are_cut_and_counted(model: CrossEncoder) -> None:
     assert not np.array_equal(short.predict(PAIRS), CrossEncoder(model.folder).predict(PAIRS))
     with pytest.raises(ValueError, match="max_seq_length must be an integer from 2 to 96, got 97"):
         CrossEncoder(model.folder, max_length=97)
+    model.max_length = 3
+    assert model.preprocess([("a", "b")])["input_ids"].shape == (1, 3)
+    with pytest.raises(ValueError, match="max_seq_length must be an integer from 3 to 96, got 2"):
+        model.max_length = 2
+    with pytest.raises(ValueError, match="max_seq_length must be an integer from 3 to 96, got 2"):
+        CrossEncoder(model.folder, max_length=2)
+
+
+def test_a_tokenizer_that_gives_no_token_types(model: CrossEncoder) -> None:
+    expected = model.predict(PAIRS)
+    model.tokenizer.model_input_names.remove("token_type_ids")
+    found = model.predict(PAIRS)
+    assert not np.allclose(found, expected, atol=1e-3)
+    assert np.array_equal(logits(model), model(model.preprocess(PAIRS))["scores"][:, 0])
 
 
 def test_activations(model: CrossEncoder, three: Path) -> None:

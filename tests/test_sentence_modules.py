@@ -17,7 +17,7 @@ from fastattn import CrossEncoder, SentenceTransformer, pipeline
 from fastattn.folder import CheckpointError
 from fastattn.kernels.linear import linear_kernel
 from fastattn.modules import Dense, Dropout, LayerNorm, Module, Normalize, Pooling, Transformer
-from models import C, bert_tensors, write_json, write_safetensors, write_sentence_model
+from models import C, bert_tensors, write_json, write_safetensors, write_sentence_model, write_typed_tokenizer
 from peer_cases import MODELS, TEXTS, dense, pooling, weights, write_cross_encoder, write_model
 
 pytestmark = pytest.mark.jit
@@ -248,6 +248,48 @@ def test_forward_of_a_padded_batch(tmp_path: Path) -> None:
         model.preprocess(TEXTS, colour=1)
 
 
+def test_token_types_of_single_texts(tmp_path: Path) -> None:
+    plain = SentenceTransformer(write_model(tmp_path, pooling("mean"))).encode(TEXTS)
+    write_typed_tokenizer(tmp_path, model_max_length=12)
+    model = SentenceTransformer(tmp_path)
+    batch = model.preprocess(TEXTS)
+    expected = model.tokenizer(TEXTS, truncation=True, padding=True)
+    assert batch["token_type_ids"].tolist() == expected["token_type_ids"]
+    found = model.encode(TEXTS)
+    np.testing.assert_allclose(found, model(batch)["sentence_embedding"], atol=1e-6)
+    assert not np.allclose(found, plain, atol=1e-3)
+    for text, every in zip(TEXTS, model.encode(TEXTS, output_value=None), strict=True):
+        assert every["token_type_ids"].tolist() == model.tokenizer(text, truncation=True)["token_type_ids"]
+    model.tokenizer.model_input_names.remove("token_type_ids")
+    assert np.array_equal(model.encode(TEXTS), plain)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([("a", "b"), "cd"], r"inputs\[1\] must be a pair of str, as inputs\[0\] is, got str"),
+        (["ab", "c", ("d", "e")], r"inputs\[2\] must be a str, as inputs\[0\] is, got tuple"),
+        ([("a", "b", "c")], r"inputs\[0\] must be a str or a pair of str, got tuple of 3"),
+        (["a", ("a",)], r"inputs\[1\] must be a str or a pair of str, got tuple of 1"),
+        ([()], r"inputs\[0\] must be a str or a pair of str, got tuple of 0"),
+        ([{"a": 1}], r"inputs\[0\] must be a str or a pair of str, got dict"),
+        ([("a", None)], r"inputs\[0\]\[1\] must be a str, got NoneType"),
+        ([3], r"inputs\[0\] must be a str or a pair of str, got int"),
+    ],
+)
+def test_what_cannot_be_preprocessed(inputs: Any, message: str, tmp_path: Path) -> None:
+    model = SentenceTransformer(write_model(tmp_path, pooling("mean")))
+    for call in (model.preprocess, model.tokenize):
+        with pytest.raises(TypeError, match=message):
+            call(inputs)
+
+
+def test_a_bad_prompt_that_pooling_leaves_out(tmp_path: Path) -> None:
+    model = SentenceTransformer(write_model(tmp_path, pooling("mean", include_prompt=False)))
+    with pytest.raises(ValueError, match="prompt is not valid Unicode: it holds half a surrogate pair"):
+        model.encode("a", prompt="\ud800")
+
+
 def test_pools_and_devices(tmp_path: Path) -> None:
     model = SentenceTransformer(
         write_model(tmp_path, pooling("mean")), device="cpu", trust_remote_code=True, model_card_data=object()
@@ -280,6 +322,9 @@ def test_settings_of_the_tokenizer(tmp_path: Path) -> None:
     model = SentenceTransformer(tmp_path, tokenizer_kwargs={"model_max_length": 5, "truncation_side": "left"}, token="t")
     assert model.max_seq_length == model.get_max_seq_length() == model.tokenizer.model_max_length == 5
     assert np.array_equal(model.encode("the cat sat on a mat"), model.encode("on a mat"))
+    model.save(str(tmp_path / "saved"))
+    again = SentenceTransformer(tmp_path / "saved")
+    assert np.array_equal(again.encode("the cat sat on a mat"), model.encode("on a mat"))
     model.tokenizer.model_max_length = 10**9
     assert model.max_seq_length == 24
     model.tokenizer = model.tokenizer.backend_tokenizer

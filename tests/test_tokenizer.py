@@ -12,8 +12,8 @@ from tokenizers import models, processors
 
 from fastattn.folder import CheckpointError
 from fastattn.lookup import find_model
-from fastattn.tokenizer import LONG, Tokenizer, groups, load_tokenizer
-from models import write_json, write_tokenizer
+from fastattn.tokenizer import LONG, NO_LIMIT, Tokenizer, groups, load_tokenizer
+from models import write_bert, write_json, write_tokenizer, write_typed_tokenizer
 from peer_cases import DATA, PAIRS
 from texts import ODD
 
@@ -160,11 +160,133 @@ def test_calls_without_transformers(tokenizer: Tokenizer) -> None:
         ({"return_tensors": "tf"}, 'return_tensors must be "np", "pt" or None'),
         ({"return_tensors": "np"}, "needs texts of one length: pass padding=True"),
         ({"is_split_into_words": True}, "a tokenizer has no argument is_split_into_words"),
+        ({"padding": "max_length", "max_length": NO_LIMIT}, 'padding="max_length" needs a max_length of at most 2147483647'),
     ],
 )
 def test_arguments_of_a_call(tokenizer: Tokenizer, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tokenizer(["hello world", "a"], **options)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([["a", "b", "c"]], r"text\[0\] must be a str or a pair of str, got list of 3"),
+        (["a", ["a"]], r"text\[1\] must be a str or a pair of str, got list of 1"),
+        ([()], r"text\[0\] must be a str or a pair of str, got tuple of 0"),
+        ([{"a": 1}], r"text\[0\] must be a str or a pair of str, got dict"),
+        ([("a", 1)], r"text\[0\]\[1\] must be a str, got int"),
+    ],
+)
+def test_what_is_no_text(tokenizer: Tokenizer, inputs: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        tokenizer(inputs)
+
+
+def test_half_a_surrogate_pair(tokenizer: Tokenizer) -> None:
+    with pytest.raises(ValueError, match="text is not valid Unicode: it holds half a surrogate pair"):
+        tokenizer("a \ud800")
+    with pytest.raises(ValueError, match=r"text\[1\] is not valid Unicode"):
+        tokenizer(["a", ("b", "\udfff")])
+    with pytest.raises(ValueError, match="prompt is not valid Unicode"):
+        tokenizer.prefix_length("\ud800", 20)
+
+
+def test_texts_padded_beyond_memory(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastattn._memory.free_bytes", lambda: 2**30)
+    with pytest.raises(MemoryError, match="2 texts padded to 2147483647 tokens would take"):
+        tokenizer(["a", "b"], padding="max_length", max_length=2**31 - 1)
+
+
+def test_ids_of_no_token(tokenizer: Tokenizer) -> None:
+    assert tokenizer.convert_ids_to_tokens([999_999]) == [None]
+    assert tokenizer.convert_ids_to_tokens(999_999) is None
+    assert tokenizer.decode([999_999]) == ""
+    for bad in (-1, 2**40):
+        with pytest.raises(ValueError, match=f"token_ids must be from 0 to 4294967295, got {bad}"):
+            tokenizer.decode([5, bad])
+        for ids in (bad, [5, bad]):
+            with pytest.raises(ValueError, match=f"ids must be from 0 to 4294967295, got {bad}"):
+                tokenizer.convert_ids_to_tokens(ids)
+
+
+def test_token_types(tmp_path: Path) -> None:
+    write_typed_tokenizer(tmp_path)
+    typed = load_tokenizer(tmp_path)
+    texts = ["", "the cat", " ".join(["the"] * 9)]
+    for length in (2, 3, 6, 20):
+        found = typed.rows(texts, length)
+        assert found.types is not None
+        expected = [typed(text, truncation=True, max_length=length).token_type_ids for text in texts]
+        assert [types.tolist() for types in found.types] == expected
+    assert typed.pair_rows([("the", "cat")], 20).types is not None
+    typed.model_input_names.remove("token_type_ids")
+    assert typed.rows(texts, 20).types is None
+    assert typed.pair_rows([("the", "cat")], 20).types is None
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "typed"),
+    [
+        ({}, {}, True),
+        ({"model_type": "roberta"}, {}, False),
+        ({"model_type": "roberta", "tokenizer_class": "BertTokenizer"}, {}, True),
+        ({"tokenizer_class": "BertTokenizer"}, {"tokenizer_class": "PreTrainedTokenizerFast"}, False),
+        ({}, {"model_input_names": ["input_ids", "attention_mask"]}, False),
+    ],
+)
+def test_whether_a_call_gives_token_types(model: Any, settings: Any, typed: bool, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    write_bert(tmp_path, **model)
+    write_json(tmp_path / "tokenizer_config.json", settings)
+    assert ("token_type_ids" in load_tokenizer(tmp_path)("the cat")) == typed
+
+
+SETTINGS = ("truncation_side", "model_max_length", "model_input_names", "special_tokens_map")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_settings_are_saved(tokenizer: Tokenizer, tmp_path: Path, wrapped: bool) -> None:
+    changed = Tokenizer.wrap(tokenizer.backend_tokenizer, like=tokenizer) if wrapped else tokenizer
+    changed.truncation_side = "left"
+    changed.model_max_length = 7
+    changed.model_input_names = ["input_ids", "attention_mask", "token_type_ids"]
+    changed.special_tokens_map["pad_token"] = changed.special_tokens_map["mask_token"]
+    changed.save_pretrained(tmp_path)
+    found = load_tokenizer(tmp_path)
+    for name in SETTINGS:
+        assert getattr(found, name) == getattr(changed, name), name
+    assert found(WORDS[0], WORDS[1]) == changed(WORDS[0], WORDS[1])
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    for name in SETTINGS:
+        assert getattr(theirs, name) == getattr(changed, name), name
+    text = " ".join(WORDS)
+    assert theirs(text, truncation=True)["input_ids"] == changed(text, truncation=True)["input_ids"]
+
+
+def test_settings_that_stay_are_not_written(tokenizer: Tokenizer, folder: Path, tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {"model_type": "bert"})
+    tokenizer.save_pretrained(tmp_path)
+    name = "tokenizer_config.json"
+    assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_saved_over_another(tmp_path: Path) -> None:
+    """What lies in the folder says nothing of a tokenizer that was given as an object."""
+    load_tokenizer(FOLDERS["bert"]).save_pretrained(tmp_path)
+    assert (tmp_path / "special_tokens_map.json").is_file()
+    other = load_tokenizer(FOLDERS["roberta"])
+    Tokenizer.wrap(other.backend_tokenizer, like=other).save_pretrained(tmp_path)
+    found = load_tokenizer(tmp_path)
+    for name in SETTINGS:
+        assert getattr(found, name) == getattr(other, name), name
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    for name in SETTINGS:
+        assert getattr(theirs, name) == getattr(other, name), name
+    assert theirs("hello world") == other("hello world")
 
 
 def test_saved_and_wrapped(tokenizer: Tokenizer, tmp_path: Path) -> None:

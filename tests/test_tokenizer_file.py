@@ -143,6 +143,14 @@ def test_a_token_that_there_is_not(folder: Path) -> None:
         load_tokenizer(folder)
 
 
+def test_a_token_type_that_is_too_great(folder: Path) -> None:
+    processor = template(["A"])
+    processor["single"][0]["Sequence"]["type_id"] = 2**31
+    change(folder, {"post_processor": processor})
+    with pytest.raises(CheckpointError, match=r"token type 2147483648 is not in 0 \.\. 2147483647"):
+        load_tokenizer(folder)
+
+
 def test_a_special_token_that_is_no_text(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", {"cls_token": "\ud800", "sep_token": "[SEP]"})
     assert "cls_token" not in load_tokenizer(folder).special_tokens_map

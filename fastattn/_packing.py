@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,9 @@ from fastattn.kernels.linear import pack_weight
 
 Array = NDArray[Any]
 
+# An array object, its name, and its places in a dict and in an arena.
+_ARRAY_BYTES = 512
+
 
 class Packed(NamedTuple):
     """An encoder's parameters as the kernels take them."""
@@ -33,9 +36,9 @@ class Packed(NamedTuple):
     relative: Array
 
 
-def expected_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight that an encoder of this configuration must have."""
-    c, e, f = config.hidden_dim, config.input_dim, config.ff_dim
+def _outside(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight outside the layers."""
+    c, e = config.hidden_dim, config.input_dim
     shapes: dict[str, tuple[int, ...]] = {}
     if config.vocab_size is not None:
         shapes["embeddings.token.weight"] = (config.vocab_size, e)
@@ -47,45 +50,56 @@ def expected_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
         shapes["embeddings.projection.weight"] = (c, e)
     if config.relative_buckets:
         shapes["relative_bias.weight"] = (config.relative_buckets, config.num_heads)
+    return {**shapes, "embeddings.layer_norm.weight": (e,), "layer_norm.weight": (c,)}
+
+
+def _inside(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight of a layer, under its name without the layer."""
+    c, f = config.hidden_dim, config.ff_dim
+    shapes: dict[str, tuple[int, ...]] = {f"attention.{name}.weight": (c, c) for name in ("query", "key", "value", "output")}
+    if config.gated:
+        shapes["feed_forward.gate.weight"] = (f, c)
+    shapes |= {"feed_forward.input.weight": (f, c), "feed_forward.output.weight": (c, f)}
+    return shapes | {f"{part}.layer_norm.weight": (c,) for part in ("attention", "feed_forward")}
+
+
+def _shapes(config: EncoderConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the name and shape of each weight, one at a time: a configuration may have any number of layers."""
+    yield from _outside(config).items()
+    inside = _inside(config)
     for i in range(config.num_layers):
-        for name in ("query", "key", "value", "output"):
-            shapes[f"layers.{i}.attention.{name}.weight"] = (c, c)
-        if config.gated:
-            shapes[f"layers.{i}.feed_forward.gate.weight"] = (f, c)
-        shapes[f"layers.{i}.feed_forward.input.weight"] = (f, c)
-        shapes[f"layers.{i}.feed_forward.output.weight"] = (c, f)
-    return shapes | ({} if config.norm_first else _layer_norms(config))
+        for name, shape in inside.items():
+            yield f"layers.{i}.{name}", shape
 
 
-def _layer_norms(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    parts = ("attention", "feed_forward")
-    return {f"layers.{i}.{part}.layer_norm.weight": (config.hidden_dim,) for i in range(config.num_layers) for part in parts}
-
-
-def optional_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight that may be absent: a norm without one is left out."""
-    outer = {"embeddings.layer_norm.weight": (config.input_dim,), "layer_norm.weight": (config.hidden_dim,)}
-    return outer | (_layer_norms(config) if config.norm_first else {})
+def _may_be_absent(config: EncoderConfig, name: str) -> bool:
+    """Tell whether a weight may be absent: a norm without one is left out, but not one behind a sublayer."""
+    return name.endswith("layer_norm.weight") and (config.norm_first or not name.startswith("layers."))
 
 
 def check_parameters(config: EncoderConfig, parameters: Mapping[str, Array]) -> None:
-    """Raise a ValueError for the first parameter that is missing, has the wrong shape, or would be left unused."""
-    required, optional = expected_shapes(config), optional_shapes(config)
-    for name, shape in (required | optional).items():
+    """Raise for the first parameter that is missing, is no array of floats, has the wrong shape, or would be left unused."""
+    if not isinstance(parameters, Mapping):
+        raise TypeError(f"parameters must be a mapping of names to arrays, got {type(parameters).__name__}")
+    for name, array in parameters.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+            found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise TypeError(f"parameter {name} must be an array of floats, got {found}")
+    for name, shape in _shapes(config):
         if name not in parameters:
-            if name in optional:
+            if _may_be_absent(config, name):
                 continue
             raise ValueError(f"parameters lack {name}, of shape {shape}")
         bias = name.removesuffix("weight") + "bias"
         for key, wanted in ((name, shape), (bias, shape[:1])):
             if key in parameters and parameters[key].shape != wanted:
                 raise ValueError(f"parameter {key} must have shape {wanted}, got {parameters[key].shape}")
-    for name, field in (
-        ("embeddings.projection.weight", "embedding_dim"),
-        ("relative_bias.weight", "relative_buckets"),
-        ("layers.0.feed_forward.gate.weight", "gated"),
+    for name, field, is_set in (
+        ("embeddings.projection.weight", "embedding_dim", config.embedding_dim is not None),
+        ("relative_bias.weight", "relative_buckets", config.relative_buckets > 0),
+        ("layers.0.feed_forward.gate.weight", "gated", config.gated),
     ):
-        if name in parameters and name not in required:
+        if name in parameters and not is_set:
             raise ValueError(f"parameters have {name}, for which the configuration's {field} must be set")
 
 
@@ -93,19 +107,23 @@ def random_parameters(config: EncoderConfig, seed: int) -> dict[str, Array]:
     """Return normal weights of standard deviation 0.02 (norms: 1), zero biases, as BERT starts."""
     rng = np.random.default_rng(seed)
     parameters: dict[str, Array] = {}
-    shapes = expected_shapes(config) | optional_shapes(config)
-    check_large(4 * sum(map(math.prod, shapes.values())), "the parameters")
-    if config.vocab_size is None:
-        del shapes["embeddings.layer_norm.weight"]
-    if not config.norm_first:
-        del shapes["layer_norm.weight"]
-    for name, shape in shapes.items():
+    check_large(_size(_outside(config)) + config.num_layers * _size(_inside(config)), "the parameters")
+    for name, shape in _shapes(config):
+        if name == "embeddings.layer_norm.weight" and config.vocab_size is None:
+            continue
+        if name == "layer_norm.weight" and not config.norm_first:
+            continue
         norm = "layer_norm" in name
         table = name.startswith(("embeddings.", "relative_bias.")) and "projection" not in name
         parameters[name] = np.ones(shape, np.float32) if norm else rng.standard_normal(shape, np.float32) * np.float32(0.02)
         if norm or not table:
             parameters[name.removesuffix("weight") + "bias"] = np.zeros(shape[0], np.float32)
     return parameters
+
+
+def _size(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the bytes of such weights with their biases: of the elements of the weights, and what arrays take beside theirs."""
+    return sum(4 * math.prod(shape) + 2 * _ARRAY_BYTES for shape in shapes.values())
 
 
 class _Arena:
@@ -166,6 +184,7 @@ def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
             return -1, -1
         return place(parameters[f"{name}.weight"]), arena.vector(bias(name, size))
 
+    bases = thetas(config)
     layout = np.zeros((config.num_layers, FIELDS), np.int64)
     for i in range(config.num_layers):
         attention, ff = f"layers.{i}.attention", f"layers.{i}.feed_forward"
@@ -182,7 +201,7 @@ def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
             *(linear(f"{ff}.gate", f) if config.gated else (-1, -1)),
             sight,
             0 if config.is_causal else sight,
-            thetas(config).index(config.theta(i)),
+            bases.index(config.theta(i)),
         )
     sizes = [
         c,
@@ -195,7 +214,7 @@ def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
         *optional(arena.vector, "layer_norm", c),
         config.input_dim,
         *optional(arena.matrix, "embeddings.projection", c),
-        len(thetas(config)),
+        len(bases),
     ]
     return Packed(
         arena.fill(),

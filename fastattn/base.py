@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -340,7 +341,7 @@ class TextModel:
         ----------
         input : mapping
             ``input_ids`` (B, T); ``attention_mask`` (B, T), bool or 0/1, 1 marks a real token; ``token_type_ids`` (B, T);
-            ``prompt_length``.  All but the first may be missing.
+            ``prompt_length``, at least 0.  All but the first may be missing.
         **kwargs
             ``task``, for compatibility.
 
@@ -353,9 +354,9 @@ class TextModel:
         Raises
         ------
         TypeError
-            ``input_ids`` are not whole numbers.
+            ``input_ids``, ``token_type_ids`` or ``prompt_length`` are not whole numbers.
         ValueError
-            A shape is wrong, an id is out of range, or the mask holds anything but 0 and 1.
+            A shape is wrong, an id is out of range, ``prompt_length`` is negative, or the mask holds anything but 0 and 1.
         """
         if unknown := set(kwargs) - {"task"}:
             raise ValueError(f"forward has no argument {', '.join(sorted(unknown))}")
@@ -364,13 +365,19 @@ class TextModel:
         ids = np.asarray(input["input_ids"])
         if ids.ndim != 2:
             raise ValueError(f"input_ids must have shape (B, T), got {ids.shape}")
+        if ids.dtype.kind not in "iu":
+            raise TypeError(f"input_ids must be whole numbers, got {ids.dtype}")
         real = self._pipeline.transformer.encoder._mask(input.get("attention_mask"), ids.shape)
         types = input.get("token_type_ids")
-        types = None if types is None else np.asarray(types)[real]
+        if types is not None:
+            types = np.asarray(types)
+            if types.shape != ids.shape:
+                raise ValueError(f"token_type_ids must have shape {ids.shape}, got {types.shape}")
+            types = types[real]
         offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
         batch = Packed(np.arange(len(ids)), ids[real], types, offsets, 0)
         result = dict(input)
-        for name, rows in self._pipeline.features(batch, int(input.get("prompt_length", 0))).items():
+        for name, rows in self._pipeline.features(batch, _prompt_length(input)).items():
             if name in self._pipeline.token_names:
                 padded = np.zeros((*ids.shape, rows.shape[1]), np.float32)
                 padded[real] = rows
@@ -519,6 +526,17 @@ class TextModel:
             raise ValueError(f"pool must be what start_multi_process_pool returned, and not stopped, got {pool!r}")
         for one in device if isinstance(device, (list, tuple)) else [device]:
             check_device(one)
+
+
+def _prompt_length(input: Mapping[str, Any]) -> int:
+    """Return how many tokens of each text of a batch are the prompt's."""
+    try:
+        length = operator.index(input.get("prompt_length", 0))
+    except TypeError:
+        raise TypeError(f"prompt_length must be a whole number, got {input['prompt_length']!r:.50}") from None
+    if length < 0:
+        raise ValueError(f"prompt_length must be at least 0, got {length}")
+    return length
 
 
 def _padded(rows: Sequence[NDArray[np.int32]], width: int, value: int) -> NDArray[np.int64]:

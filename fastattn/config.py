@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import KW_ONLY, dataclass
+from numbers import Real
 from typing import Any
 
 __all__ = ["EncoderConfig"]
@@ -24,7 +26,12 @@ _WHOLE = {
     "relative_buckets": 0,
     "relative_max_distance": 1,
 }
-_MAY_BE_NONE = ("vocab_size", "embedding_dim", "window")
+# The most of each: twice a window and one more is a number of 64 bits still.
+_MOST = 2**62 - 1
+_NUMBERS = ("dropout", "layer_norm_eps", "rotary_theta", "local_rotary_theta")
+# With a smaller base the angles of late tokens are infinite.
+_LEAST_THETA = 1e-300
+_MAY_BE_NONE = ("vocab_size", "embedding_dim", "window", "local_rotary_theta")
 # The other choices show in the parameters.
 _REFERENCE = (
     "num_layers",
@@ -78,7 +85,7 @@ class EncoderConfig:
     embedding_dim : int, optional
         Width E of the embedding tables and of their norm, where a projection to C follows (ALBERT, ELECTRA).
     rotary_theta : float
-        Base of the rotary angles ``t theta^(-2 i / D)``; channel i turns with channel i + D / 2 of its head.
+        Base of the rotary angles ``t theta^(-2 i / D)``, at least 1e-300; channel i turns with channel i + D / 2 of its head.
     local_rotary_theta : float, optional
         The base in local layers; the same without it.
     gated : bool
@@ -95,7 +102,8 @@ class EncoderConfig:
     Raises
     ------
     ValueError
-        A size is not positive, `num_heads` does not divide `hidden_dim`, or a choice is not one of those above.
+        A size is not positive or above 2^62 - 1, a number is not finite or out of its range, `num_heads` does not divide
+        `hidden_dim`, or a choice is not one of those above.
 
     References
     ----------
@@ -135,6 +143,18 @@ class EncoderConfig:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+            if value > _MOST:
+                raise ValueError(f"{name} must be at most {_MOST}, got {value!r:.50}")
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if value is None and name in _MAY_BE_NONE:
+                continue
+            number, is_base = _float(value), "theta" in name
+            if not math.isfinite(number) or (is_base and number <= 0):
+                raise ValueError(f"{name} must be a {'positive' if is_base else 'finite'} number, got {value!r:.50}")
+            if is_base and number < _LEAST_THETA:
+                raise ValueError(f"{name} must be at least {_LEAST_THETA}, got {value!r}")
+            object.__setattr__(self, name, number)
         for name in ("norm_first", "is_causal", "gated"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -142,20 +162,14 @@ class EncoderConfig:
             raise ValueError(f"num_heads must divide hidden_dim, got {self.num_heads} heads for a width of {self.hidden_dim}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
+        if self.layer_norm_eps < 0:
+            raise ValueError(f"layer_norm_eps must be at least 0, got {self.layer_norm_eps!r}")
         if self.activation not in _ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
         if self.positions not in _POSITIONS:
             raise ValueError(f'positions must be "learned", "sinusoidal", "rotary" or None, got {self.positions!r}')
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(f"rotary positions need heads of an even size, got {self.head_dim} channels a head")
-        if not self.layer_norm_eps >= 0:
-            raise ValueError(f"layer_norm_eps must be at least 0, got {self.layer_norm_eps!r}")
-        for name in ("rotary_theta", "local_rotary_theta"):
-            theta = getattr(self, name)
-            if theta is None and name == "local_rotary_theta":
-                continue
-            if not isinstance(theta, int | float) or not 0 < theta < float("inf"):
-                raise ValueError(f"{name} must be a positive number, got {theta!r}")
         if self.relative_buckets % 2 or self.relative_buckets == 2:
             raise ValueError(f"relative_buckets must be 0 or an even number of at least 4, got {self.relative_buckets}")
         if self.relative_buckets and self.relative_max_distance <= self.relative_buckets // 4:
@@ -212,3 +226,11 @@ class EncoderConfig:
         dict of str
         """
         return {name: getattr(self, name) for name in _REFERENCE}
+
+
+def _float(value: Any) -> float:
+    """Return a real number as a float: infinite where that is too large, NaN where it is no number."""
+    try:
+        return float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:
+        return math.inf

@@ -37,13 +37,17 @@ class Encoder:
     seed : int
         Of the random weights; not used with `parameters`.
     parameters : mapping of str to float32 arrays, optional
-        Weights under the names that ``fastattn.reference.encoder`` takes.  They are packed once; matrices are not kept.
-        Layers that share an array object share its packed copy too.
+        Weights under the names that ``fastattn.reference.encoder`` takes; other floats are rounded.  They are packed once;
+        matrices are not kept.  Layers that share an array object share its packed copy too.
 
     Raises
     ------
+    TypeError
+        `parameters` are no mapping, or one of them is no array of floats.
     ValueError
         A parameter is missing, has the wrong shape, or is one that `config` does not call for.
+    MemoryError
+        The parameters would not fit in the memory that is free: found out before any is made.
 
     Notes
     -----
@@ -58,9 +62,9 @@ class Encoder:
         if parameters is None:
             parameters = _packing.random_parameters(config, seed)
         self.config = config
+        self._packed = _packing.pack(config, parameters)
         # Layers may share their arrays.
         self.parameters_count = sum(int(array.size) for array in {id(array): array for array in parameters.values()}.values())
-        self._packed = _packing.pack(config, parameters)
         self._tables = Tables(config, self._packed.positions, self._packed.relative)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -198,7 +202,7 @@ class Encoder:
         Raises
         ------
         TypeError
-            `x` is neither int nor float, or `token_type_ids` is not int.
+            `x` is neither int nor float, `token_type_ids` is not int, or `rng` is needed and is another object.
         ValueError
             A shape is wrong, an id is out of range, a sequence is longer than the positions, or `rng` is missing; hidden states
             or attention are asked for and dropout as well.
@@ -373,6 +377,8 @@ class Encoder:
         if training and config.dropout > 0:
             if rng is None:
                 raise ValueError("rng must be a numpy.random.Generator where training applies dropout, got None")
+            if not isinstance(rng, np.random.Generator):
+                raise TypeError(f"rng must be a numpy.random.Generator (default_rng makes one), got {type(rng).__name__}")
             out[...] = _training.forward(config, packed, offsets, inputs, rotary, relative, rng)
             return out
         _run.run(config, packed, offsets, inputs, rotary, relative, POOLINGS[pooling], normalize, out, watch, pending)

@@ -3,6 +3,8 @@
 import itertools
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -243,11 +245,42 @@ def test_flop_counts_what_is_on() -> None:
         ({"relative_buckets": 33}, "relative_buckets"),
         ({"relative_buckets": 32, "relative_max_distance": 8}, "relative_max_distance must be greater than the 8"),
         ({"gated": 1}, "gated must be True or False, got 1"),
+        ({"window": 2**62}, f"window must be at most {2**62 - 1}, got {2**62}"),
+        ({"max_positions": 10**400}, "max_positions must be at most"),
+        ({"relative_buckets": 32, "relative_max_distance": 10**400}, "relative_max_distance must be at most"),
+        ({"rotary_theta": 10**400}, "rotary_theta must be a positive number, got 1000"),
+        ({"rotary_theta": 5e-324}, "rotary_theta must be at least 1e-300, got 5e-324"),
+        ({"local_rotary_theta": "10000"}, "local_rotary_theta must be a positive number, got '10000'"),
+        ({"layer_norm_eps": 10**400}, "layer_norm_eps must be a finite number, got 1000"),
+        ({"layer_norm_eps": np.inf}, "layer_norm_eps must be a finite number, got inf"),
+        ({"layer_norm_eps": Decimal("1e-5")}, "layer_norm_eps must be a finite number"),
+        ({"layer_norm_eps": np.array([1e-5])}, "layer_norm_eps must be a finite number"),
+        ({"dropout": "a"}, "dropout must be a finite number, got 'a'"),
     ],
 )
 def test_bad_config(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         EncoderConfig(**({"num_layers": 1, "num_heads": 2, "hidden_dim": 32, "ff_dim": 64} | options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"window": 2**62 - 1, "global_every": 2},
+        {"positions": "rotary", "rotary_theta": 2**64},
+        {"positions": "rotary", "rotary_theta": 1e-300, "hidden_dim": 128},
+        {"positions": "rotary", "rotary_theta": 1e308, "local_rotary_theta": np.float32(100), "window": 1, "global_every": 2},
+        {"layer_norm_eps": 1},
+        {"layer_norm_eps": np.float32(1e-5), "dropout": np.float32(0.5)},
+        {"layer_norm_eps": Fraction(1, 1000)},
+        {"relative_buckets": 32, "relative_max_distance": 2**62 - 1},
+    ],
+)
+def test_any_number_of_a_configuration(options: dict[str, Any]) -> None:
+    config = EncoderConfig(**({"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "ff_dim": 64, "vocab_size": V} | options))
+    assert all(type(getattr(config, name)) is float for name in ("dropout", "layer_norm_eps", "rotary_theta"))
+    for training in (False, True):
+        assert np.isfinite(Encoder(config)(np.ones((1, 300), int), training=training, rng=np.random.default_rng(0))).all()
 
 
 @pytest.mark.parametrize(
@@ -269,3 +302,28 @@ def test_bad_parameters(kind: str, change: dict[str, Any], words: str) -> None:
     changed = {name: value for name, value in (parameters | change).items() if value is not None}
     with pytest.raises(ValueError, match=words):
         Encoder(model.config, parameters=changed)
+
+
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        ([[1.0]], "list"),
+        (None, "NoneType"),
+        (1, "int"),
+        (np.ones((V, 32), int), "int64"),
+        (np.ones((V, 32), np.complex64), "complex64"),
+        (np.full((V, 32), "1"), "<U1"),
+        (np.ones((V, 32), object), "object"),
+    ],
+)
+@pytest.mark.parametrize("name", ["embeddings.token.weight", "layers.0.attention.query.bias", "unknown"])
+def test_parameters_are_arrays_of_floats(name: str, value: Any, words: str) -> None:
+    model, parameters = make("rotary")
+    with pytest.raises(TypeError, match=f"parameter {name} must be an array of floats, got {words}"):
+        Encoder(model.config, parameters={**parameters, name: value})
+
+
+def test_parameters_are_a_mapping() -> None:
+    parameters: Any = [1]
+    with pytest.raises(TypeError, match="parameters must be a mapping of names to arrays, got list"):
+        Encoder(make("rotary")[0].config, parameters=parameters)

@@ -158,6 +158,10 @@ def test_dropout_is_the_generator_s_alone(monkeypatch: pytest.MonkeyPatch) -> No
     assert not one[~mask].any()
     with pytest.raises(ValueError, match="rng"):
         model(ids, training=True)
+    other: Any
+    for other in (0, np.random.RandomState(0), np.random):
+        with pytest.raises(TypeError, match=r"rng must be a numpy\.random\.Generator .*, got (int|RandomState|module)"):
+            model(ids, training=True, rng=other)
 
 
 def test_dropout_of_nothing_is_inference() -> None:

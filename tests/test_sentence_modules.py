@@ -244,6 +244,21 @@ def test_forward_of_a_padded_batch(tmp_path: Path) -> None:
         model({**batch, "attention_mask": additive})
     with pytest.raises(ValueError, match="input must have input_ids, got attention_mask"):
         model({"attention_mask": additive})
+    for shape in ((1, 12), (len(TEXTS),), (), (len(TEXTS), 12, 1)):
+        with pytest.raises(ValueError, match=rf"token_type_ids must have shape \({len(TEXTS)}, 12\), got "):
+            model({**batch, "token_type_ids": np.zeros(shape, int)})
+    for dtype in (float, bool, object):
+        with pytest.raises(TypeError, match=f"input_ids must be whole numbers, got {np.dtype(dtype)}"):
+            model({**batch, "input_ids": batch["input_ids"].astype(dtype)})
+    for length in (np.inf, 1.5, "x", None, np.array([1, 2])):
+        with pytest.raises(TypeError, match="prompt_length must be a whole number, got "):
+            model({**batch, "prompt_length": length})
+    with pytest.raises(ValueError, match="prompt_length must be at least 0, got -3"):
+        model({**batch, "prompt_length": -3})
+    model.set_pooling_include_prompt(False)
+    skipped = model({**batch, "prompt_length": 2})["sentence_embedding"]
+    assert np.array_equal(model({**batch, "prompt_length": np.int64(2)})["sentence_embedding"], skipped)
+    assert not np.array_equal(found["sentence_embedding"], skipped)
     with pytest.raises(ValueError, match="preprocess has no argument colour"):
         model.preprocess(TEXTS, colour=1)
 

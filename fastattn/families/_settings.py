@@ -92,6 +92,8 @@ class Settings:
             found = repr(value) if key in self.values else "nothing"
             kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
             raise self.error(f"{key} must be {kind}, found {found}")
+        if value >= _LARGEST:
+            raise self.error(f"{key} must be less than {_LARGEST:g}, found {value!r:.50}")
         return value
 
     def number(self, key: str, default: float) -> float:

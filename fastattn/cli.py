@@ -152,11 +152,11 @@ def warmup() -> None:
 
 @app.command()
 def walkthrough(
-    text: Annotated[str, typer.Argument(help="Any text; a short one is easiest to follow.")],
-    dim: Annotated[int, typer.Option(help="Channels of a hidden state.", min=1)] = 30,
-    heads: Annotated[int, typer.Option(help="Attention heads; must divide --dim.", min=1)] = 5,
-    ff: Annotated[int, typer.Option(help="Channels inside the feed-forward network.", min=1)] = 120,
-    layers: Annotated[int, typer.Option(help="Layers of the encoder.", min=1)] = 2,
+    text: Annotated[str, typer.Argument(help="Any text of up to 256 characters; a short one is easiest to follow.")],
+    dim: Annotated[int, typer.Option(help="Channels of a hidden state, at most 256.", min=1)] = 30,
+    heads: Annotated[int, typer.Option(help="Attention heads, at most 16; must divide --dim.", min=1)] = 5,
+    ff: Annotated[int, typer.Option(help="Channels inside the feed-forward network, at most 1024.", min=1)] = 120,
+    layers: Annotated[int, typer.Option(help="Layers of the encoder, at most 6.", min=1)] = 2,
     dropout: Annotated[float, typer.Option(help="Probability that training drops an element.")] = 0.1,
 ) -> None:
     """Walk through a transformer encoder, step by step, on TEXT.

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastattn._memory import check_large
+
 __all__ = [
     "PRECISIONS",
     "SIMILARITIES",
@@ -108,6 +110,8 @@ def quantize_embeddings(
     ValueError
         `precision` is none of those, or it is "int8" or "uint8" and the ranges would come from a single row, or a number of
         them or of the rows is not finite.
+    MemoryError
+        The result, with what computes it, would not fit in the memory that is free.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -122,6 +126,9 @@ def quantize_embeddings(
     embeddings = as_float(embeddings)
     if precision == "float32":
         return embeddings
+    # Numbers of float32, or truths, on the way.
+    taken = embeddings.size * (12 if scalar else 2)
+    check_large(taken, "quantised embeddings of shape {}, with what computes them,", embeddings.shape)
     if not scalar:
         bits = np.packbits(embeddings > 0, axis=-1)
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
@@ -172,9 +179,14 @@ def similarity(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDA
     ------
     ValueError
         `name` is none of those, or the widths differ.
+    MemoryError
+        The result, with what computes it, would not fit in the memory that is free.
     """
     a, b = np.atleast_2d(as_float(first)), np.atleast_2d(as_float(second))
     _check(a, b, name)
+    # All but "dot" need copies of the embeddings, or differences and their squares.
+    copies = 0 if name == "dot" else a.size + 2 * b.size
+    check_large(4 * (len(a) * len(b) + copies), "similarities of shape {}, with what computes them,", (len(a), len(b)))
     if name == "cosine":
         return np.asarray(normalize(a) @ normalize(b).T)
     if name == "dot":
@@ -206,11 +218,14 @@ def similarity_pairwise(first: ArrayLike, second: ArrayLike, name: str = "cosine
     ------
     ValueError
         `name` is none of those, or the shapes differ.
+    MemoryError
+        The result, with what computes it, would not fit in the memory that is free.
     """
     a, b = as_float(first), as_float(second)
     _check(a, b, name)
     if a.shape != b.shape:
         raise ValueError(f"embeddings must have the same shape, got {a.shape} and {b.shape}")
+    check_large(12 * a.size, "similarities of rows of shape {}, with what computes them,", a.shape)
     if name in ("euclidean", "manhattan"):
         return _negative_distance(a - b, name)
     if name == "cosine":

@@ -27,6 +27,9 @@ _SEED = 0
 # What fits a terminal of 80 columns: tokens in a map of two characters a cell, and in two maps side by side.
 _MAP_TOKENS, _PAIR_TOKENS = 36, 32
 _VALUES = 6
+# What takes a few seconds, and a few hundred megabytes: the reference keeps the scores of every head.
+_MOST_TOKENS = 256
+_MOST = {"dim": 256, "heads": 16, "ff": 1024, "layers": 6}
 
 
 def walk(text: str, *, dim: int, heads: int, ff: int, layers: int, dropout: float) -> None:
@@ -35,25 +38,30 @@ def walk(text: str, *, dim: int, heads: int, ff: int, layers: int, dropout: floa
     Parameters
     ----------
     text : str
-        The text; its characters are the tokens.
+        The text, at most 256 characters; they are the tokens.
     dim : int
-        Channels C of a hidden state.
+        Channels C of a hidden state, at most 256.
     heads : int
-        Attention heads H; divides `dim`.
+        Attention heads H, at most 16; divides `dim`.
     ff : int
-        Channels F inside the feed-forward network.
+        Channels F inside the feed-forward network, at most 1024.
     layers : int
-        Layers of the encoder.
+        Layers of the encoder, at most 6.
     dropout : float
         Probability that training drops an element.
 
     Raises
     ------
     ValueError
-        `text` is empty, `heads` does not divide `dim`, or `dropout` is not in [0, 1).
+        `text` is empty, something is more than its limit, `heads` does not divide `dim`, or `dropout` is not in [0, 1).
     """
     if not text:
         raise ValueError("the text is empty: give at least one character")
+    if len(text) > _MOST_TOKENS:
+        raise ValueError(f"text must have at most {_MOST_TOKENS} characters, got {len(text)}")
+    for name, value in (("dim", dim), ("heads", heads), ("ff", ff), ("layers", layers)):
+        if value > _MOST[name]:
+            raise ValueError(f"{name} must be at most {_MOST[name]}, got {value}")
     vocabulary = sorted(set(text))
     config = EncoderConfig(
         num_layers=layers,

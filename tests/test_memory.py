@@ -21,7 +21,9 @@ from fastattn import (
     EncoderForTokenClassification,
     SentenceTransformer,
     _memory,
+    _packing,
     _run,
+    embeddings,
 )
 from golden_models import GOLDEN
 from models import C, bert_tensors, write_bert, write_sentence_model
@@ -241,6 +243,69 @@ def test_packing_that_would_not_fit(free: Free) -> None:
     free(10_000)
     with pytest.raises(MemoryError, match="parameters would take"):
         Encoder(EncoderConfig(1, 2, 64, 64))
+
+
+def test_many_layers_that_would_not_fit(free: Free) -> None:
+    """Nothing is made for each layer, neither weights nor their names; without weights the first that lacks is found."""
+    config = EncoderConfig(10**5, 1, 1, 1, vocab_size=9)
+    parameters = _packing.random_parameters(EncoderConfig(2, 1, 1, 1, vocab_size=9), 0)
+    free(2**20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MemoryError, match="the parameters would take"):
+            Encoder(config)
+        with pytest.raises(ValueError, match=r"parameters lack layers\.2\.attention\.query\.weight"):
+            Encoder(config, parameters=parameters)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_arrays_of_parameters_are_counted(free: Free, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    free(2**62)
+    config = EncoderConfig(300, 1, 4, 4, vocab_size=9)
+    monkeypatch.setattr(_memory, "check_fits", lambda size, what: asked.append(size))
+    tracemalloc.start()
+    try:
+        Encoder(config)
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken < 1.3 * asked[0] and asked[0] < 3 * taken
+
+
+@pytest.mark.parametrize("name", embeddings.SIMILARITIES)
+def test_similarities_that_would_not_fit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_memory, "free_bytes", lambda: 100 * 2**20)
+    a = np.ones((20_000, 2), np.float32)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MemoryError, match=r"similarities of shape \(20000, 20000\), with what computes them, would take"):
+            embeddings.similarity(a, a, name)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert embeddings.similarity(a[:10], a, name).shape == (10, 20_000)
+
+
+def test_embeddings_whose_copies_would_not_fit(free: Free) -> None:
+    a = np.random.default_rng(0).standard_normal((200, 64)).astype(np.float32)
+    calls: list[Any] = [lambda name=name: embeddings.quantize_embeddings(a, name) for name in ("int8", "ubinary")]
+    calls += [lambda name=name: embeddings.similarity_pairwise(a, a, name) for name in embeddings.SIMILARITIES]
+    calls += [lambda name=name: embeddings.similarity(a[0], a, name) for name in ("cosine", "euclidean", "manhattan")]
+    for call in calls:
+        free(a.size)
+        with pytest.raises(MemoryError, match="would take"):
+            call()
+        free(14 * a.size)
+        call()
+    # What is taken fits in that.
+    for call in calls:
+        tracemalloc.start()
+        call()
+        assert tracemalloc.get_traced_memory()[1] < 14 * a.size
+        tracemalloc.stop()
 
 
 @pytest.fixture

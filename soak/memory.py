@@ -31,9 +31,10 @@ SETTLING = _MIB
 # ids, their array object and their place in a forward; and SETTLING.  A larger model adds the hidden states of one forward.
 PEAK = 2 * 1024 * 1024 + SETTLING
 # Long texts that must be read whole go to the tokenizer one by one.  Of each character its library holds where it came from, and of
-# each token, here a character, its text and seven numbers, in lists that may be twice as long as they must: at most 500 bytes.
+# each token, here a character, its text and seven numbers, in lists that may be twice as long as they must: at most 500 bytes.  The
+# places that a list had before it grew are together as large as the last one, and the allocator may keep them: as much again.
 LONG = 200_000
-WHOLE_PEAK = 500 * LONG + PEAK
+WHOLE_PEAK = 1000 * LONG + PEAK
 
 
 def resident() -> int:

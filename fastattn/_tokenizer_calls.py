@@ -12,7 +12,7 @@ from fastattn._memory import check_large
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-__all__ = ["BatchEncoding", "TokenizerCalls", "check_inputs", "check_unicode", "longest_first"]
+__all__ = ["BatchEncoding", "TokenizerCalls", "check_inputs", "check_pair", "check_unicode", "longest_first"]
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 # What the library has for an id, and what no text is padded beyond.
@@ -395,15 +395,34 @@ def check_inputs(inputs: Sequence[Any], name: str) -> bool:
     if all(isinstance(item, str) for item in inputs):
         return False
     for i, item in enumerate(inputs):
-        if isinstance(item, str):
-            continue
-        if not isinstance(item, (list, tuple, np.ndarray)) or len(item) != 2:
-            size = f" of {len(item)}" if isinstance(item, (list, tuple)) else ""
-            raise TypeError(f"{name}[{i}] must be a str or a pair of str, got {type(item).__name__}{size}")
-        for side, text in enumerate(item):
-            if not isinstance(text, str):
-                raise TypeError(f"{name}[{i}][{side}] must be a str, got {type(text).__name__}")
+        if not isinstance(item, str):
+            check_pair(item, f"{name}[{i}]", "a str or a pair of str")
     return True
+
+
+def check_pair(item: Any, name: str, wanted: str = "a pair of str") -> None:
+    """Check a pair of texts.
+
+    Parameters
+    ----------
+    item : object
+        What is checked.
+    name : str
+        Its name, for the message.
+    wanted : str
+        What it must be, for the message.
+
+    Raises
+    ------
+    TypeError
+        It is not a pair of str.
+    """
+    if not isinstance(item, (list, tuple, np.ndarray)) or len(item) != 2:
+        size = f" of {len(item)}" if isinstance(item, (list, tuple)) else ""
+        raise TypeError(f"{name} must be {wanted}, got {type(item).__name__}{size}")
+    for side, text in enumerate(item):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}[{side}] must be a str, got {type(text).__name__}")
 
 
 def check_unicode(text: str, name: str) -> None:

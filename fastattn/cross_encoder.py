@@ -13,6 +13,7 @@ import numpy as np
 from fastattn._arguments import check_mappings, renamed
 from fastattn._memory import check_large
 from fastattn._tensors import as_tensors, check_torch
+from fastattn._tokenizer_calls import check_pair
 from fastattn.activations import activation_name, find_activation, resolve_activation
 from fastattn.base import TextModel
 from fastattn.folder import CheckpointError, read_object, transformer_folder
@@ -432,11 +433,6 @@ def _pairs(inputs: Any) -> list[tuple[str, str]]:
         raise TypeError(f"inputs must be pairs of str, got {type(inputs).__name__}")
     pairs = []
     for i, pair in enumerate(inputs):
-        if not isinstance(pair, (list, tuple, np.ndarray)) or len(pair) != 2:
-            size = f" of {len(pair)}" if isinstance(pair, (list, tuple)) else ""
-            raise TypeError(f"inputs[{i}] must be a pair of str, got {type(pair).__name__}{size}")
-        for side, text in enumerate(pair):
-            if not isinstance(text, str):
-                raise TypeError(f"inputs[{i}][{side}] must be a str, got {type(text).__name__}")
+        check_pair(pair, f"inputs[{i}]")
         pairs.append((pair[0], pair[1]))
     return pairs

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from fastattn._arguments import CardData, Device, check_device, check_loading, check_mappings, given_prompts, processing_arguments
 from fastattn._tensors import as_tensors, is_tensor
-from fastattn.files import write_file
+from fastattn.files import write_file, write_json
 from fastattn.folder import CheckpointError, own_file
 from fastattn.lookup import find_model
 from fastattn.modules import Module, Transformer
-from fastattn.modules._module import write_json
 from fastattn.pipeline import Counts, Pipeline
 from fastattn.recipe import Recipe, read_modules_of, read_settings
 from fastattn.tokenizer import Tokenizer

@@ -12,12 +12,12 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["read_embeddings", "read_texts", "replacing", "write_embeddings", "write_file"]
+__all__ = ["read_embeddings", "read_texts", "replacing", "write_embeddings", "write_file", "write_json"]
 
 _TEXT_FILES = (".txt", ".md", ".rst")
 # A temporary file that a killed process was writing is removed when it is older than this, in seconds: computing what comes
@@ -224,6 +224,19 @@ def write_file(path: Path, content: bytes | Path) -> None:
         return
     with content.open("rb") as source, replacing(path, follow=False) as file:
         shutil.copyfileobj(source, file, _COPIED)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    content : object
+        What it will hold.
+    """
+    write_file(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 def write_embeddings(file: BinaryIO, suffix: str, texts: Iterable[str], embeddings: NDArray[np.float32]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from fastattn._beginning import beginning, is_long, reads_word_by_word
 from fastattn._tokenizer_calls import ROLES, TokenizerCalls, check_unicode, longest_first
 from fastattn._tokenizer_file import read_backend, sound
-from fastattn.files import write_file
+from fastattn.files import write_file, write_json
 from fastattn.folder import CheckpointError, own_file, read_object
 
 if TYPE_CHECKING:
@@ -297,12 +296,12 @@ class Tokenizer(TokenizerCalls):
         }
         changed = {name: value for name, value in wanted.items() if given or said[name] != value}
         if changed:
-            _write_object(target / "tokenizer_config.json", {**content, **changed})
+            write_json(target / "tokenizer_config.json", {**content, **changed})
         special = {name: changed[name] for name in _SPECIAL if name in changed}
         older = target / "special_tokens_map.json"
         # transformers reads this one last.
         if special and older.is_file():
-            _write_object(older, {**read_object(older), **special})
+            write_json(older, {**read_object(older), **special})
 
     @cached_property
     def _around_pair(self) -> tuple[tuple[list[int], ...], NDArray[np.int32]]:
@@ -344,10 +343,6 @@ class Tokenizer(TokenizerCalls):
         encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)
         with sound(self.name_or_path):
             return cast("list[Encoding]", encode_batch(list(texts), add_special_tokens=add_special_tokens))
-
-
-def _write_object(path: Path, content: dict[str, Any]) -> None:
-    write_file(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _word(backend: Backend) -> str:

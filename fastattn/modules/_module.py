@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastattn.files import write_file
+from fastattn.files import write_file, write_json
 from fastattn.folder import CheckpointError, read_json
 from fastattn.weights import Tensors
 
@@ -68,19 +67,6 @@ class Module:
     def __repr__(self) -> str:
         """Show the class and its configuration."""
         return f"{type(self).__name__}({self.get_config_dict()})"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    content : object
-        What it will hold.
-    """
-    write_file(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fastattn.encoder import Encoder
-from fastattn.files import write_file
+from fastattn.files import write_file, write_json
 from fastattn.folder import CheckpointError, own_file, read_object
 from fastattn.heads import EncoderForSequenceClassification
-from fastattn.modules._module import SCORES, TOKENS, Module, write_json
+from fastattn.modules._module import SCORES, TOKENS, Module
 from fastattn.tokenizer import Tokenizer, load_tokenizer
 from fastattn.weights import remove_other_weights, weight_files
 

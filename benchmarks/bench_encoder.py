@@ -11,9 +11,9 @@ from benchmarks.shapes import BERT_BASE, MINILM, MODELS, REFERENCE_FLOP
 from benchmarks.timed import time_call
 from compare import assert_matches_reference
 from fastattn import Encoder, EncoderConfig, reference
-from fastattn._packing import random_parameters
-from fastattn.checkpoint import read_encoder
-from fastattn.lookup import find_model
+from fastattn.checkpoint.hub import find_model
+from fastattn.checkpoint.reader import read_encoder
+from fastattn.parameters import random_parameters
 
 LENGTHS = (17, 9)
 CASES = [

@@ -44,7 +44,7 @@ def write_checkpoint(model: Model, folder: Path) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from fastattn.lookup import find_model
+    from fastattn.checkpoint.hub import find_model
 
     installed = find_model()
     if model is not BERT_BASE:

@@ -8,20 +8,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from benchmarks.library import Array, Arrays, Library, Run
-from fastattn.kernels._jit import ParallelKernel, prange
-from fastattn.kernels._simd import (
-    I64,
-    TARGET,
-    TILE_ROWS,
-    broadcast,
-    call,
-    element_pointer,
-    llvm_vector,
-    multiply_add,
-    store_vector,
-    vector_of,
-)
-from fastattn.kernels._threads import thread_count
+from fastattn.kernels.compile.jit import ParallelKernel, prange
+from fastattn.kernels.vector.emit import I64, broadcast, call, element_pointer, llvm_vector, multiply_add, store_vector, vector_of
+from fastattn.kernels.vector.target import TARGET, TILE_ROWS
+from fastattn.runtime.threads import thread_count
 
 # As many independent sums as the product's tile keeps in registers.
 SUMS = TILE_ROWS * TARGET.tile[1]

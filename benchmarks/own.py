@@ -25,8 +25,8 @@ class Fastattn(Library):
 
     def facts(self) -> dict[str, str]:
         """Return threads, their layer, and the CPU that the kernels are compiled for."""
-        from fastattn.kernels._simd import TARGET
-        from fastattn.kernels._threads import thread_count, threading_layer
+        from fastattn.kernels.vector.target import TARGET
+        from fastattn.runtime.threads import thread_count, threading_layer
 
         vectors = f"{TARGET.name}, vectors of {TARGET.vector_bytes * 8} bits"
         return {"threads": str(thread_count()), "threading layer": threading_layer(), "kernels for": vectors}
@@ -104,8 +104,8 @@ class Fastattn(Library):
 
     def product(self, arrays: Arrays) -> Run:
         """Product by the kernel, on a weight that is packed once, as in the encoder."""
-        from fastattn.kernels._arrays import aligned_empty, panels, workers_for
-        from fastattn.kernels.linear import ROW_BLOCK, linear_kernel, pack_weight
+        from fastattn.kernels.ops._arrays import aligned_empty, panels, workers_for
+        from fastattn.kernels.ops.linear import ROW_BLOCK, linear_kernel, pack_weight
 
         x, weight = arrays["x"], arrays["weight"]
         (m, k), n = x.shape, len(weight)
@@ -142,7 +142,7 @@ class Reference(Library):
     def forward(self, arrays: Arrays, folder: str) -> Run:
         """Hidden states of a batch."""
         from fastattn import reference
-        from fastattn.checkpoint import read_encoder
+        from fastattn.checkpoint.reader import read_encoder
 
         config, parameters = read_encoder(Path(folder) / "checkpoint")
         options = encoder_options(config)

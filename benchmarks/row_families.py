@@ -9,7 +9,8 @@ import numpy as np
 
 from benchmarks.session import Session, derived, record, share_of_limit
 from benchmarks.turns import Contender
-from fastattn import EncoderConfig, _packing, _run, reference
+from fastattn import EncoderConfig, reference
+from fastattn.encoder import forward, packing
 
 BATCH, TOKENS = 8, 128
 LEAST = 0.9
@@ -36,7 +37,7 @@ def families(session: Session) -> None:
         config = EncoderConfig(**{**_SIZES, **blocks})
         ids = np.random.default_rng(0).integers(0, _SIZES["vocab_size"], BATCH * TOKENS)
         arrays = {"ids": ids, "offsets": np.arange(BATCH + 1) * TOKENS}
-        parameters = _packing.random_parameters(config, 0)
+        parameters = packing.random_parameters(config, 0)
 
         def encode(like: Any, parameters: Any = parameters, config: Any = config, ids: Any = ids) -> Any:
             typed = {key: array.astype(like.dtype) for key, array in parameters.items()}
@@ -44,7 +45,7 @@ def families(session: Session) -> None:
 
         _, gate = derived(encode, (np.zeros(1, np.float32),), {}, lambda result: result[:TOKENS], contracts=False)
         options = {"config": {**_SIZES, **blocks}}
-        flop = int(_run.flop(config, lengths))
+        flop = int(forward.flop(config, lengths))
         cell, times = session.measure(
             "families", f"{name} ({BATCH}, {TOKENS})",
             [Contender("fastattn", ours, "encoder", gate, options), session.machine()], arrays,

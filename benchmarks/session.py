@@ -179,7 +179,7 @@ class EncoderGate:
     """The reference encoder of a checkpoint, in float64 for the truth and in float32 for the yardstick."""
 
     def __init__(self, folder: Path) -> None:
-        from fastattn.checkpoint import read_encoder
+        from fastattn.checkpoint.reader import read_encoder
 
         config, parameters = read_encoder(folder / "checkpoint")
         self.options = encoder_options(config)

@@ -35,7 +35,7 @@ def available_threads() -> int:
 
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on."""
-    from fastattn.machine import facts
+    from fastattn.cli.info import facts
 
     kept = ("CPU", "kernels for", "CPUs", "threads", "Python")
     return {

@@ -170,9 +170,10 @@ print(f"  the vector of one text, encoded alone: the same bits as in the batch? 
 
 # %%
 from fastattn import Encoder, reference
-from fastattn.attention_map import draw_attention, read_attention, write_figure
-from fastattn.checkpoint import read_encoder
-from fastattn.lookup import find_model
+from fastattn.checkpoint.hub import find_model
+from fastattn.checkpoint.reader import read_encoder
+from fastattn.cli.attention import read_attention
+from fastattn.cli.attention_map import draw_attention, write_figure
 
 SENTENCE = "The cat sat on the mat because it was tired."
 reading = read_attention(SENTENCE, "all-MiniLM-L6-v2")

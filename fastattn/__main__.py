@@ -1,5 +1,5 @@
 """``python -m fastattn``: the command line."""
 
-from fastattn.cli import app
+from fastattn.cli.app import app
 
 app()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from fastattn.sentence import SentenceTransformer
+    from fastattn.text.sentence_transformer import SentenceTransformer
 
 __all__ = ["bertopic_backend", "chroma_embedding_function", "keybert_backend", "langchain_embeddings"]
 
@@ -187,7 +187,7 @@ def _chroma_class() -> Any:
         @staticmethod
         def build_from_config(config: dict[str, Any]) -> Any:
             """Make the function again."""
-            from fastattn.sentence import SentenceTransformer
+            from fastattn.text.sentence_transformer import SentenceTransformer
 
             return FastattnEmbeddingFunction(SentenceTransformer(config["model_name_or_path"]), config["encode_kwargs"])
 

@@ -78,7 +78,7 @@ def supervise(name: str, scale: float, limit: float) -> dict[str, Any]:
 
 def machine() -> dict[str, str]:
     """Return what the figures depend on, without the folders of this machine."""
-    from fastattn.machine import facts
+    from fastattn.cli.info import facts
 
     return {name: value for name, value in facts() if name not in ("kernel cache", "default model")}
 

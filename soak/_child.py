@@ -19,7 +19,7 @@ LAYERS = ("tbb", "omp", "workqueue")
 @functools.cache
 def missing(layer: str) -> str:
     """Return why Numba cannot load a threading layer here; empty where it can."""
-    from fastattn.kernels._threads import threading_layer
+    from fastattn.runtime.threads import threading_layer
 
     threading_layer()  # loads libtbb from its wheel
     name = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}[layer]

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 import fastattn
-from fastattn.machine import facts
+from fastattn.cli.info import facts
 from soak._child import LAYERS, ROOT
 from soak._poison import KINDS, make
 

@@ -186,7 +186,7 @@ def spoiled(rng: random.Random, content: bytes) -> bytes:
 
 
 def _documented() -> tuple[type[BaseException], ...]:
-    from fastattn.folder import CheckpointError
+    from fastattn.checkpoint.folder import CheckpointError
 
     return (CheckpointError, FileNotFoundError, NotADirectoryError)
 
@@ -202,7 +202,7 @@ def _nothing(result: Any) -> None:
 def _use(folder: Path) -> Any:
     """Read an encoder and run it."""
     from fastattn import Encoder
-    from fastattn.checkpoint import read_encoder
+    from fastattn.checkpoint.reader import read_encoder
 
     config, parameters = read_encoder(folder)
     return Encoder(config, parameters=parameters).forward_packed(np.zeros(3, np.int32), np.array([0, 3]))
@@ -354,7 +354,7 @@ def _bomb(rng: random.Random, content: bytes) -> bytes:
 
 
 def _tokenizer_case(folder: Path) -> Callable[[random.Random], Case]:
-    from fastattn.tokenizer import load_tokenizer
+    from fastattn.tokenizer.tokenizer import load_tokenizer
 
     def broken(rng: random.Random, raw: bytes) -> bytes:
         return _bomb(rng, raw) if b'"post_processor"' in raw and rng.random() < 0.3 else spoiled(rng, raw)
@@ -376,7 +376,7 @@ def _tokenizer_case(folder: Path) -> Callable[[random.Random], Case]:
 
 
 def _jsonl_case(folder: Path) -> Callable[[random.Random], Case]:
-    from fastattn.files import read_texts
+    from fastattn.cli.files import read_texts
 
     folder.mkdir(exist_ok=True)
     write_model(folder / "model")
@@ -385,7 +385,7 @@ def _jsonl_case(folder: Path) -> Callable[[random.Random], Case]:
     def through_the_program(name: str) -> None:
         from typer.testing import CliRunner
 
-        from fastattn.cli import app
+        from fastattn.cli.app import app
 
         result = CliRunner().invoke(app, ["embed", name, "-o", str(folder / "out.jsonl"), "-m", str(folder / "model")])
         if result.exit_code not in (0, 2) or (result.exception is not None and not isinstance(result.exception, SystemExit)):

@@ -47,7 +47,8 @@ def encode(what: str, delay: float) -> dict[str, Any]:
     """Interrupt a call of some ten seconds, and look whether the process then does the same as before."""
     from numba import threading_layer
 
-    from fastattn import Encoder, EncoderConfig, SentenceTransformer, pipeline
+    from fastattn import Encoder, EncoderConfig, SentenceTransformer
+    from fastattn.text import pipeline
     from soak._work import TEXTS
 
     call: Callable[[], object]
@@ -172,7 +173,7 @@ def compiling(delay: float, everything: bool) -> dict[str, Any]:
 
 def kernels(count: int) -> list[Callable[[int], int]]:
     """Kernels of a line each, so that writing them is most of the work."""
-    from fastattn.kernels._jit import compile_cached
+    from fastattn.kernels.compile.jit import compile_cached
 
     made = []
     for i in range(count):

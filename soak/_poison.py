@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastattn
-from fastattn import Encoder, EncoderConfig, _run
-from fastattn._packing import random_parameters
+from fastattn import Encoder, EncoderConfig
+from fastattn.encoder import forward
+from fastattn.parameters import random_parameters
 
 Array = NDArray[Any]
 # A NaN with every bit set too: as a number in a kernel's integer arithmetic it is another one than NumPy's.
@@ -38,14 +39,14 @@ def schedule(name: str) -> Iterator[None]:
     """Make every forward take that schedule, however little there is to do."""
     threads, balanced, rows = SCHEDULES[name]
     settings = {"thread_count": lambda: threads, "_FLOP_PER_US": 1.0, "_BALANCED": balanced, "_ROWS_PER_THREAD": rows}
-    before = {key: getattr(_run, key) for key in settings}
+    before = {key: getattr(forward, key) for key in settings}
     try:
         for key, value in settings.items():
-            setattr(_run, key, value)
+            setattr(forward, key, value)
         yield
     finally:
         for key, value in before.items():
-            setattr(_run, key, value)
+            setattr(forward, key, value)
 
 
 def make(kind: str, nan_row: int | None = None) -> Encoder:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastattn.kernels._threads import thread_count
+from fastattn.runtime.threads import thread_count
 from soak._work import all_calls, results
 
 WORK = all_calls()

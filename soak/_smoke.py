@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import fastattn
-from fastattn.machine import facts
+from fastattn.cli.info import facts
 
 TESTS = Path(sys.argv[1])
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn import gelu
-from fastattn.kernels._activation import sigmoid_times
-from fastattn.kernels._jit import kernel
-from fastattn.kernels._math import LOG2_E, exp2, normal_tail, tanh
-from fastattn.kernels._simd import fill, lanes, load, store
+from fastattn.kernels.compile.jit import kernel
+from fastattn.kernels.vector.activations import sigmoid_times
+from fastattn.kernels.vector.elementary import LOG2_E, exp2, normal_tail, tanh
+from fastattn.kernels.vector.simd import fill, lanes, load, store
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

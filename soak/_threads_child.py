@@ -59,7 +59,7 @@ def settings() -> dict[str, str]:
 
 def hammer(threads: int, calls: int, torch: str = "") -> dict[str, Any]:
     from fastattn import SentenceTransformer
-    from fastattn.kernels._threads import threading_layer
+    from fastattn.runtime.threads import threading_layer
 
     if torch == "before":
         multiply()
@@ -143,7 +143,7 @@ CHEAP = ("softmax", "softmax, few", "rotary_embedding", "gelu")
 
 def idle() -> dict[str, Any]:
     """CPU time that the process takes while it does nothing, after calls of every kind."""
-    from fastattn.kernels._threads import thread_count, threading_layer
+    from fastattn.runtime.threads import thread_count, threading_layer
 
     results(all_calls())
     time.sleep(0.3)
@@ -155,7 +155,7 @@ def idle() -> dict[str, Any]:
 
 def cost(calls: int) -> dict[str, Any]:
     """CPU time and wall time of the calls, the least of several runs."""
-    from fastattn.kernels._threads import thread_count
+    from fastattn.runtime.threads import thread_count
 
     work = all_calls()
     results(work)

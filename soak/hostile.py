@@ -55,7 +55,7 @@ def _maker(kind: str, folder: Path) -> Callable[[Random], Case]:
 def _compile() -> None:
     """Compile what is compiled once, which is no case's."""
     import fastattn
-    from fastattn.compare import warm_up
+    from fastattn.cli.warmup import warm_up
 
     for _ in warm_up():
         pass

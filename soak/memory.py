@@ -84,7 +84,7 @@ def calls(count: int) -> dict[str, int]:
 def loads(count: int) -> dict[str, int]:
     """Load all-MiniLM-L6-v2, with its tokenizer, and use it."""
     import fastattn
-    from fastattn.lookup import find_model
+    from fastattn.checkpoint.hub import find_model
 
     folder = find_model()
     found = _growth(lambda i: fastattn.SentenceTransformer(folder).encode("a cat"), count, 4)

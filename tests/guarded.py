@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 import fastattn
-from fastattn import Encoder, EncoderConfig, _packing, _run, _tables, heads
-from fastattn.kernels import _arrays, _jit, attention, attention_weights, linear
-from fastattn.kernels._activation import ACTIVATIONS
-from fastattn.kernels._pool import POOLINGS
-from fastattn.kernels._simd import TILE_ROWS
+from fastattn import Encoder, EncoderConfig
+from fastattn.encoder import forward, heads, packing, tables
+from fastattn.kernels.compile import jit
+from fastattn.kernels.encoder.pool import POOLINGS
+from fastattn.kernels.ops import _arrays, attention, attention_weights, linear
+from fastattn.kernels.vector.activations import ACTIVATIONS
+from fastattn.kernels.vector.target import TILE_ROWS
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -129,12 +131,12 @@ def encoders(guard: Guard) -> Iterator[str]:
         ({"positions": "learned"}, {**blocks, "embedding_dim": 17}, {**blocks, "embedding_dim": 65}),
     ):
         config = EncoderConfig(2, count, c, ff, vocab_size=9, max_positions=70, type_vocab_size=2, norm_first=first, **options)
-        parameters = {name: guard.copy(value) for name, value in _packing.random_parameters(config, 0).items()}
+        parameters = {name: guard.copy(value) for name, value in packing.random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters)
         if config.positions == "rotary":
             # Tables of the longest sequence's length and no more.
-            rotary = guard.copy(_tables.rotary_tables(config.head_dim, _tables.thetas(config), 70))
-            relative = guard.copy(_tables.relative_biases(parameters["relative_bias.weight"], 128, 70))
+            rotary = guard.copy(tables.rotary_tables(config.head_dim, tables.thetas(config), 70))
+            relative = guard.copy(tables.relative_biases(parameters["relative_bias.weight"], 128, 70))
             model._tables.rotary = lambda longest, table=rotary: table  # type: ignore[method-assign, misc]
             model._tables.relative = lambda longest, table=relative: table  # type: ignore[method-assign, misc]
         for lengths in ([1], [17, 1, 33], [70], [14, 0, 28]):
@@ -142,7 +144,7 @@ def encoders(guard: Guard) -> Iterator[str]:
             n = int(offsets[-1])
             ids, types = guard.copy(np.arange(n, dtype=np.int32) % 9), guard.copy(np.arange(n, dtype=np.int32) % 2)
             for balanced, rows in ((0.0, 24), (2.0, 0), (2.0, 10**6)):
-                _run._BALANCED, _run._ROWS_PER_THREAD, _run._FLOP_PER_US = balanced, rows, 0.01
+                forward._BALANCED, forward._ROWS_PER_THREAD, forward._FLOP_PER_US = balanced, rows, 0.01
                 for pooling in POOLINGS:
                     yield f"encoder {c} {list(options)} {lengths} {balanced} {rows} {pooling}"
                     out = guard.empty((len(lengths) if pooling else n, c))
@@ -157,13 +159,13 @@ def choices(guard: Guard) -> Iterator[str]:
         c, e = ((32, None), (30, 17))[number % 2]
         options: dict[str, Any] = {"gated": gated, "positions": positions, "is_causal": causal, "embedding_dim": e}
         config = EncoderConfig(2, 1 if c == 32 else 5, c, 33, activation=activation, vocab_size=9, **options)
-        parameters = {name: guard.copy(value) for name, value in _packing.random_parameters(config, 0).items()}
+        parameters = {name: guard.copy(value) for name, value in packing.random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters)
         for lengths in ([1], [17, 0, 33]):
             offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
             n = int(offsets[-1])
             for balanced, rows in ((0.0, 24), (2.0, 0), (2.0, 10**6)):
-                _run._BALANCED, _run._ROWS_PER_THREAD, _run._FLOP_PER_US = balanced, rows, 0.01
+                forward._BALANCED, forward._ROWS_PER_THREAD, forward._FLOP_PER_US = balanced, rows, 0.01
                 yield f"encoder {activation} {options} {lengths} {balanced} {rows}"
                 model.forward_packed(guard.copy(np.arange(n) % 9), offsets, out=guard.empty((n, c)))
                 model.forward_packed(normal(guard, n, e or c), offsets, out=guard.empty((n, c)))
@@ -196,20 +198,20 @@ def families(guard: Guard) -> Iterator[str]:
 def all_kernels() -> set[str]:
     """Return the names of the kernels in the package's modules."""
     modules = [module for name, module in sys.modules.items() if name.startswith("fastattn.")]
-    return {x.__name__ for module in modules for x in vars(module).values() if isinstance(x, _jit.ParallelKernel)}
+    return {x.__name__ for module in modules for x in vars(module).values() if isinstance(x, jit.ParallelKernel)}
 
 
 def main() -> None:
     """Run everything, and print how many cases there were, and which kernels no case has run."""
     run: set[str] = set()
-    call = _jit.ParallelKernel.__call__
-    _jit.ParallelKernel.__call__ = lambda self, *args: (run.add(self.__name__), call(self, *args))[1]  # type: ignore[method-assign]
+    call = jit.ParallelKernel.__call__
+    jit.ParallelKernel.__call__ = lambda self, *args: (run.add(self.__name__), call(self, *args))[1]  # type: ignore[method-assign]
     done = 0
     for behind, threads in itertools.product((True, False), (False, True)):
         guard = Guard(behind)
-        for module in (attention, attention_weights, linear, _packing, heads):
+        for module in (attention, attention_weights, linear, packing, heads):
             module.aligned_empty = guard.empty  # type: ignore[attr-defined]
-        _run._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
+        forward._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
         # So short a call that a second thread is worth it, or none that is.
         _arrays._US_PER_THREAD = 1e-9 if threads else 1e9
         ops = (cases(guard, np.float32), cases(guard, np.float64), halves(guard))

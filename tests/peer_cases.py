@@ -154,7 +154,7 @@ RANK_CALLS = {"rank": call("rank", PAIRS[0][0], [second for _, second in PAIRS],
 
 def write_cross_encoder(folder: Path, labels: int, family: str = "bert", config: dict[str, Any] | None = None) -> Path:
     """Write a random classifier of pairs with a real tokenizer: MiniLM's, or a small one of byte pairs."""
-    from fastattn.lookup import find_model
+    from fastattn.checkpoint.hub import find_model
 
     source = find_model() if family == "bert" else DATA / "roberta"
     folder.mkdir(parents=True, exist_ok=True)

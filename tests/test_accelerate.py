@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 import fastattn  # noqa: E402
 from fastattn import FallbackWarning  # noqa: E402
-from fastattn.bridge import _nn_forwards  # noqa: E402
+from fastattn.pytorch import nn_forwards  # noqa: E402
 
 nn = torch.nn
 pytestmark = pytest.mark.jit
@@ -60,14 +60,14 @@ class Runs:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     counter = Runs()
-    real = _nn_forwards.StackForward.run
+    real = nn_forwards.StackForward.run
 
     def counted(self: Any, plan: Any, given: Any) -> Any:
         result = real(self, plan, given)
         counter.count += 1
         return result
 
-    monkeypatch.setattr(_nn_forwards.StackForward, "run", counted)
+    monkeypatch.setattr(nn_forwards.StackForward, "run", counted)
     return counter
 
 
@@ -185,8 +185,8 @@ def test_changes_are_noticed(change: str, module: Any, x: Any, runs: Runs) -> No
 
 def test_weights_are_packed_once(module: Any, x: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    real = _nn_forwards.StackForward.plan
-    monkeypatch.setattr(_nn_forwards.StackForward, "plan", lambda self: made.append(self) or real(self))
+    real = nn_forwards.StackForward.plan
+    monkeypatch.setattr(nn_forwards.StackForward, "plan", lambda self: made.append(self) or real(self))
     with torch.inference_mode():
         for _ in range(3):
             module(x)

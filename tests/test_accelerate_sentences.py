@@ -18,8 +18,8 @@ with warnings.catch_warnings():
     sentence_transformers = pytest.importorskip("sentence_transformers")
 
 import fastattn
-from fastattn.bridge import _pretrained_forward
-from fastattn.lookup import find_model
+from fastattn.checkpoint.hub import find_model
+from fastattn.pytorch import transformers_forward
 
 pytestmark = [
     pytest.mark.jit,
@@ -36,13 +36,13 @@ TEXTS = texts()[:72]
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Collect the calls that reach the kernels."""
     seen: list[Any] = []
-    real = _pretrained_forward.PretrainedForward.run
+    real = transformers_forward.PretrainedForward.run
 
     def counted(self: Any, plan: Any, given: Any) -> Any:
         seen.append(given)
         return real(self, plan, given)
 
-    monkeypatch.setattr(_pretrained_forward.PretrainedForward, "run", counted)
+    monkeypatch.setattr(transformers_forward.PretrainedForward, "run", counted)
     return seen
 
 

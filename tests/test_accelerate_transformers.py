@@ -18,7 +18,7 @@ transformers = pytest.importorskip("transformers")
 import fastattn  # noqa: E402
 import peer_models  # noqa: E402
 from fastattn import FallbackWarning  # noqa: E402
-from fastattn.bridge import _pretrained_forward  # noqa: E402
+from fastattn.pytorch import transformers_forward  # noqa: E402
 from peer_models import CASES, TASKS, batch, model, outputs  # noqa: E402
 
 pytestmark = [pytest.mark.jit, pytest.mark.filterwarnings("error::fastattn.FallbackWarning")]
@@ -134,8 +134,8 @@ def test_outputs(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_are_packed_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    real = _pretrained_forward.PretrainedForward.plan
-    monkeypatch.setattr(_pretrained_forward.PretrainedForward, "plan", lambda self: made.append(self) or real(self))
+    real = transformers_forward.PretrainedForward.plan
+    monkeypatch.setattr(transformers_forward.PretrainedForward, "plan", lambda self: made.append(self) or real(self))
     module, _ = both(family)
     with torch.inference_mode():
         for options in ({}, {"output_hidden_states": True}, {"output_attentions": True}, {}):

@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fastattn import Encoder
-from fastattn.attention_map import SUFFIXES, Reading, _labels, check_drawing, draw_attention, read_attention, write_figure
-from fastattn.cli import app
+from fastattn.cli.app import app
+from fastattn.cli.attention import Reading, _labels, read_attention
+from fastattn.cli.attention_map import SUFFIXES, check_drawing, draw_attention, write_figure
 from models import HEADS, LAYERS, WORDS, write_sentence_model, write_typed_tokenizer
 
 pytestmark = pytest.mark.jit
@@ -280,9 +281,9 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, model: Path, tmp_pa
 
 
 def test_memory_that_lacks_is_one_line(monkeypatch: pytest.MonkeyPatch, matplotlib: Any, model: Path, tmp_path: Path) -> None:
-    from fastattn import _memory
+    from fastattn.runtime import memory
 
-    monkeypatch.setattr(_memory, "free_bytes", lambda: 10)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 10)
     (line,) = run("the cat", "-o", str(tmp_path / "x.png"), "-m", str(model), code=2).stderr.splitlines()
     assert line.startswith("error: attention (2, 1, 4, 4, 4) in float32")
 

@@ -10,7 +10,7 @@ import fastattn
 from cases import DTYPES, normal, read_only, sizes
 from compare import assert_matches_reference, check, truth_and_yardsticks
 from fastattn import reference
-from fastattn.kernels import attention, attention_weights
+from fastattn.kernels.ops import attention, attention_weights
 
 OP = "attention_weights"
 INF = float("inf")

@@ -17,9 +17,9 @@ from tokenizers import AddedToken, PreTokenizedString, models, normalizers, pre_
 from tokenizers import Tokenizer as Backend
 
 from fastattn import SentenceTransformer
-from fastattn._beginning import _is_firm, beginning, is_long, reads_word_by_word
-from fastattn.lookup import find_model
-from fastattn.tokenizer import Tokenizer, load_tokenizer
+from fastattn.checkpoint.hub import find_model
+from fastattn.tokenizer.prefix import _is_firm, beginning, is_long, reads_word_by_word
+from fastattn.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from models import WORDS, write_sentence_model, write_tokenizer
 from peer_cases import DATA
 from tokenizer_steps import KNOWN, byte_level, change, metaspace, of, pretokenizers, replace, sequence, table

@@ -12,7 +12,8 @@ import pytest
 
 from cases import normal
 from compare import assert_matches_reference
-from fastattn import Encoder, EncoderConfig, _packing, _run, _tables, reference
+from fastattn import Encoder, EncoderConfig, reference
+from fastattn.encoder import forward, packing, tables
 
 pytestmark = pytest.mark.jit
 
@@ -45,7 +46,7 @@ def make(kind: str, c: int = 32, heads: int = 2, ff: int = 64) -> tuple[Encoder,
     config = EncoderConfig(LAYERS, heads, c, ff, vocab_size=V, type_vocab_size=2, layer_norm_eps=1e-5, **KINDS[kind])
     parameters = {
         name: value * (8 if value.ndim == 2 else 1) + 0.1 * normal(*value.shape, seed=len(name))
-        for name, value in _packing.random_parameters(config, 1).items()
+        for name, value in packing.random_parameters(config, 1).items()
         if not (config.norm_first and name.startswith(ABSENT))
     }
     return Encoder(config, parameters=parameters), parameters
@@ -72,10 +73,10 @@ def batch(b: int, t: int) -> tuple[Any, Any]:
 
 def force(monkeypatch: pytest.MonkeyPatch, schedule: str, threads: int = 2) -> None:
     balanced, rows = SCHEDULES[schedule]
-    monkeypatch.setattr(_run, "thread_count", lambda: threads)
-    monkeypatch.setattr(_run, "_FLOP_PER_US", 0.01)
-    monkeypatch.setattr(_run, "_BALANCED", balanced)
-    monkeypatch.setattr(_run, "_ROWS_PER_THREAD", rows)
+    monkeypatch.setattr(forward, "thread_count", lambda: threads)
+    monkeypatch.setattr(forward, "_FLOP_PER_US", 0.01)
+    monkeypatch.setattr(forward, "_BALANCED", balanced)
+    monkeypatch.setattr(forward, "_ROWS_PER_THREAD", rows)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,7 +126,7 @@ def test_bits_do_not_depend_on_batch_order_threads_or_schedule(kind: str, monkey
 def test_a_token_sees_as_far_as_the_window(window: int) -> None:
     """One local layer: a change of token s reaches token t for |t - s| <= window and no other, to the bit."""
     config = EncoderConfig(2, 2, 32, 64, vocab_size=V, window=window, global_every=2)
-    parameters = {n: value * (4 if value.ndim == 2 else 1) for n, value in _packing.random_parameters(config, 0).items()}
+    parameters = {n: value * (4 if value.ndim == 2 else 1) for n, value in packing.random_parameters(config, 0).items()}
     # The first layer is global: without its attention's output it passes on each token by itself.
     parameters["layers.0.attention.output.weight"] = np.zeros((32, 32), np.float32)
     model = Encoder(config, parameters=parameters)
@@ -196,7 +197,7 @@ def test_tables_grow_under_threads() -> None:
 def test_relative_biases_by_their_definition(buckets: int, distance: int) -> None:
     weight = normal(buckets, 3)
     for tokens in (1, 2, 2048):
-        found = _tables.relative_biases(weight, distance, tokens).reshape(3, -1)
+        found = tables.relative_biases(weight, distance, tokens).reshape(3, -1)
         apart = np.arange(1 - tokens, tokens)
         assert np.array_equal(found, weight[reference.relative_position_bucket(apart, buckets, distance)].T)
 
@@ -224,7 +225,7 @@ def test_buckets_are_those_of_trained_models(buckets: int, distance: int) -> Non
 
 def test_flop_counts_what_is_on() -> None:
     lengths = np.array([10, 300])
-    count = {kind: _run.flop(make(kind)[0].config, lengths) for kind in KINDS}
+    count = {kind: forward.flop(make(kind)[0].config, lengths) for kind in KINDS}
     tokens = 310
     assert count["gated"] - count["rotary"] == LAYERS * 2 * 32 * 64 * tokens
     assert count["narrow-tables"] - count["rotary"] == 2 * 32 * 10 * tokens

@@ -50,7 +50,7 @@ def test_the_page_is_guarded(behind: bool, write: bool) -> None:
 @pytest.mark.parametrize("index", [3, -4])
 def test_numba_checks_indices_where_it_is_asked_to(index: int) -> None:
     """What `make test-bounds` rests on: kernels have options of their own, and an index outside an array still raises."""
-    code = "import numpy as np; from fastattn.kernels._jit import kernel; f = kernel(lambda x, i: x[i]); f(np.zeros(3), %d)"
+    code = "import numpy as np; from fastattn.kernels.compile.jit import kernel; f = kernel(lambda x, i: x[i]); f(np.zeros(3), %d)"
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "NUMBA_BOUNDSCHECK": "1"}
     run = subprocess.run([sys.executable, "-c", code % index], capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 1 and "IndexError: index is out of bounds" in run.stderr

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fastattn import Encoder, EncoderConfig
-from fastattn.checkpoint import CheckpointError, read_encoder
+from fastattn.checkpoint.reader import CheckpointError, read_encoder
 from models import CONFIG, HEADS, LAYERS, C, F, P, V, Y, bert_tensors, write_bert, write_json, write_safetensors
 from peer_cases import dense, pooling, write_model
 from soak._child import ROOT

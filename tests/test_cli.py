@@ -16,9 +16,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from fastattn import SentenceTransformer, terminal
-from fastattn.cli import app
-from fastattn.files import replacing, write_embeddings, write_file
+from fastattn import SentenceTransformer
+from fastattn.cli import terminal
+from fastattn.cli.app import app
+from fastattn.cli.files import write_embeddings
+from fastattn.runtime.files import replacing, write_file
 from models import C, write_sentence_model
 
 pytestmark = pytest.mark.jit
@@ -228,7 +230,7 @@ def test_search_embeddings(model: str, lines: str, tmp_path: Path) -> None:
 def test_search_cuts_long_texts_on_a_terminal(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from fastattn import search
+    from fastattn.cli import search
 
     monkeypatch.setattr(search, "output", Console(force_terminal=True, width=40, color_system=None))
     search.show_hits(["dog " * 100, "cat"], np.array([0.5, 0.75], np.float32), 2)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastattn import CrossEncoder, EncoderForSequenceClassification, SentenceTransformer, pipeline
-from fastattn.checkpoint import CheckpointError
+from fastattn import CrossEncoder, EncoderForSequenceClassification, SentenceTransformer
+from fastattn.checkpoint.reader import CheckpointError
+from fastattn.text import pipeline
 from models import write_json
 from peer_cases import PAIRS, pooling, write_cross_encoder, write_model
 
@@ -82,7 +83,7 @@ def test_same_bits_in_every_batch(model: CrossEncoder, monkeypatch: pytest.Monke
     assert np.array_equal(expected, np.array([logits(model, pair) for pair in pairs]))
     assert np.array_equal(expected[::-1], logits(model, pairs[::-1]))
     monkeypatch.setattr(pipeline, "_SLICE", 7)
-    monkeypatch.setattr("fastattn.tokens._TOKENS_PER_FORWARD", 150)
+    monkeypatch.setattr("fastattn.text.batches._TOKENS_PER_FORWARD", 150)
     assert np.array_equal(logits(model, pairs), expected)
     with ThreadPoolExecutor(6) as pool:
         for found in pool.map(lambda _: logits(model, pairs), range(12)):

@@ -9,8 +9,9 @@ import pytest
 
 from cases import normal
 from compare import assert_matches_reference
-from fastattn import Encoder, EncoderConfig, _run, reference
-from fastattn._packing import random_parameters
+from fastattn import Encoder, EncoderConfig, reference
+from fastattn.encoder import forward
+from fastattn.parameters import random_parameters
 
 pytestmark = pytest.mark.jit
 
@@ -106,16 +107,16 @@ def test_bits_do_not_depend_on_batch_order_threads_or_schedule(kind: str, monkey
             found[i] = rows[offsets[place] : offsets[place + 1]]
         return found
 
-    monkeypatch.setattr(_run, "thread_count", lambda: 1)
+    monkeypatch.setattr(forward, "thread_count", lambda: 1)
     alone = [model.forward_packed(text, [0, len(text)]) for text in texts]
     everything = np.arange(len(texts))
     for threads in (1, 2, 3):
-        monkeypatch.setattr(_run, "thread_count", lambda threads=threads: threads)
-        monkeypatch.setattr(_run, "_FLOP_PER_US", 1.0)
+        monkeypatch.setattr(forward, "thread_count", lambda threads=threads: threads)
+        monkeypatch.setattr(forward, "_FLOP_PER_US", 1.0)
         for threshold, rows in ((2.0, 24), (0.0, 24), (2.0, 10**6)):
             # Chunks never, always; and the columns of the weights shared, whatever the rows.
-            monkeypatch.setattr(_run, "_BALANCED", threshold)
-            monkeypatch.setattr(_run, "_ROWS_PER_THREAD", rows)
+            monkeypatch.setattr(forward, "_BALANCED", threshold)
+            monkeypatch.setattr(forward, "_ROWS_PER_THREAD", rows)
             for order in (everything, everything[::-1], rng.permutation(len(texts))):
                 assert all(np.array_equal(a, b) for a, b in zip(encode(order), alone, strict=True))
 

@@ -12,7 +12,7 @@ import pytest
 import fastattn
 from compare import assert_matches_reference
 from fastattn import Encoder, EncoderConfig
-from fastattn.checkpoint import CheckpointError, read_encoder, read_head
+from fastattn.checkpoint.reader import CheckpointError, read_encoder, read_head
 from golden_models import GOLDEN, Array, Tensors, golden, settings, tensors, write
 from models import WORDS, write_json, write_safetensors, write_tokenizer
 

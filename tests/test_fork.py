@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastattn.kernels import _threads
+from fastattn.runtime import threads
 from soak import fork
 from soak._child import LAYERS, ROOT, missing, run_child
 
@@ -78,7 +78,7 @@ def test_gunicorn_with_preload(layer: str) -> None:
 def test_a_call_leaves_the_start_method_open() -> None:
     """Numba asks for it when it starts its threads, after which `set_start_method` would raise."""
     code = (
-        "import multiprocessing, numpy, fastattn; from fastattn.kernels._threads import threading_layer; threading_layer(); "
+        "import multiprocessing, numpy, fastattn; from fastattn.runtime.threads import threading_layer; threading_layer(); "
         "multiprocessing.set_start_method('spawn'); print('free')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -158,7 +158,7 @@ def test_tokenizers_that_are_told_to_be_parallel(value: str) -> None:
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_an_interrupt_while_a_fork_waits(number: int) -> None:
     """It comes afterwards; meanwhile all locks are taken, and none is kept."""
-    lock = _threads._locks()[number]
+    lock = threads._locks()[number]
     held, after = threading.Event(), []
 
     def hold() -> None:
@@ -176,13 +176,13 @@ def test_an_interrupt_while_a_fork_waits(number: int) -> None:
         with pytest.raises(KeyboardInterrupt):
             pid = os.fork()
             if pid == 0:
-                os._exit(sum(not one.acquire(timeout=5) for one in _threads._locks()))
+                os._exit(sum(not one.acquire(timeout=5) for one in threads._locks()))
             time.sleep(20)
     finally:
         signal.signal(signal.SIGINT, before)
         thread.join()
     assert pid and os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    other = threading.Thread(target=lambda: after.extend(one.acquire(timeout=5) and not one.release() for one in _threads._locks()))
+    other = threading.Thread(target=lambda: after.extend(one.acquire(timeout=5) and not one.release() for one in threads._locks()))
     other.start()
     other.join()
     assert after == [True] * 3
@@ -196,7 +196,7 @@ def test_a_fork_waits_no_longer_than_the_lock_is_held() -> None:
     held, go = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with _threads._layer_lock:
+        with threads._layer_lock:
             held.set()
             go.wait(10)
 
@@ -207,7 +207,7 @@ def test_a_fork_waits_no_longer_than_the_lock_is_held() -> None:
     began = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        free = _threads._layer_lock.acquire(timeout=5)
+        free = threads._layer_lock.acquire(timeout=5)
         fastattn.softmax(x)
         os._exit(0 if free else 1)
     assert 0.2 < time.monotonic() - began < 8

@@ -11,7 +11,7 @@ import pytest
 
 import fastattn
 from fastattn import EncoderForMaskedLM, EncoderForSequenceClassification, EncoderForTokenClassification, EncoderWithPooler
-from fastattn.checkpoint import CheckpointError, read_head
+from fastattn.checkpoint.reader import CheckpointError, read_head
 from golden_models import GOLDEN, Array, golden, tensors, write
 from models import bert_tensors, write_bert
 

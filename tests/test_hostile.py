@@ -16,7 +16,7 @@ from numpy.lib.stride_tricks import as_strided
 
 import fastattn
 from fastattn import Encoder, SentenceTransformer
-from fastattn.checkpoint import CheckpointError, read_encoder
+from fastattn.checkpoint.reader import CheckpointError, read_encoder
 from models import bert_tensors, write_bert, write_json, write_sentence_model
 from soak import _hostile_case, hostile
 from soak._hostile_case import Case, attempt

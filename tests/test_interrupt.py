@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastattn import _interrupt
+from fastattn.runtime import interrupt
 from soak._child import LAYERS, missing, run_child
 
 pytestmark = pytest.mark.jit
@@ -96,7 +96,7 @@ def test_the_call_has_ended_when_the_handlers_exception_arrives(monkeypatch: pyt
             self.lock = threading.Lock()
 
         def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-            if timeout == _interrupt._LOOK and self.lock.locked():
+            if timeout == interrupt._LOOK and self.lock.locked():
                 time.sleep(0.1)
                 raise Alarm
             return self.lock.acquire(blocking, timeout)
@@ -105,16 +105,16 @@ def test_the_call_has_ended_when_the_handlers_exception_arrives(monkeypatch: pyt
             self.lock.release()
 
     with monkeypatch.context() as patch:
-        patch.setattr(_interrupt, "_new_lock", Lock)
+        patch.setattr(interrupt, "_new_lock", Lock)
         with pytest.raises(Alarm):
-            _interrupt.interruptible(call, stopped.set)
+            interrupt.interruptible(call, stopped.set)
     assert ended == [True]
 
     def fail() -> None:
         raise MemoryError("no room")
 
     with pytest.raises(MemoryError, match="no room"):
-        _interrupt.interruptible(fail, lambda: None)
+        interrupt.interruptible(fail, lambda: None)
 
 
 def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,13 +123,13 @@ def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(threading.Thread, "start", start)
     made: list[bool] = []
-    _interrupt.interruptible(lambda: made.append(True), lambda: None)
+    interrupt.interruptible(lambda: made.append(True), lambda: None)
     assert made == [True]
 
 
 def test_where_the_thread_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a hook of threads that raises, say: nobody would ever say that the call has ended."""
-    monkeypatch.setattr(_interrupt, "_LOOK", 0.01)
+    monkeypatch.setattr(interrupt, "_LOOK", 0.01)
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
 
     def fail() -> None:
@@ -137,4 +137,4 @@ def test_where_the_thread_dies(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(threading.Thread, "run", lambda self: fail())
     with pytest.raises(RuntimeError, match="ended before"):
-        _interrupt.interruptible(lambda: None, lambda: None)
+        interrupt.interruptible(lambda: None, lambda: None)

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from cases import JIT
-from fastattn.kernels import _cache, _jit
-from fastattn.kernels._jit import cache_directory, compile_cached
+from fastattn.kernels.compile import cache as _cache
+from fastattn.kernels.compile import jit
+from fastattn.kernels.compile.jit import cache_directory, compile_cached
 from soak._child import ROOT, run_child
 
 pytestmark = [pytest.mark.jit, pytest.mark.skipif(not JIT, reason="without the JIT nothing is compiled")]
@@ -141,15 +142,15 @@ def test_another_version_has_other_files(tmp_path: Path, monkeypatch: pytest.Mon
     """Of Numba, or of any kernel's source: what a kernel calls is a part of its code."""
     from numba.core.registry import cpu_target
 
-    shutil.copytree(_jit._HERE, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(_jit, "_HERE", tmp_path / "kernels")
-    tags = {_jit._TAG, _jit._source_tag()}
-    assert len(tags) == 1 and _jit._TAG in double()._cache._file_name((), cpu_target.target_context.codegen())
+    shutil.copytree(jit._HERE, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(jit, "_HERE", tmp_path / "kernels")
+    tags = {jit._TAG, jit._source_tag()}
+    assert len(tags) == 1 and jit._TAG in double()._cache._file_name((), cpu_target.target_context.codegen())
     with (tmp_path / "kernels" / "_rows.py").open("a") as source:
         source.write("#")
-    tags.add(_jit._source_tag())
-    monkeypatch.setattr(_jit.numba, "__version__", "0.0")
-    assert len(tags | {_jit._source_tag()}) == 3
+    tags.add(jit._source_tag())
+    monkeypatch.setattr(jit.numba, "__version__", "0.0")
+    assert len(tags | {jit._source_tag()}) == 3
 
 
 def written(count: int, **environment: Any) -> dict[str, Any]:

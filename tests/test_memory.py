@@ -20,11 +20,10 @@ from fastattn import (
     EncoderForSequenceClassification,
     EncoderForTokenClassification,
     SentenceTransformer,
-    _memory,
-    _packing,
-    _run,
-    embeddings,
 )
+from fastattn.encoder import forward, packing
+from fastattn.runtime import memory as _memory
+from fastattn.text import similarity
 from golden_models import GOLDEN
 from models import C, bert_tensors, write_bert, write_sentence_model
 from soak import memory
@@ -81,9 +80,9 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Iterator[Free]:
 
     def set_free(size: int) -> None:
         monkeypatch.setattr(_memory, "free_bytes", lambda: size)
-        monkeypatch.setattr(fastattn.sentence, "free_bytes", lambda: size)
+        monkeypatch.setattr(fastattn.text.sentence_transformer, "free_bytes", lambda: size)
 
-    for module in (_memory, fastattn.sentence, fastattn.kernels._arrays):
+    for module in (_memory, fastattn.text.sentence_transformer, fastattn.kernels.ops._arrays):
         monkeypatch.setattr(module, "LARGE", 1)
     yield set_free
 
@@ -147,18 +146,18 @@ def test_a_batch_that_would_not_fit(positions: str | None, free: Free, monkeypat
     model = Encoder(EncoderConfig(1, 2, 8, 8, vocab_size=9, positions=positions))
     ids, offsets = np.ones(1000, np.int32), np.array([0, 1000])
     needed = []
-    _run._workspace.__dict__.clear()  # what this thread has it need not ask for
+    forward._workspace.__dict__.clear()  # what this thread has it need not ask for
     monkeypatch.setattr(_memory, "check_fits", lambda size, what: needed.append(size))
     expected = model.forward_packed(ids, offsets)
     monkeypatch.undo()
     most = max(needed)
-    for module in (_memory, fastattn.kernels._arrays):
+    for module in (_memory, fastattn.kernels.ops._arrays):
         monkeypatch.setattr(module, "LARGE", 1)
     model = Encoder(EncoderConfig(1, 2, 8, 8, vocab_size=9, positions=positions))
     out = np.full((1000, 8), 7, np.float32)
     monkeypatch.setattr(_memory, "free_bytes", lambda: expected.nbytes // 2)
-    monkeypatch.setattr(_run, "encoder_kernel", None)  # nothing is computed
-    _run._workspace.__dict__.clear()
+    monkeypatch.setattr(forward, "encoder_kernel", None)  # nothing is computed
+    forward._workspace.__dict__.clear()
     with pytest.raises(MemoryError, match="would take"):
         model.forward_packed(ids, offsets)
     with pytest.raises(MemoryError, match="would take"):
@@ -175,7 +174,7 @@ def test_memory_that_a_thread_has_is_not_asked_for_again(free: Free, monkeypatch
     free(0)
     model.forward_packed(ids, offsets, out=out)
     # What is larger than what a thread keeps is given back.
-    monkeypatch.setattr(_run, "_KEPT", 1)
+    monkeypatch.setattr(forward, "_KEPT", 1)
     model.forward_packed(ids, offsets, out=out)
     with pytest.raises(MemoryError, match="would take"):
         model.forward_packed(ids, offsets, out=out)
@@ -201,7 +200,7 @@ def test_a_head_that_would_not_fit(task: str, free: Free, monkeypatch: pytest.Mo
         free(2**62)
         with monkeypatch.context() as patched:
             patched.setattr(_memory, "check_fits", lambda size, what: asked.append(size))
-            _run._workspace.__dict__.clear()  # what this thread has it need not ask for
+            forward._workspace.__dict__.clear()  # what this thread has it need not ask for
             call()
         return max(asked)
 
@@ -213,11 +212,11 @@ def test_a_head_that_would_not_fit(task: str, free: Free, monkeypatch: pytest.Mo
         result = call()
         assert asked_by(call) == own + size
         free(own + size)
-        _run._workspace.__dict__.clear()
+        forward._workspace.__dict__.clear()
         np.testing.assert_array_equal(call(), result)
-        _run._workspace.__dict__.clear()
+        forward._workspace.__dict__.clear()
         with monkeypatch.context() as patched:
-            patched.setattr(_run, "encoder_kernel", None)  # nothing is computed
+            patched.setattr(forward, "encoder_kernel", None)  # nothing is computed
             for most in (own + size - 1, size - 1, 0):
                 free(most)
                 with pytest.raises(MemoryError, match="would take"):
@@ -248,7 +247,7 @@ def test_packing_that_would_not_fit(free: Free) -> None:
 def test_many_layers_that_would_not_fit(free: Free) -> None:
     """Nothing is made for each layer, neither weights nor their names; without weights the first that lacks is found."""
     config = EncoderConfig(10**5, 1, 1, 1, vocab_size=9)
-    parameters = _packing.random_parameters(EncoderConfig(2, 1, 1, 1, vocab_size=9), 0)
+    parameters = packing.random_parameters(EncoderConfig(2, 1, 1, 1, vocab_size=9), 0)
     free(2**20)
     tracemalloc.start()
     try:
@@ -275,25 +274,25 @@ def test_arrays_of_parameters_are_counted(free: Free, monkeypatch: pytest.Monkey
     assert taken < 1.3 * asked[0] and asked[0] < 3 * taken
 
 
-@pytest.mark.parametrize("name", embeddings.SIMILARITIES)
+@pytest.mark.parametrize("name", similarity.SIMILARITIES)
 def test_similarities_that_would_not_fit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_memory, "free_bytes", lambda: 100 * 2**20)
     a = np.ones((20_000, 2), np.float32)
     tracemalloc.start()
     try:
         with pytest.raises(MemoryError, match=r"similarities of shape \(20000, 20000\), with what computes them, would take"):
-            embeddings.similarity(a, a, name)
+            similarity.similarity(a, a, name)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
-    assert embeddings.similarity(a[:10], a, name).shape == (10, 20_000)
+    assert similarity.similarity(a[:10], a, name).shape == (10, 20_000)
 
 
 def test_embeddings_whose_copies_would_not_fit(free: Free) -> None:
     a = np.random.default_rng(0).standard_normal((200, 64)).astype(np.float32)
-    calls: list[Any] = [lambda name=name: embeddings.quantize_embeddings(a, name) for name in ("int8", "ubinary")]
-    calls += [lambda name=name: embeddings.similarity_pairwise(a, a, name) for name in embeddings.SIMILARITIES]
-    calls += [lambda name=name: embeddings.similarity(a[0], a, name) for name in ("cosine", "euclidean", "manhattan")]
+    calls: list[Any] = [lambda name=name: similarity.quantize_embeddings(a, name) for name in ("int8", "ubinary")]
+    calls += [lambda name=name: similarity.similarity_pairwise(a, a, name) for name in similarity.SIMILARITIES]
+    calls += [lambda name=name: similarity.similarity(a[0], a, name) for name in ("cosine", "euclidean", "manhattan")]
     for call in calls:
         free(a.size)
         with pytest.raises(MemoryError, match="would take"):

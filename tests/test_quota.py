@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cases import JIT
-from fastattn.kernels import _threads
+from fastattn.runtime import threads as _threads
 from soak._child import LAYERS, missing, run_child
 
 pytestmark = [pytest.mark.jit, pytest.mark.skipif(not JIT, reason="without the JIT there is one thread")]

@@ -34,7 +34,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_commands_are_those_of_the_command_line() -> None:
-    from fastattn.cli import app
+    from fastattn.cli.app import app
 
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     shown = set(re.findall(r"^\| `fastattn ([a-z]+)", README, re.MULTILINE))

@@ -100,7 +100,7 @@ CHILD = """
 import hashlib, json, sys
 import numpy as np
 from fastattn import SentenceTransformer
-from fastattn.kernels._threads import threading_layer
+from fastattn.runtime.threads import threading_layer
 texts = json.load(sys.stdin)
 model = SentenceTransformer()
 together = model.encode(texts)

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastattn import CrossEncoder, SentenceTransformer, pipeline, reference
-from fastattn.checkpoint import CheckpointError, read_encoder
-from fastattn.embeddings import quantize_embeddings
-from fastattn.lookup import find_model
-from fastattn.pipeline import Pipeline
+from fastattn import CrossEncoder, SentenceTransformer, reference
+from fastattn.checkpoint.hub import find_model
+from fastattn.checkpoint.reader import CheckpointError, read_encoder
+from fastattn.text import pipeline
+from fastattn.text.pipeline import Pipeline
+from fastattn.text.quantization import quantize_embeddings
 from models import WORDS, C, P, write_bert, write_json, write_sentence_model, write_tokenizer
 from soak._child import ROOT
 
@@ -144,7 +145,7 @@ def test_same_bits_alone_and_sliced(model: SentenceTransformer, monkeypatch: pyt
     expected = model.encode(inputs)
     assert np.array_equal(expected, np.stack([model.encode(text) for text in inputs]))
     monkeypatch.setattr(pipeline, "_SLICE", 7)
-    monkeypatch.setattr("fastattn.tokens._TOKENS_PER_FORWARD", 20)
+    monkeypatch.setattr("fastattn.text.batches._TOKENS_PER_FORWARD", 20)
     assert np.array_equal(model.encode(inputs), expected)
     assert model.counts.texts == len(inputs)
     assert model.counts.tokens == sum(len(ids_of(text)) for text in inputs)
@@ -231,7 +232,7 @@ def test_long_texts_are_tokenised_a_few_at_a_time(model: SentenceTransformer, mo
         sizes.append(sum(map(len, inputs)))
         return tokenize(tokenizer, inputs, *rest)
 
-    monkeypatch.setattr("fastattn.tokenizer.LONG", 40)
+    monkeypatch.setattr("fastattn.tokenizer.tokenizer.LONG", 40)
     monkeypatch.setattr(pipeline, "tokenize", watched)
     assert np.array_equal(model.encode(TEXTS * 9), expected)
     assert sum(sizes) == sum(map(len, TEXTS * 9)) and max(sizes) <= 40
@@ -349,7 +350,7 @@ def test_quantized_numbers_must_be_finite() -> None:
 
 
 def test_texts_that_are_taken_away_meanwhile(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastattn.pipeline._SLICE", 4)
+    monkeypatch.setattr("fastattn.text.pipeline._SLICE", 4)
     texts = ["a cat"] * 20
     embed = Pipeline.embed
 
@@ -407,8 +408,8 @@ def test_progress_bar(model: SentenceTransformer, capfd: pytest.CaptureFixture[s
     assert capfd.readouterr().err == ""
     model.encode(TEXTS, show_progress_bar=True)
     assert f"{len(TEXTS)}/{len(TEXTS)}" in capfd.readouterr().err
-    monkeypatch.setattr(logging.getLogger("fastattn.sentence"), "level", logging.INFO)
-    logging.getLogger("fastattn.sentence").manager._clear_cache()
+    monkeypatch.setattr(logging.getLogger("fastattn.text.sentence_transformer"), "level", logging.INFO)
+    logging.getLogger("fastattn.text.sentence_transformer").manager._clear_cache()
     model.encode(TEXTS)
     assert f"{len(TEXTS)}/{len(TEXTS)}" in capfd.readouterr().err
 
@@ -416,7 +417,7 @@ def test_progress_bar(model: SentenceTransformer, capfd: pytest.CaptureFixture[s
 def test_a_progress_bar_leaves_the_start_method_open() -> None:
     """Its lock asks for it, after which `set_start_method` would raise."""
     code = (
-        "import multiprocessing\nfrom fastattn.pipeline import _progress_bar\n"
+        "import multiprocessing\nfrom fastattn.text.pipeline import _progress_bar\n"
         "for method in (None, 'spawn'):\n"
         "    multiprocessing.set_start_method(method, force=True)\n"
         "    with _progress_bar(3, True, 'x') as advance: advance(3)\n"

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastattn import CrossEncoder, SentenceTransformer, pipeline
-from fastattn.folder import CheckpointError
-from fastattn.kernels.linear import linear_kernel
-from fastattn.modules import Dense, Dropout, LayerNorm, Module, Normalize, Pooling, Transformer
+from fastattn import CrossEncoder, SentenceTransformer
+from fastattn.checkpoint.folder import CheckpointError
+from fastattn.kernels.ops.linear import linear_kernel
+from fastattn.text import pipeline
+from fastattn.text.modules import Dense, Dropout, LayerNorm, Module, Normalize, Pooling, Transformer
 from models import C, bert_tensors, write_json, write_safetensors, write_sentence_model, write_typed_tokenizer
 from peer_cases import MODELS, TEXTS, dense, pooling, weights, write_cross_encoder, write_model
 
@@ -36,7 +37,7 @@ def test_same_bits_in_every_batch(model: SentenceTransformer, monkeypatch: pytes
         assert np.array_equal(expected, np.stack([model.encode(text, **options) for text in inputs]))
         with monkeypatch.context() as patch:
             patch.setattr(pipeline, "_SLICE", 7)
-            patch.setattr("fastattn.tokens._TOKENS_PER_FORWARD", 20)
+            patch.setattr("fastattn.text.batches._TOKENS_PER_FORWARD", 20)
             assert np.array_equal(model.encode(inputs, **options), expected)
 
 
@@ -115,7 +116,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
         target.write(source.read(100))
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("fastattn.files.shutil.copyfileobj", fail)
+    monkeypatch.setattr("fastattn.cli.files.shutil.copyfileobj", fail)
     with pytest.raises(OSError, match="No space left"):
         model.save(str(tmp_path / "saved"))
     assert {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()} == before

@@ -14,8 +14,8 @@ import pytest
 import fastattn
 from compare import assert_matches_reference
 from fastattn import CrossEncoder, SentenceTransformer
-from fastattn.activations import ACTIVATIONS
-from fastattn.embeddings import quantize_embeddings
+from fastattn.text.modules.activations import ACTIVATIONS
+from fastattn.text.quantization import quantize_embeddings
 from peer_cases import DATA, assert_alike, embedding_answers, score_answers
 
 # What trains, publishes or moves a model, and what belongs to torch's own modules.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastattn.lookup import find_model
+from fastattn.checkpoint.hub import find_model
 from peer_cases import write_cross_encoder
 from texts import texts
 

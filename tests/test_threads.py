@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cases import JIT
-from fastattn.kernels import _threads
+from fastattn.runtime import threads as _threads
 from soak._child import LAYERS, ROOT, missing, run_child
 
 pytestmark = pytest.mark.jit
@@ -52,7 +52,7 @@ def test_compiling_in_sixteen_threads_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not JIT, reason="without the JIT nothing is compiled")
 def test_one_thread_at_a_time_compiles_what_is_called_by_its_address() -> None:
-    from fastattn.kernels._address import AddressedKernel
+    from fastattn.kernels.compile.address import AddressedKernel
 
     kernel = AddressedKernel(lambda: None, ())
     inside, most = [], []

@@ -10,9 +10,10 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, processors
 
-from fastattn.folder import CheckpointError
-from fastattn.lookup import find_model
-from fastattn.tokenizer import LONG, NO_LIMIT, Tokenizer, groups, load_tokenizer
+from fastattn.checkpoint.folder import CheckpointError
+from fastattn.checkpoint.hub import find_model
+from fastattn.tokenizer.settings import NO_LIMIT
+from fastattn.tokenizer.tokenizer import LONG, Tokenizer, groups, load_tokenizer
 from models import write_bert, write_json, write_tokenizer, write_typed_tokenizer
 from peer_cases import DATA, PAIRS
 from texts import ODD
@@ -65,7 +66,7 @@ def test_groups_end_at_a_number_of_texts_and_of_characters() -> None:
 
 
 def test_long_texts_are_tokenised_a_group_at_a_time(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastattn.tokenizer.LONG", 30)
+    monkeypatch.setattr("fastattn.tokenizer.tokenizer.LONG", 30)
     texts = [" ".join(WORDS[:count]) for count in range(10)]
     pairs = [(first, second) for first in texts for second in texts]
     sizes: list[int] = []
@@ -193,7 +194,7 @@ def test_half_a_surrogate_pair(tokenizer: Tokenizer) -> None:
 
 
 def test_texts_padded_beyond_memory(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastattn._memory.free_bytes", lambda: 2**30)
+    monkeypatch.setattr("fastattn.runtime.memory.free_bytes", lambda: 2**30)
     with pytest.raises(MemoryError, match="2 texts padded to 2147483647 tokens would take"):
         tokenizer(["a", "b"], padding="max_length", max_length=2**31 - 1)
 

@@ -7,10 +7,10 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers
 
-from fastattn._tokenizer_file import _growth, _shortest, read_backend
-from fastattn.folder import CheckpointError
-from fastattn.lookup import find_model
-from fastattn.tokenizer import load_tokenizer
+from fastattn.checkpoint.folder import CheckpointError
+from fastattn.checkpoint.hub import find_model
+from fastattn.tokenizer.limits import _growth, _shortest, read_backend
+from fastattn.tokenizer.tokenizer import load_tokenizer
 from models import write_json, write_tokenizer
 from peer_cases import DATA
 from tokenizer_steps import (

@@ -77,7 +77,7 @@ def test_one_import_is_all_that_changes(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("sentence_transformers")
-    from fastattn.lookup import find_model
+    from fastattn.checkpoint.hub import find_model
 
     assert SOURCE.count(OURS) == 1
     part = SOURCE[: SOURCE.index("# ## Saving")].replace('"all-MiniLM-L6-v2"', repr(str(find_model())))

@@ -9,9 +9,11 @@ import pytest
 
 from cases import normal
 from compare import assert_matches_reference
-from fastattn import Encoder, EncoderConfig, SentenceTransformer, _memory, _run, reference
-from fastattn._packing import random_parameters
-from fastattn.lookup import find_model
+from fastattn import Encoder, EncoderConfig, SentenceTransformer, reference
+from fastattn.checkpoint.hub import find_model
+from fastattn.encoder import forward
+from fastattn.parameters import random_parameters
+from fastattn.runtime import memory
 from golden_models import GOLDEN, golden
 
 pytestmark = pytest.mark.jit
@@ -89,11 +91,11 @@ def test_hidden_state_keeps_its_bits_and_attention_too(kind: str, monkeypatch: p
     ids, mask = batch(4, 60)
     first = model(ids, mask, **BOTH)
     for threads in (1, 2, 3):
-        monkeypatch.setattr(_run, "thread_count", lambda threads=threads: threads)
-        monkeypatch.setattr(_run, "_FLOP_PER_US", 1.0)
+        monkeypatch.setattr(forward, "thread_count", lambda threads=threads: threads)
+        monkeypatch.setattr(forward, "_FLOP_PER_US", 1.0)
         for threshold, rows in ((2.0, 24), (0.0, 24), (2.0, 10**6)):
-            monkeypatch.setattr(_run, "_BALANCED", threshold)
-            monkeypatch.setattr(_run, "_ROWS_PER_THREAD", rows)
+            monkeypatch.setattr(forward, "_BALANCED", threshold)
+            monkeypatch.setattr(forward, "_ROWS_PER_THREAD", rows)
             assert model(ids, mask).tobytes() == first[0].tobytes()
             for again, before in zip(model(ids, mask, **BOTH), first, strict=True):
                 assert again.tobytes() == before.tobytes()
@@ -162,8 +164,8 @@ def test_what_would_not_fit_is_refused_before_anything_is_done(
 ) -> None:
     model, _ = make()
     ids = np.zeros((4, 100), int)
-    monkeypatch.setattr(_memory, "free_bytes", lambda: 100_000)
-    monkeypatch.setattr(_run, "run", lambda *_: pytest.fail("was begun"))
+    monkeypatch.setattr(memory, "free_bytes", lambda: 100_000)
+    monkeypatch.setattr(forward, "run", lambda *_: pytest.fail("was begun"))
     with pytest.raises(MemoryError, match=rf"{said}.*GiB are free"):
         model(ids, **asked)
 
@@ -175,29 +177,29 @@ def test_a_million_tokens_are_refused() -> None:
 
 
 def test_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    free = _memory.free_bytes()
+    free = memory.free_bytes()
     if Path("/proc/meminfo").exists():
         assert free is not None and 2**20 < free < 2**50
-    monkeypatch.setattr(_memory, "_groups", lambda: [tmp_path])
+    monkeypatch.setattr(memory, "_groups", lambda: [tmp_path])
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("700000\n")
     (tmp_path / "memory.stat").write_text(
         "anon 500000\nfile 180000\ninactive_file 100000\nactive_file 70000\nslab_reclaimable 30000\nslab 40000\n"
     )
-    assert _memory.free_bytes() == 500_000
-    monkeypatch.setattr(_memory, "_system_free", lambda: 400_000)
-    assert _memory.free_bytes() == 400_000
+    assert memory.free_bytes() == 500_000
+    monkeypatch.setattr(memory, "_system_free", lambda: 400_000)
+    assert memory.free_bytes() == 400_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert _memory.free_bytes() == 400_000
-    monkeypatch.setattr(_memory, "_system_free", lambda: None)
-    assert _memory.free_bytes() is None
-    _memory.check_fits(2**62, "anything")
+    assert memory.free_bytes() == 400_000
+    monkeypatch.setattr(memory, "_system_free", lambda: None)
+    assert memory.free_bytes() is None
+    memory.check_fits(2**62, "anything")
     (tmp_path / "memory.limit_in_bytes").write_text("1000\n")
     (tmp_path / "memory.usage_in_bytes").write_text("400\n")
     (tmp_path / "memory.stat").write_text(
         "inactive_file 9\nactive_file 9\ntotal_inactive_file 100\ntotal_active_file 50\ntotal_rss 7\n"
     )
-    assert _memory.free_bytes() == 750
+    assert memory.free_bytes() == 750
 
 
 def assert_as_transformers(folder: Path, ids: Any, mask: Any, types: Any = None) -> None:

@@ -14,7 +14,7 @@ import sentence_transformers
 import torch
 import transformers
 
-from fastattn.activations import ACTIVATIONS
+from fastattn.text.modules.activations import ACTIVATIONS
 from peer_cases import DATA, embedding_answers, score_answers
 
 VERSION = 1

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from fastattn import SentenceTransformer
+from fastattn.checkpoint.hub import find_model
 from fastattn.integrations import bertopic_backend, chroma_embedding_function, keybert_backend, langchain_embeddings
-from fastattn.lookup import find_model
 from texts import texts
 
 # These libraries and what they import warn of each other.

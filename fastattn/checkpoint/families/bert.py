@@ -1,0 +1,111 @@
+"""BERT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastattn.checkpoint.config_json import Settings
+from fastattn.checkpoint.families.family import Dense, Family, Head, Names
+from fastattn.config import EncoderConfig
+
+__all__ = ["BERT", "EMBEDDINGS", "NAMES", "bert_config", "bert_layer"]
+
+
+def bert_layer(settings: Settings, index: int) -> str:
+    """Return what precedes the names of a layer's tensors.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``config.json``.
+    index : int
+        The layer.
+
+    Returns
+    -------
+    str
+    """
+    return f"encoder.layer.{index}."
+
+
+EMBEDDINGS = {
+    "embeddings.token": "embeddings.word_embeddings",
+    "embeddings.position": "embeddings.position_embeddings",
+    "embeddings.token_type": "embeddings.token_type_embeddings",
+    "embeddings.layer_norm": "embeddings.LayerNorm",
+}
+NAMES = Names(
+    outside=EMBEDDINGS,
+    layer=bert_layer,
+    inside={
+        "attention.query": "attention.self.query",
+        "attention.key": "attention.self.key",
+        "attention.value": "attention.self.value",
+        "attention.output": "attention.output.dense",
+        "attention.layer_norm": "attention.output.LayerNorm",
+        "feed_forward.input": "intermediate.dense",
+        "feed_forward.output": "output.dense",
+        "feed_forward.layer_norm": "output.LayerNorm",
+    },
+)
+
+
+def bert_config(settings: Settings, **changes: Any) -> EncoderConfig:
+    """Read the keys that BERT and its kin have.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``config.json``.
+    **changes
+        Fields to set otherwise.
+
+    Returns
+    -------
+    EncoderConfig
+        What it says.
+
+    Raises
+    ------
+    CheckpointError
+        A value is missing or not supported.
+    """
+    settings.only(position_embedding_type="absolute", is_decoder=False, add_cross_attention=False, pruned_heads={})
+    fields: dict[str, Any] = {
+        "num_layers": settings.size("num_hidden_layers"),
+        "num_heads": settings.size("num_attention_heads"),
+        "hidden_dim": settings.size("hidden_size"),
+        "ff_dim": settings.size("intermediate_size"),
+        "dropout": settings.number("hidden_dropout_prob", 0.0),
+        "activation": settings.activation(),
+        "layer_norm_eps": settings.number("layer_norm_eps", 1e-12),
+        "positions": "learned",
+        "vocab_size": settings.size("vocab_size"),
+        "max_positions": settings.size("max_position_embeddings"),
+        "type_vocab_size": settings.size("type_vocab_size", 2, least=0),
+    }
+    return EncoderConfig(**{**fields, **changes})
+
+
+def _heads(settings: Settings) -> dict[str, Head]:
+    pooler = Dense("pooler.dense", activation="tanh")
+    transform = "cls.predictions.transform"
+    return {
+        "pooler": Head((pooler,), "cls"),
+        "sequence-classification": Head((pooler, Dense("classifier", "labels")), "cls"),
+        "token-classification": Head((Dense("classifier", "labels"),)),
+        "masked-lm": Head(
+            (
+                Dense(f"{transform}.dense", activation=settings.activation(), norm=f"{transform}.LayerNorm"),
+                Dense("cls.predictions.decoder", "vocab_size", bias_name="cls.predictions.bias", tied=True),
+            )
+        ),
+    }
+
+
+BERT = Family(
+    prefixes=("", "bert."),
+    config=bert_config,
+    names=(NAMES,),
+    heads=_heads,
+)

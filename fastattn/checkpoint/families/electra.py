@@ -1,0 +1,38 @@
+"""ELECTRA: BERT whose embeddings may be narrower than its hidden states, with heads of its own and no pooler."""
+
+from __future__ import annotations
+
+from fastattn.checkpoint.config_json import Settings
+from fastattn.checkpoint.families.bert import EMBEDDINGS, NAMES, bert_config
+from fastattn.checkpoint.families.family import Dense, Family, Head
+from fastattn.config import EncoderConfig
+
+__all__ = ["ELECTRA"]
+
+
+def _config(settings: Settings) -> EncoderConfig:
+    width = settings.size("embedding_size", 128)
+    return bert_config(settings, embedding_dim=None if width == settings.size("hidden_size") else width)
+
+
+def _heads(settings: Settings) -> dict[str, Head]:
+    return {
+        "sequence-classification": Head(
+            (Dense("classifier.dense", activation="gelu"), Dense("classifier.out_proj", "labels")), "cls"
+        ),
+        "token-classification": Head((Dense("classifier", "labels"),)),
+        "masked-lm": Head(
+            (
+                Dense("generator_predictions.dense", "input_dim", activation="gelu", norm="generator_predictions.LayerNorm"),
+                Dense("generator_lm_head", "vocab_size", tied=True),
+            )
+        ),
+    }
+
+
+ELECTRA = Family(
+    prefixes=("", "electra."),
+    config=_config,
+    names=(NAMES._replace(outside={**EMBEDDINGS, "embeddings.projection": "embeddings_project"}),),
+    heads=_heads,
+)

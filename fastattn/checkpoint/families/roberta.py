@@ -1,0 +1,59 @@
+"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that begin behind the padding's, and heads of its own.
+
+A padding token that `attention_mask` calls real has the position of any other token; transformers gives it the padding's.
+"""
+
+from __future__ import annotations
+
+from fastattn.checkpoint.config_json import Settings
+from fastattn.checkpoint.families.bert import NAMES, bert_config
+from fastattn.checkpoint.families.family import Dense, Family, Head
+from fastattn.config import EncoderConfig
+
+__all__ = ["ROBERTA", "roberta_heads"]
+
+
+def _first_position(settings: Settings) -> int:
+    return settings.size("pad_token_id", 1, least=0) + 1
+
+
+def _config(settings: Settings) -> EncoderConfig:
+    rows, first = settings.size("max_position_embeddings"), _first_position(settings)
+    return bert_config(settings, max_positions=rows - first)
+
+
+def roberta_heads(settings: Settings) -> dict[str, Head]:
+    """Return the heads that RoBERTa and MPNet share.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``config.json``.
+
+    Returns
+    -------
+    dict of str to Head
+        The heads by their task.
+    """
+    return {
+        "pooler": Head((Dense("pooler.dense", activation="tanh"),), "cls"),
+        "sequence-classification": Head(
+            (Dense("classifier.dense", activation="tanh"), Dense("classifier.out_proj", "labels")), "cls"
+        ),
+        "token-classification": Head((Dense("classifier", "labels"),)),
+        "masked-lm": Head(
+            (
+                Dense("lm_head.dense", activation="gelu", norm="lm_head.layer_norm"),
+                Dense("lm_head.decoder", "vocab_size", bias_name="lm_head.bias", tied=True),
+            )
+        ),
+    }
+
+
+ROBERTA = Family(
+    prefixes=("", "roberta."),
+    config=_config,
+    names=(NAMES,),
+    heads=roberta_heads,
+    first_position=_first_position,
+)

@@ -1,0 +1,305 @@
+"""Reads a model folder: its configuration, and its tensors under the names that the encoder and its heads use.
+
+A family of models is a table in `fastattn.checkpoint.families`.  Nothing in a folder is executed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.checkpoint.families import FAMILIES, Dense, Family, Head, Names, Rows, Settings
+from fastattn.checkpoint.folder import CheckpointError, transformer_folder
+from fastattn.checkpoint.heads import HeadStep, StoredHead
+from fastattn.checkpoint.weights import Tensors
+from fastattn.config import EncoderConfig
+
+__all__ = ["CheckpointError", "encoder_of", "read_encoder", "read_head"]
+
+Array = NDArray[np.float32]
+
+# What of EncoderConfig gives each weight its shape; a bias has the first.
+_SHAPES: dict[str, tuple[str, ...]] = {
+    "embeddings.token": ("vocab_size", "input_dim"),
+    "embeddings.position": ("max_positions", "input_dim"),
+    "embeddings.token_type": ("type_vocab_size", "input_dim"),
+    "embeddings.layer_norm": ("input_dim",),
+    "embeddings.projection": ("hidden_dim", "input_dim"),
+    "relative_bias": ("relative_buckets", "num_heads"),
+    "layer_norm": ("hidden_dim",),
+    "attention.query": ("hidden_dim", "hidden_dim"),
+    "attention.key": ("hidden_dim", "hidden_dim"),
+    "attention.value": ("hidden_dim", "hidden_dim"),
+    "attention.output": ("hidden_dim", "hidden_dim"),
+    "attention.layer_norm": ("hidden_dim",),
+    "feed_forward.input": ("ff_dim", "hidden_dim"),
+    "feed_forward.gate": ("ff_dim", "hidden_dim"),
+    "feed_forward.output": ("hidden_dim", "ff_dim"),
+    "feed_forward.layer_norm": ("hidden_dim",),
+}
+# What old checkpoints call a layer norm's tensors.
+_LEGACY = {"weight": "gamma", "bias": "beta"}
+_TASKS = {
+    "pooler": "pooler",
+    "sequence-classification": "head for sequence classification",
+    "token-classification": "head for token classification",
+    "masked-lm": "head for masked-language modelling",
+}
+# So many tensors an error names.
+_NAMED = 8
+
+
+def read_encoder(folder: str | os.PathLike[str]) -> tuple[EncoderConfig, dict[str, Array]]:
+    """Read the encoder of a Hugging Face or sentence-transformers folder: ``config.json`` and ``*.safetensors``.
+
+    Tensors that the encoder does not have (pooler, heads, position ids) are left alone.
+
+    Parameters
+    ----------
+    folder : str or path
+        Holds ``config.json``, or a ``modules.json`` that says which of its folders does.
+
+    Returns
+    -------
+    config : EncoderConfig
+        What ``config.json`` says.
+    parameters : dict of str to float32 ndarray
+        The tensors under the encoder's names.  float32 tensors are private views of the mapped file: writing to one
+        does not change the file.  Others are converted.  Layers that share a tensor share its array.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder, ``config.json`` or the weights are missing.
+    CheckpointError
+        A file is damaged, the architecture or an option of it is not supported, a tensor is missing, has the wrong
+        shape or is not floating point, or a layer has a tensor that the architecture does not.
+    """
+    return encoder_of(*_open(Path(folder)))
+
+
+def encoder_of(settings: Settings, tensors: Tensors) -> tuple[EncoderConfig, dict[str, Array]]:
+    """Read the encoder from a configuration and tensors that are at hand.
+
+    Parameters
+    ----------
+    settings : Settings
+        What ``config.json`` would hold.
+    tensors : Tensors
+        The weights by the names that they would have in a file.
+
+    Returns
+    -------
+    config : EncoderConfig
+        As of `read_encoder`.
+    parameters : dict of str to float32 ndarray
+        As of `read_encoder`.
+
+    Raises
+    ------
+    CheckpointError
+        As in `read_encoder`.
+    """
+    checkpoint = _Checkpoint(settings, tensors)
+    return checkpoint.config, checkpoint.parameters()
+
+
+def read_head(folder: str | os.PathLike[str], task: str) -> StoredHead:
+    """Read the head for a task.
+
+    Parameters
+    ----------
+    folder : str or path
+        As in `read_encoder`.
+    task : "pooler", "sequence-classification", "token-classification" or "masked-lm"
+        What it is for.
+
+    Returns
+    -------
+    StoredHead
+        Its tensors.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder, ``config.json`` or the weights are missing.
+    CheckpointError
+        The folder has no such head (the message names the tensors that are missing, and what there is), or as in
+        `read_encoder`.
+    """
+    return _Checkpoint(*_open(Path(folder))).head(task)
+
+
+def _open(folder: Path) -> tuple[Settings, Tensors]:
+    """Open the files of a model folder."""
+    folder = transformer_folder(folder)
+    return Settings(folder / "config.json"), Tensors(folder)
+
+
+class _Checkpoint:
+    """A configuration and its tensors."""
+
+    def __init__(self, settings: Settings, tensors: Tensors) -> None:
+        self.settings = settings
+        self.family = self._family()
+        try:
+            self.config = self.family.config(self.settings)
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise CheckpointError(f"{self.settings.path}: {error}") from error
+        self.tensors = tensors
+        self.prefix, self.names = self._names()
+        self.token_table = f"{self.names.outside['embeddings.token']}.weight"
+
+    def _family(self) -> Family:
+        model_type = self.settings.values.get("model_type")
+        if not isinstance(model_type, str) or model_type not in FAMILIES:
+            supported = ", ".join(FAMILIES)
+            raise CheckpointError(f"{self.settings.path}: model_type {model_type!r} is not supported; supported: {supported}")
+        return FAMILIES[model_type]
+
+    def _names(self) -> tuple[str, Names]:
+        """Return what precedes the encoder's names, and the names: those of which there are the most."""
+        names = self.family.names
+        # The first layer is enough to tell.
+        there = {
+            (prefix, n): sum(f"{prefix}{rows.name}.weight" in self.tensors for _, _, rows in self._stems(names[n], 1))
+            for prefix in self.family.prefixes
+            for n in range(len(names))
+        }
+        prefix, n = max(there, key=lambda key: there[key])
+        return prefix, names[n]
+
+    def parameters(self) -> dict[str, Array]:
+        """Return the encoder's parameters."""
+        parameters, known = {}, set()
+        for ours, stem, rows in self._stems(self.names):
+            for part in ("weight", "bias") if self.family.has_bias(self.settings, stem) else ("weight",):
+                name = self._find(f"{rows.name}.{part}")
+                if name is None:
+                    raise CheckpointError(f"{self.tensors.where}: tensor {f'{self.prefix}{rows.name}.{part}'!r} is missing")
+                known.add(name)
+                shape = tuple(getattr(self.config, field) for field in _SHAPES[stem])
+                first = self.family.first_position(self.settings) if stem == "embeddings.position" else 0
+                parameters[f"{ours}.{part}"] = self._rows(name, rows, shape if part == "weight" else shape[:1], first)
+        self._check_for_more(known)
+        return parameters
+
+    def _stems(self, names: Names, layers: int | None = None) -> Iterator[tuple[str, str, Rows]]:
+        """Yield for each tensor of so many layers, or of all, its stem, the same without the layer, and where it is stored."""
+        for stem, source in names.outside.items():
+            if self._needed(stem):
+                yield stem, stem, Rows(source)
+        for i in range(self.config.num_layers if layers is None else layers):
+            layer = names.layer(self.settings, i)
+            for stem, part in names.inside.items():
+                rows = Rows(part) if isinstance(part, str) else part
+                if f"layers.{i}.{stem}" not in self.family.absent:
+                    yield f"layers.{i}.{stem}", stem, rows._replace(name=layer + rows.name)
+
+    def _needed(self, stem: str) -> bool:
+        """Tell whether the configuration asks for a tensor outside the layers."""
+        config = self.config
+        needed = {
+            "embeddings.position": config.positions == "learned",
+            "embeddings.token_type": config.type_vocab_size > 0,
+            "embeddings.projection": config.embedding_dim is not None,
+        }
+        return needed.get(stem, True)
+
+    def _find(self, *names: str) -> str | None:
+        """Return the first of these tensors that is there, under any of the names it may have."""
+        for name in names:
+            stem, _, part = name.rpartition(".")
+            endings = (part, _LEGACY[part]) if stem.endswith("LayerNorm") else (part,)
+            for prefix in (self.prefix, ""):
+                for ending in endings:
+                    if f"{prefix}{stem}.{ending}" in self.tensors:
+                        return f"{prefix}{stem}.{ending}"
+        return None
+
+    def _rows(self, name: str, rows: Rows, shape: tuple[int, ...], first: int = 0) -> Array:
+        """Return the part of a stored tensor that has this shape."""
+        whole = self.tensors.read(name, (first + shape[0] * rows.parts, *shape[1:]))
+        if len(whole) == shape[0]:
+            return whole
+        start = first + shape[0] * rows.part
+        return whole[start : start + shape[0]]
+
+    def _check_for_more(self, known: set[str]) -> None:
+        """Raise where a layer has a tensor that nothing reads: it would change the result."""
+        layers = tuple({self.prefix + self.names.layer(self.settings, i) for i in range(self.config.num_layers)})
+        for name in self.tensors.names():
+            if name.startswith(layers) and name not in known and not name.endswith("inv_freq"):
+                model_type = self.settings.values["model_type"]
+                raise CheckpointError(f"{self.tensors.where}: {model_type} has no tensor {name!r} with this config.json")
+
+    def head(self, task: str) -> StoredHead:
+        """Return the head for a task."""
+        head = self.family.heads(self.settings).get(task, Head(()))
+        missing = [names[0] for step in head.steps for names in self._step_names(step).values() if not self._find(*names)]
+        if not head.steps or missing:
+            self._no_head(task, missing)
+        steps, labels, width = [], {}, self.config.hidden_dim
+        for step in head.steps:
+            found = {part: str(self._find(*names)) for part, names in self._step_names(step).items()}
+            if step.width == "labels":
+                labels = self._labels(found["weight"])
+            size = len(labels) if step.width == "labels" else int(getattr(self.config, step.width))
+            arrays = {part: self.tensors.read(name, (size, width) if part == "weight" else (size,)) for part, name in found.items()}
+            bias, norm_weight, norm_bias = (arrays.get(part) for part in ("bias", "norm_weight", "norm_bias"))
+            steps.append(HeadStep(arrays["weight"], bias, step.activation, norm_weight, norm_bias))
+            width = size
+        return StoredHead(tuple(steps), head.pooling, self.config.layer_norm_eps, labels)
+
+    def _step_names(self, step: Dense) -> dict[str, list[str]]:
+        """Return the names that each tensor of a step may have."""
+        names = {"weight": [f"{step.name}.weight"]}
+        if step.tied and self.settings.flag("tie_word_embeddings", True):
+            names["weight"].append(self.token_table)
+        if step.bias:
+            names["bias"] = [f"{step.name}.bias", *([step.bias_name] if step.bias_name else [])]
+        if step.norm:
+            names["norm_weight"] = [f"{step.norm}.weight"]
+            if step.norm_bias:
+                names["norm_bias"] = [f"{step.norm}.bias"]
+        return names
+
+    def _no_head(self, task: str, missing: list[str]) -> NoReturn:
+        """Raise an error that says what is missing, and what there is."""
+        outside = {self._find(f"{name}.{part}") for name in self.names.outside.values() for part in ("weight", "bias")}
+        names = self.tensors.names()
+        count = min(self.config.num_layers, len(names))
+        layers = tuple({self.prefix + self.names.layer(self.settings, i) for i in range(count)})
+        others = [name for name in names if name not in outside and not name.startswith(layers)]
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        there = ", ".join(others[:_NAMED]) + more if others else "none"
+        lacks = f"tensors missing: {', '.join(missing)}" if missing else f"{self.settings.values['model_type']} has none"
+        made_for = self.settings.values.get("architectures")
+        raise CheckpointError(
+            f"{self.tensors.where}: there is no {_TASKS[task]} ({lacks}); tensors beside the encoder's: {there}; "
+            f"architectures in config.json: {made_for!r}"
+        )
+
+    def _labels(self, name: str) -> dict[int, str]:
+        """Return the names of the classes, as many as the tensor has rows."""
+        count = (*self.tensors.shape(name), 0)[0]
+        stored = self.settings.values.get("id2label")
+        if stored is None:
+            return {i: f"LABEL_{i}" for i in range(count)}
+        try:
+            labels = {int(number): str(label) for number, label in stored.items()}
+        except (AttributeError, ValueError) as error:
+            raise CheckpointError(f"{self.settings.path}: id2label must map numbers to names, found {stored!r}") from error
+        if sorted(labels) != list(range(count)):
+            raise CheckpointError(
+                f"{self.settings.path}: id2label has the classes {sorted(labels)}, but {name!r} in {self.tensors.where} "
+                f"has {count} rows"
+            )
+        return dict(sorted(labels.items()))

@@ -1,0 +1,104 @@
+"""Encoders of transformers: what of them an `Encoder` can stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fastattn.checkpoint.families import Settings
+from fastattn.checkpoint.folder import CheckpointError
+from fastattn.checkpoint.reader import encoder_of
+from fastattn.checkpoint.torch_errors import Unsupported
+from fastattn.checkpoint.torch_nn import patched
+from fastattn.checkpoint.weights import Tensors
+from fastattn.config import EncoderConfig
+
+Array = NDArray[Any]
+Read = Callable[[str, Any], Array]
+
+_CLASSES = (
+    "AlbertModel",
+    "BertModel",
+    "CamembertModel",
+    "DistilBertModel",
+    "ElectraModel",
+    "MPNetModel",
+    "ModernBertModel",
+    "NomicBertModel",
+    "RobertaModel",
+    "XLMRobertaModel",
+)
+# Parts of other classes than these and the model's own may compute something else.
+_PARTS = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout, nn.ModuleList, nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU)
+
+
+class _ModuleTensors(Tensors):
+    """The parameters of a module, in the place of a folder's tensors."""
+
+    def __init__(self, module: nn.Module, read: Read) -> None:
+        self.where = type(module).__name__
+        self._parameters = dict(module.named_parameters(remove_duplicate=False))
+        self._read = read
+        self._kept: dict[str, Array] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._parameters
+
+    def names(self) -> list[str]:
+        return list(self._parameters)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._parameters[name].shape)
+
+    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        if self.shape(name) != shape:
+            raise CheckpointError(f"{self.where}: tensor {name!r} has shape {self.shape(name)}, expected {shape}")
+        if name not in self._kept:
+            self._kept[name] = self._read(name, self._parameters[name])
+        return self._kept[name]
+
+
+class Pretrained(NamedTuple):
+    """An encoder of transformers that an `Encoder` can stand for."""
+
+    module: Any
+
+    def read(self, read: Read) -> tuple[EncoderConfig, dict[str, Array]]:
+        """Return the configuration and the parameters under the encoder's names, each as `read` gives it."""
+        name = type(self.module).__name__
+        try:
+            return encoder_of(Settings(Path(f"{name}.config"), self.module.config.to_dict()), _ModuleTensors(self.module, read))
+        except CheckpointError as error:
+            raise Unsupported(str(error)) from None
+
+
+def read_pretrained(module: Any) -> Pretrained | None:
+    """Describe an encoder of transformers; None for any other module.
+
+    Raises `Unsupported` where its configuration or a part of it is not what an `Encoder` has.
+    """
+    classes: list[Any] = [base for base in type(module).__mro__ if base.__name__ in _CLASSES]
+    base = next((base for base in classes if base.__module__.startswith("transformers.models.")), None)
+    if base is None:
+        return None
+    if type(module).forward is not base.forward or patched(module, "forward"):
+        raise Unsupported(f"it has a forward of its own, not {base.__name__}'s")
+    for name, part in list(module.named_modules())[1:]:
+        own = type(part).__module__ in (base.__module__, "transformers.activations")
+        if not own and type(part) not in _PARTS:
+            raise Unsupported(f"{name} is a {type(part).__module__}.{type(part).__name__}")
+        if patched(part, "forward"):
+            raise Unsupported(f"the forward of {name} was replaced")
+        if isinstance(part, nn.Embedding) and part.max_norm is not None:
+            raise Unsupported(f"{name} has max_norm")
+    return Pretrained(module)
+
+
+def shapes(name: str, tensor: Any) -> Array:
+    """Stand in for `array` where only names and shapes are looked at."""
+    return np.empty(tuple(tensor.shape), np.float32)

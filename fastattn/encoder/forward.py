@@ -1,0 +1,174 @@
+"""One forward: the schedule is chosen by the amount of work, the workspace is kept from call to call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.config import EncoderConfig
+from fastattn.encoder.packing import Packed
+from fastattn.kernels.encoder.layer import FF_ROWS, STOP, ff_stride, tail_scratch
+from fastattn.kernels.encoder.schedule import encoder_kernel, latency_steps, run_step, throughput_steps
+from fastattn.kernels.ops._arrays import Array, aligned_empty, panels
+from fastattn.kernels.ops._attend import scratch_size
+from fastattn.runtime.interrupt import interruptible
+from fastattn.runtime.memory import check_large
+from fastattn.runtime.threads import thread_count
+
+# Tokens of a chunk: enough rows that streaming the weights costs nothing, few enough that activations stay in the cache.
+CHUNK_TOKENS = 128
+# Fewer rows a thread than this, and the threads share the columns of the weights, each of which is then read once.
+_ROWS_PER_THREAD = 24
+# Chunks are handed out where they keep the threads busy for this share of the time, and the steps are shared otherwise.
+_BALANCED = 0.8
+_FLOP_PER_US = 2e5
+
+# A call of about this many microseconds or more lets the handlers of signals run meanwhile.
+_LONG_US = 5e4
+
+# Arrays of up to this many bytes are kept by their thread from call to call.
+_KEPT = 2**28
+_workspace = threading.local()
+
+
+def _scratch(name: str, size: int) -> Array:
+    """Take this thread's array of that name, or a new one where there is none of at least `size` elements.
+
+    It is gone until it is given back: a call in the handler of a signal, in the middle of this one, finds none.
+    """
+    array: Array | None = _workspace.__dict__.pop(name, None)
+    return aligned_empty(size, np.float32) if array is None or array.size < size else array
+
+
+def _to_allocate(sizes: dict[str, int]) -> int:
+    """Elements of new memory that arrays of these sizes take, beside what this thread has."""
+    held = _workspace.__dict__
+    return sum(max(0, size - held[name].size) if name in held else size for name, size in sizes.items())
+
+
+def run(
+    config: EncoderConfig,
+    packed: Packed,
+    offsets: NDArray[np.int64],
+    inputs: tuple[Array, ...],
+    rotary: Array,
+    relative: Array,
+    mode: int,
+    normalize: bool,
+    out: Array,
+    watch: Callable[[int, int, Array, Array, Array], None] | None = None,
+    pending: int = 0,
+) -> None:
+    """Encode packed sequences into `out`; after each step by rows, `watch` gets (step, layer, x, qkv, relative).
+
+    `pending`: bytes that the caller still needs for its result, and has not written to.
+    """
+    c, ldh = config.hidden_dim, ff_stride(config.ff_dim)
+    lengths = np.diff(offsets)
+    n, longest = int(offsets[-1]), int(lengths.max())
+    chunks = plan_chunks(lengths)
+    sizes = offsets[chunks[1:]] - offsets[chunks[:-1]]
+    work_us = flop(config, lengths) / _FLOP_PER_US
+    workers = min(thread_count(), max(1, int(work_us / 50)))
+    rows_max, blocks = int(sizes.max()), 0
+    by_columns = False
+    if watch is None and (workers == 1 or balance(sizes, workers) > _BALANCED):
+        steps = throughput_steps()
+        workers = min(workers, len(sizes))
+        width = 0
+        per_worker = 2 * rows_max * c + max(3 * rows_max * c + _head_scratch(config, longest), _rows_scratch(config))
+    else:
+        by_columns = watch is None and n < _ROWS_PER_THREAD * workers
+        steps = latency_steps(config.num_layers, by_columns)
+        blocks = workers * max(1, round(n / (workers * FF_ROWS)))
+        width = n
+        gate = n * panels(1, np.float32)[1] if by_columns else 0
+        per_worker = max(_head_scratch(config, longest), _rows_scratch(config), gate)
+    columns = width if by_columns else 0
+    per_worker = -(-per_worker // 16) * 16
+    needed = {
+        "x": width * c,
+        "qkv": 3 * width * c,
+        "ctx": width * c,
+        "y": columns * c,
+        "expanded": columns * ldh,
+        "scratch": workers * per_worker,
+    }
+    check_large(4 * _to_allocate(needed) + pending, "the forward of {} tokens", n)
+    arrays = {name: _scratch(name, size) for name, size in needed.items()}
+    x, qkv, ctx, y, expanded, scratch = (array[: needed[name]] for name, array in arrays.items())
+    counter = np.zeros(16, np.int64)
+    for part in [steps] if watch is None else np.split(steps, len(steps)):
+        _launch(
+            work_us / workers, counter, part, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative,
+            packed.weights, packed.layout, config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, counter,
+            out.reshape(-1), workers,
+        )  # fmt: skip
+        if watch is not None:
+            watch(int(part[0, 0]), int(part[0, 1]), x, qkv, relative)
+    for name, array in arrays.items():
+        if array.nbytes <= _KEPT:
+            setattr(_workspace, name, array)
+
+
+def _launch(us: float, counter: Array, *arguments: Any) -> None:
+    """Call the kernel, which takes about `us` microseconds; what the handlers of signals raise meanwhile ends it."""
+    if us < _LONG_US:
+        encoder_kernel(run_step.address(), *arguments)
+        return
+
+    def stop() -> None:
+        counter[STOP] = 1
+        # No work is left to hand out in the step that runs.
+        counter[0] = 2**62
+
+    interruptible(lambda: encoder_kernel.unless(lambda: counter[STOP] != 0, run_step.address(), *arguments), stop)
+
+
+def flop(config: EncoderConfig, lengths: NDArray[np.int64]) -> float:
+    """Return the multiplications and additions of the products of one forward."""
+    c, e, f = config.hidden_dim, config.embedding_dim or 0, config.ff_dim
+    row = 2 * (4 * c * c + (3 if config.gated else 2) * c * f)
+    local = sum(config.is_local(layer) for layer in range(config.num_layers))
+    seen = (config.num_layers - local) * float(np.dot(lengths, lengths))
+    if local and config.window is not None:
+        seen += local * float(np.dot(lengths, np.minimum(lengths, 2 * config.window + 1)))
+    return float(lengths.sum()) * (config.num_layers * row + 2 * c * e) + 4 * c * seen
+
+
+def _head_scratch(config: EncoderConfig, longest: int) -> int:
+    """Elements that a worker needs for a head of the longest sequence."""
+    d = config.head_dim
+    count, width = panels(longest, np.float32)
+    return count * width * d + longest * panels(d, np.float32)[0] * width + scratch_size(0, d, np.float32)
+
+
+def _rows_scratch(config: EncoderConfig) -> int:
+    """Elements that a worker needs for a block of rows: its expansion, or its embedding before the projection."""
+    return max(tail_scratch(config.hidden_dim, config.ff_dim), FF_ROWS * (config.embedding_dim or 0))
+
+
+def plan_chunks(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first sequence of each chunk, and the end: neighbours together up to CHUNK_TOKENS tokens, never part of one."""
+    starts, tokens = [0], 0
+    for i, count in enumerate(lengths.tolist()):
+        if tokens and tokens + count > CHUNK_TOKENS:
+            starts.append(i)
+            tokens = 0
+        tokens += count
+    return np.array([*starts, len(lengths)], np.int64)
+
+
+def balance(sizes: NDArray[np.int64], workers: int) -> float:
+    """Return the share of the time that `workers` work, where each takes the next chunk when it is free."""
+    if len(sizes) > 16 * workers:
+        return 1.0
+    busy = [0] * workers
+    for size in sizes.tolist():
+        least = busy.index(min(busy))
+        busy[least] += size
+    return sum(busy) / (workers * max(busy)) if max(busy) else 1.0

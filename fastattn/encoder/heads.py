@@ -1,0 +1,286 @@
+"""Encoders with a head: classes of a text, classes of its tokens, the words behind a mask, a pooled vector."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.checkpoint.heads import HeadStep, StoredHead
+from fastattn.checkpoint.hub import find_model
+from fastattn.checkpoint.reader import read_head
+from fastattn.config import EncoderConfig
+from fastattn.encoder.encoder import Encoder
+from fastattn.kernels.ops._arrays import aligned_empty, panels, workers_for, writable
+from fastattn.kernels.ops.layer_norm import layer_norm
+from fastattn.kernels.ops.linear import ROW_BLOCK, linear_kernel, pack_weight
+from fastattn.kernels.vector.activations import ACTIVATIONS
+from fastattn.runtime.memory import check_large
+
+__all__ = [
+    "EncoderForMaskedLM",
+    "EncoderForSequenceClassification",
+    "EncoderForTokenClassification",
+    "EncoderWithPooler",
+]
+
+Array = NDArray[np.float32]
+Model = TypeVar("Model", bound="_EncoderWithHead")
+
+
+class _Step:
+    """A linear map, packed once, with its activation and layer norm."""
+
+    def __init__(self, stored: HeadStep, eps: float) -> None:
+        self.width, self.inputs = stored.weight.shape
+        count, width = panels(self.width, np.float32)
+        self._packed = aligned_empty(count * self.inputs * width, np.float32)
+        pack_weight(stored.weight, self._packed)
+        self._bias = aligned_empty(count * width, np.float32)
+        self._bias[:] = 0
+        if stored.bias is not None:
+            self._bias[: self.width] = stored.bias
+        self._activation, self._eps = stored.activation, eps
+        self._norm = None if stored.norm_weight is None else (stored.norm_weight.copy(), _copy(stored.norm_bias))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle; arrays whose bytes come from elsewhere may be read-only, for which kernels would be compiled anew."""
+        vars(self).update(state)
+        self._packed, self._bias = writable(self._packed), writable(self._bias)
+
+    def size(self, rows: int, *, first: bool) -> int:
+        """Return the bytes of the arrays that live at once: the result, again where it is normalised, and the step's input.
+
+        The input of the first one is not of a step, but the encoder's.
+        """
+        widths = self.width * (1 if self._norm is None else 2) + (0 if first else self.inputs)
+        return 4 * rows * int(widths)
+
+    def __call__(self, x: Array) -> Array:
+        """Map the rows of x (M, C_in)."""
+        out = np.empty((len(x), self.width), np.float32)
+        if out.size:
+            tasks = panels(self.width, np.float32)[0] * -(-len(x) // ROW_BLOCK)
+            workers = workers_for(2e-5 * out.size * self.inputs, tasks)
+            kind = ACTIVATIONS.get(self._activation, 0)
+            linear_kernel(np.ascontiguousarray(x), self._packed, self._bias, out, kind, np.zeros(8, np.int64), workers)
+        if self._activation == "tanh":
+            np.tanh(out, out=out)
+        if self._norm is not None:
+            weight, bias = self._norm
+            out = layer_norm(out, weight, bias, eps=self._eps)
+        return out
+
+
+def _copy(array: Array | None) -> Array | None:
+    return None if array is None else array.copy()
+
+
+class _EncoderWithHead:
+    """What the encoders with a head share.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Makes the hidden states.
+    head : StoredHead
+        What is computed from them.
+    """
+
+    task: ClassVar[str]
+
+    def __init__(self, encoder: Encoder, head: StoredHead) -> None:
+        self.encoder = encoder
+        self.id2label = dict(head.id2label)
+        self._pooling = head.pooling
+        self._steps = [_Step(step, head.layer_norm_eps) for step in head.steps]
+
+    @classmethod
+    def from_pretrained(cls: type[Model], path_or_name: str | os.PathLike[str], precision: str = "float32") -> Model:
+        """Read an encoder and its head from a checkpoint folder.
+
+        Parameters
+        ----------
+        path_or_name : str or path
+            A folder with ``config.json`` and weights, or a name as in `SentenceTransformer`.
+        precision : "float32"
+            Of the encoder's arithmetic.
+
+        Returns
+        -------
+        encoder with a head
+
+        Raises
+        ------
+        FileNotFoundError
+            The folder or a file in it is missing.
+        CheckpointError
+            The checkpoint is damaged or not supported, or has no such head.
+        ValueError
+            `precision` is not supported.
+        """
+        folder = find_model(path_or_name)
+        head = read_head(folder, cls.task)
+        return cls(Encoder.from_pretrained(folder, precision), head)
+
+    @property
+    def config(self) -> EncoderConfig:
+        """The encoder's configuration."""
+        return self.encoder.config
+
+    def __call__(self, x: Any, attention_mask: Any = None, *, token_type_ids: Any = None) -> NDArray[np.float32]:
+        """Apply the encoder and the head to a batch.
+
+        Parameters
+        ----------
+        x : int (B, T) or float (B, T, C)
+            As for `Encoder`.
+        attention_mask : bool or 0/1, (B, T), optional
+            True marks a real token.
+        token_type_ids : int, (B, T), optional
+            Zeros by default.
+
+        Returns
+        -------
+        float32, (B, W), or (B, T, W) for a head that takes every token
+            Zeros at tokens that are not real.
+
+        Raises
+        ------
+        TypeError
+            `x` is neither int nor float, or `token_type_ids` is not int.
+        ValueError
+            As of `Encoder`.
+        MemoryError
+            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
+        """
+        x = np.asarray(x)
+        if x.ndim not in (2, 3):
+            raise ValueError(f"x must have shape (B, T) for token ids or (B, T, C) for hidden states, got {x.shape}")
+        # What is real, and the tokens that are; then the result with its padding.
+        pending = math.prod(x.shape[:2]) + x.nbytes
+        padded = 0 if self._pooling is not None else 4 * math.prod(x.shape[:2]) * self._width
+        check_large(pending + padded, "the result of a head for {} x {} tokens", *x.shape[:2])
+        real = self.encoder._mask(attention_mask, x.shape[:2])
+        types = None
+        if token_type_ids is not None:
+            types = np.asarray(token_type_ids)
+            if types.shape != real.shape:
+                raise ValueError(f"token_type_ids must have shape {real.shape}, got {types.shape}")
+            types = types[real]
+        offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
+        out = self._forward(x[real], offsets, types, pending, padded)
+        if self._pooling is not None:
+            return out
+        padded = np.zeros((*real.shape, out.shape[-1]), np.float32)
+        padded[real] = out
+        return padded
+
+    def forward_packed(self, ids: Any, offsets: Any, token_type_ids: Any = None) -> NDArray[np.float32]:
+        """Apply the encoder and the head to sequences that lie end to end.
+
+        Parameters
+        ----------
+        ids : int (N,) or float (N, C)
+            As for `Encoder.forward_packed`.
+        offsets : int, (B + 1,)
+            Sequence b is tokens offsets[b] .. offsets[b + 1] - 1.
+        token_type_ids : int, (N,), optional
+            Zeros by default.
+
+        Returns
+        -------
+        float32, (B, W), or (N, W) for a head that takes every token
+
+        Raises
+        ------
+        TypeError
+            An array has the wrong dtype.
+        ValueError
+            As of `Encoder.forward_packed`.
+        MemoryError
+            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
+        """
+        return self._forward(ids, offsets, token_type_ids)
+
+    @property
+    def _width(self) -> int:
+        return self._steps[-1].width if self._steps else self.config.hidden_dim
+
+    def _forward(self, ids: Any, offsets: Any, types: Any, pending: int = 0, padded: int = 0) -> Array:
+        """Apply the encoder and the head; `pending`: bytes that the caller holds all the time, `padded`: of its result."""
+        ids, offsets = np.asarray(ids), np.asarray(offsets)
+        rows = len(ids) if self._pooling is None else max(0, offsets.size - 1)
+        sizes = [step.size(rows, first=i == 0) for i, step in enumerate(self._steps)]
+        pending += max([*sizes, 4 * rows * self._width + padded])
+        check_large(pending, "the head's result of shape ({}, {}), with what computes it,", rows, self._width)
+        hidden = self.encoder._forward_packed(ids, offsets, types, self._pooling, pending=pending)
+        for step in self._steps:
+            hidden = step(hidden)
+        return hidden
+
+
+class EncoderForSequenceClassification(_EncoderWithHead):
+    """An encoder that gives each sequence a number for every class: ``(B, num_labels)`` logits.
+
+    Notes
+    -----
+    What is between the hidden states and the logits is what transformers' class of the family has: BERT's pooler, RoBERTa's
+    two layers on the first token, ModernBERT's head on the first token or the mean.  `id2label` has the names of the classes.
+
+    References
+    ----------
+    Devlin et al. 2018, arXiv:1810.04805, section 4.1.
+    """
+
+    task = "sequence-classification"
+
+    @property
+    def num_labels(self) -> int:
+        """How many classes there are."""
+        return len(self.id2label)
+
+
+class EncoderForTokenClassification(_EncoderWithHead):
+    """An encoder that gives each token a number for every class: ``(B, T, num_labels)`` logits.
+
+    Notes
+    -----
+    `id2label` has the names of the classes.
+
+    References
+    ----------
+    Devlin et al. 2018, arXiv:1810.04805, section 5.3.
+    """
+
+    task = "token-classification"
+
+    @property
+    def num_labels(self) -> int:
+        """How many classes there are."""
+        return len(self.id2label)
+
+
+class EncoderForMaskedLM(_EncoderWithHead):
+    """An encoder that gives each token a number for every word of the vocabulary: ``(B, T, V)`` logits.
+
+    References
+    ----------
+    Devlin et al. 2018, arXiv:1810.04805, section 3.1.
+    """
+
+    task = "masked-lm"
+
+
+class EncoderWithPooler(_EncoderWithHead):
+    """An encoder with BERT's pooler: ``tanh(linear(h_1))``, (B, C), which transformers calls ``pooler_output``.
+
+    References
+    ----------
+    Devlin et al. 2018, arXiv:1810.04805, section 3.
+    """
+
+    task = "pooler"

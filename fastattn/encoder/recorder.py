@@ -1,0 +1,72 @@
+"""A walk through a forward, layer by layer: keeps the hidden states and the attention weights of each."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.config import EncoderConfig
+from fastattn.encoder.packing import Packed
+from fastattn.kernels.encoder.layer import LEFT, RIGHT
+from fastattn.kernels.encoder.schedule import EMBED_ROWS, HEADS, TAIL_ROWS
+from fastattn.kernels.ops._arrays import Array
+from fastattn.kernels.ops.attention_weights import attention_weights
+from fastattn.runtime.memory import check_fits
+
+
+class Walk:
+    """Arrays of a batch's hidden states and attention weights, filled after each step of a forward by rows.
+
+    `real` (B, T) marks the tokens that are encoded; all else is 0.
+    """
+
+    def __init__(
+        self, config: EncoderConfig, packed: Packed, real: NDArray[np.bool_], *, hidden_states: bool, attention: bool
+    ) -> None:
+        self._config, self._packed, self._real = config, packed, real
+        self._places = [_place(row) for row in real]
+        (b, t), layers = real.shape, config.num_layers
+        shapes = {"hidden states": (layers + 1, b, t, config.hidden_dim), "attention": (layers, b, config.num_heads, t, t)}
+        wanted = {"hidden states": hidden_states, "attention": attention}
+        # In Python's numbers, which do not overflow; and the forward's own rows.
+        sizes = [4 * int(np.prod(shapes[name], dtype=object)) for name in shapes if wanted[name]]
+        own = 4 * (7 * config.hidden_dim * b * t + (3 * config.num_heads * t * t if attention else 0))
+        about = " and ".join(f"{name} {shapes[name]}" for name in shapes if wanted[name])
+        check_fits(sum(sizes) + own, f"{about} in float32, with what computes them,")
+        self.hidden_states, self.attention = (np.zeros(shapes[name] if wanted[name] else 0, np.float32) for name in shapes)
+
+    def __call__(self, step: int, layer: int, x: Array, qkv: Array, relative: Array) -> None:
+        """Keep what a step has made: x (N, C), the sum so far; qkv (N, 3 C), with the rotation of queries and keys."""
+        if step == HEADS and self.attention.size:
+            self._weigh(layer, qkv, relative)
+        elif step != HEADS and self.hidden_states.size:
+            following = {EMBED_ROWS: 0, TAIL_ROWS: layer + 1}.get(step, -1)
+            self.hidden_states[following][self._real] = x.reshape(-1, self._config.hidden_dim)
+
+    def _weigh(self, layer: int, qkv: Array, relative: Array) -> None:
+        heads, at = self._config.num_heads, self._packed.layout[layer]
+        rows = qkv.reshape(-1, 3, heads, self._config.head_dim)
+        window = (int(at[LEFT]), int(at[RIGHT]))
+        biases, start = relative.reshape(heads, -1), 0
+        for b, place in enumerate(self._places):
+            count = int(self._real[b].sum())
+            query, key = rows[start : start + count, :2].transpose(1, 2, 0, 3)
+            start += count
+            bias = None
+            if relative.size:
+                t = np.arange(count)
+                bias = biases[:, biases.shape[1] // 2 + t[None, :] - t[:, None]]
+            target = self.attention[layer, b]
+            if isinstance(place, slice):
+                attention_weights(query, key, bias, window=window, out=target[:, place, place])
+            else:
+                target[:, place[:, None], place[None, :]] = attention_weights(query, key, bias, window=window)
+
+
+def _place(real: NDArray[np.bool_]) -> slice | NDArray[np.int64]:
+    """Return where a row's tokens are: a slice if they lie side by side."""
+    found = np.flatnonzero(real)
+    if len(found) and found[-1] - found[0] + 1 != len(found):
+        return found
+    first = int(found[0]) if len(found) else 0
+    return slice(first, first + len(found))

@@ -1,0 +1,108 @@
+"""Tables by place in a sequence: positions, rotary angles, relative bias.  Each is made once and again for a longer sequence."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.config import EncoderConfig
+from fastattn.runtime.memory import check_large
+
+Array = NDArray[Any]
+
+_SHORTEST = 128
+_NONE = np.empty(0, np.float32)
+
+
+class Table:
+    """A table for sequences of up to some length; `make` takes the length, and an entry does not depend on it.
+
+    `width`: numbers in the table for a place in the sequence.
+    """
+
+    def __init__(self, make: Callable[[int], Array], width: int = 0) -> None:
+        self._make, self._width = make, width
+        self._made: tuple[int, Array] = (0, _NONE)
+
+    def up_to(self, tokens: int) -> Array:
+        """Return the table for at least so many tokens.  Threads may call at once: the pair is replaced in one step."""
+        made = self._made
+        if made[0] < tokens:
+            length = max(_SHORTEST, 1 << (tokens - 1).bit_length())
+            # In float64 before it is in float32, with intermediate results.
+            check_large(44 * length * self._width, "a table for sequences of {} tokens", length)
+            self._made = made = (length, self._make(length))
+        return made[1]
+
+
+def _no_table(length: int) -> Array:
+    return _NONE
+
+
+class Tables:
+    """The tables of an encoder."""
+
+    def __init__(self, config: EncoderConfig, learned: Array, relative: Array) -> None:
+        self._config, self._learned = config, learned
+        self._sines = Table(functools.partial(sinusoidal_positions, config.input_dim), config.input_dim)
+        is_rotary = config.positions == "rotary"
+        angles = functools.partial(rotary_tables, config.head_dim, thetas(config)) if is_rotary else _no_table
+        self._rotary = Table(angles, config.head_dim * len(thetas(config)) if is_rotary else 0)
+        relative = relative.reshape(-1, config.num_heads)
+        distance = config.relative_max_distance
+        biases = functools.partial(relative_biases, relative, distance) if relative.size else _no_table
+        self._relative = Table(biases, 2 * config.num_heads if relative.size else 0)
+
+    def positions(self, longest: int) -> Array:
+        """Return the rows that are added to the tokens, flat; empty for none.  ValueError where there are too few."""
+        config = self._config
+        if config.positions == "learned":
+            if longest > config.max_positions:
+                raise ValueError(f"a sequence of {longest} tokens is longer than the {config.max_positions} positions of the model")
+            return self._learned
+        return self._sines.up_to(longest) if config.positions == "sinusoidal" else _NONE
+
+    def rotary(self, longest: int) -> Array:
+        """Return the table of each base in `thetas`, (tables, T, D) flat: cosines, then sines; empty for none."""
+        return self._rotary.up_to(longest)
+
+    def relative(self, longest: int) -> Array:
+        """Return the bias of each head for key minus query = 1 - T .. T - 1, (H, 2 T - 1) flat; empty for none."""
+        return self._relative.up_to(longest)
+
+
+def thetas(config: EncoderConfig) -> list[float]:
+    """Return the bases of the rotary angles that the layers take."""
+    return list(dict.fromkeys(config.theta(layer) for layer in range(config.num_layers)))
+
+
+def sinusoidal_positions(width: int, tokens: int) -> Array:
+    """Return sin(t / 10000^(2 i / C)) in channel 2 i and the cosine in channel 2 i + 1, (T, C) flat."""
+    channel = np.arange(width)
+    angle = np.arange(tokens)[:, None] / 10000.0 ** (channel // 2 * 2 / width)
+    return np.where(channel % 2, np.cos(angle), np.sin(angle)).astype(np.float32).reshape(-1)
+
+
+def rotary_tables(head_dim: int, bases: list[float], tokens: int) -> Array:
+    """Return cosines and sines of t theta^(-2 i / D) for each base, computed in float64 and rounded once."""
+    rates = np.array(bases)[:, None] ** (-2.0 * np.arange(head_dim // 2) / head_dim)
+    angle = np.arange(tokens, dtype=np.float64)[:, None] * rates[:, None, :]
+    return np.concatenate([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32).reshape(-1)
+
+
+def relative_biases(weight: Array, max_distance: int, tokens: int) -> Array:
+    """Return weight[bucket(d), h] for d = 1 - T .. T - 1.  Definition: fastattn.reference.relative_position_bucket."""
+    side = len(weight) // 2
+    exact = side // 2
+    away = np.arange(tokens)
+    # In float32, as the models were trained: a bucket begins where its rounded logarithm says.
+    steps = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(max_distance / exact))
+    far = np.minimum(exact + (steps * np.float32(side - exact)).astype(np.int64), side - 1)
+    bucket = np.where(away < exact, away, far)
+    both = np.concatenate([bucket[:0:-1], bucket[:1], bucket[1:] + side])
+    return np.ascontiguousarray(weight[both].T).reshape(-1)

@@ -1,0 +1,63 @@
+"""A large kernel called by its address, so that it is compiled once.
+
+What calls a kernel in the usual way is compiled with all of that kernel's code again, and a ``prange`` loop is four functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+from numba.core import cgutils
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
+
+from fastattn.kernels.compile.jit import JIT, compile_cached
+from fastattn.runtime.interrupt import interruptible
+
+
+class AddressedKernel:
+    """A serial kernel of one signature; a kernel calls it with ``call(address, (arguments))``, the address handed to it."""
+
+    def __init__(self, fn: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.py_func = fn
+        self.arguments = arguments
+        self._address: Any = None if JIT else fn
+        self.call: Any = _caller(arguments) if JIT else lambda address, values: address(*values)
+        if JIT:
+            self.dispatcher: Any = compile_cached(fn, _nrt=False)
+
+    def address(self) -> Any:
+        """Return the address of the compiled kernel (with the JIT off, the function); valid in this process."""
+        if self._address is None:
+            interruptible(self._load, None)
+        return self._address
+
+    def _load(self) -> None:
+        with global_compiler_lock:
+            self.dispatcher.compile(types.none(*self.arguments))
+            compiled = self.dispatcher.overloads[self.arguments]
+            name = compiled.fndesc.llvm_func_name
+            self._address = compiled.library.get_pointer_to_function(name)
+
+
+def _caller(expected: tuple[Any, ...]) -> Any:
+    @intrinsic
+    def call(typingctx, address, values):  # type: ignore[no-untyped-def]
+        given = tuple(values)
+        if len(given) != len(expected) or any(typingctx.can_convert(a, b) is None for a, b in zip(given, expected, strict=True)):
+            raise TypingError(f"expected arguments {expected}, got {given}")
+
+        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+            convention = context.call_conv
+            function = builder.inttoptr(args[0], convention.get_function_type(types.none, expected).as_pointer())
+            parts = [context.cast(builder, builder.extract_value(args[1], i), given[i], kind) for i, kind in enumerate(expected)]
+            result, error = (cgutils.alloca_once(builder, t.pointee) for t in function.function_type.args[:2])
+            builder.call(function, [result, error, *convention._get_arg_packer(expected).as_arguments(builder, parts)])
+            return context.get_dummy_value()
+
+        return types.void(types.int64, values), codegen
+
+    return call

@@ -1,0 +1,139 @@
+"""How every kernel is compiled, cached and launched: the only place with Numba options.
+
+A kernel is compiled for the CPU that it runs on and kept in Numba's disk cache.  Numba's cache does not see an edit in
+another file, so a hash of all kernel sources is part of each kernel's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import llvmlite
+import numba
+from numba import prange, types
+
+from fastattn.kernels.compile.cache import KernelCache
+from fastattn.runtime import threads
+from fastattn.runtime.interrupt import interruptible
+from fastattn.runtime.threads import JIT
+
+__all__ = [
+    "JIT",
+    "OPTIONS",
+    "ParallelKernel",
+    "cache_directory",
+    "compile_cached",
+    "inline",
+    "kernel",
+    "prange",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# No fast-math flag at all: the vectors are explicit, so nothing needs one, and what the flags allow (another order of
+# summation, a contraction here and not there, no infinities) would break batch invariance and -inf masks.
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+# Seconds between two looks at whether a call that waits is still wanted.
+_LOOK = 0.05
+_KERNELS = pathlib.Path(__file__).parents[1]
+
+
+def _source_tag() -> str:
+    """Hash of all kernel sources and of the compiler versions: 12 hex digits."""
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for path in sorted(_KERNELS.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+_TAG = _source_tag()
+
+
+def compile_cached(fn: F, **options: Any) -> Any:
+    """Apply ``numba.njit`` and keep what it compiles on disk."""
+    fn.__qualname__ = f"{fn.__qualname__}-{_TAG}"
+    dispatcher = numba.njit(**OPTIONS, **options)(fn)
+    dispatcher._cache = KernelCache(fn)
+    return dispatcher
+
+
+def _serial(fn: F, **options: Any) -> Any:
+    """Apply ``numba.njit`` to a function that only kernels call; it is kept on disk as a part of them."""
+    dispatcher = numba.njit(**OPTIONS, _nrt=False, **options)(fn)
+    template = dispatcher.get_call_template
+
+    def one_for_all_numbers(args: Any, kws: Any) -> Any:
+        # Numba would compile the function anew for each literal number that it is called with.
+        return template(tuple(types.unliteral(arg) for arg in args), kws)
+
+    dispatcher.get_call_template = one_for_all_numbers
+    return dispatcher
+
+
+def kernel(fn: F) -> F:
+    """Compile a serial kernel: what the parallel ones are made of."""
+    return _serial(fn) if JIT else fn
+
+
+def inline(fn: F) -> F:
+    """Compile a helper that disappears into its callers: vector arithmetic of a few instructions."""
+    return _serial(fn, forceinline=True) if JIT else fn
+
+
+class ParallelKernel:
+    """A kernel with ``prange`` loops, launched under what the threading layer needs.
+
+    Numba makes a ``prange`` index unsigned: bodies convert it, or each function they call is compiled twice.
+
+    ``workqueue`` aborts the process when two threads enter it at once: a lock is held around the call.
+    """
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.py_func = fn
+        self.__name__ = fn.__name__
+        self.__doc__ = fn.__doc__
+        self.dispatcher: Any = compile_cached(fn, parallel=True) if JIT else fn
+        self._is_loaded = not JIT
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the kernel."""
+        # First of all: the compiler starts Numba's threads, and libtbb must be loaded by then.
+        layer = threads.layer or threads.threading_layer()
+        if not self._is_loaded:
+            self._load(args)
+        if layer == "workqueue":
+            with threads.workqueue_lock:
+                return self.dispatcher(*args)
+        return self.dispatcher(*args)
+
+    def unless(self, stopped: Callable[[], bool], *args: Any) -> Any:
+        """Run the kernel, or do not where `stopped` comes true while other threads keep it waiting."""
+        if (threads.layer or threads.threading_layer()) != "workqueue":
+            return self(*args)
+        while not threads.workqueue_lock.acquire(timeout=_LOOK):
+            if stopped():
+                return None
+        try:
+            # This thread may take the lock again.
+            return self(*args)
+        finally:
+            threads.workqueue_lock.release()
+
+    def _load(self, args: tuple[Any, ...]) -> None:
+        """Compile for the first time, or read what is on disk, and let the handlers of signals run meanwhile.
+
+        In the compiler itself an exception that a handler raises can be lost.
+        """
+        signature = tuple(map(self.dispatcher.typeof_pyval, args))
+        interruptible(lambda: self.dispatcher.compile(signature), None)
+        self._is_loaded = True
+
+
+def cache_directory() -> pathlib.Path | None:
+    """Return the folder in which compiled kernels are kept; None where no folder is writable."""
+    path = KernelCache(cache_directory).cache_path
+    return None if path is None else pathlib.Path(path)

@@ -1,0 +1,1 @@
+"""The kernels of the fused forward: its steps, a layer, embedding, pooling."""

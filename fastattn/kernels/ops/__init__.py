@@ -1,0 +1,1 @@
+"""The public ops, one a file: checks in NumPy, the kernel beneath."""

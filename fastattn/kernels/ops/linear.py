@@ -1,0 +1,171 @@
+"""Affine map with a fused activation, on weights packed into panels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
+from fastattn.kernels.ops._arrays import (
+    Array,
+    aligned_empty,
+    check_out,
+    finish,
+    float_array,
+    kernel_out,
+    panels,
+    same_dtype,
+    workers_for,
+    working,
+)
+from fastattn.kernels.vector.activations import ACTIVATIONS, activate_rows
+from fastattn.kernels.vector.simd import atomic_next, tile_width
+from fastattn.kernels.vector.tile import panel_product
+from fastattn.runtime.memory import check_large
+
+# Rows of a task: few enough that their products stay in the second-level cache, a multiple of the tile's.
+ROW_BLOCK = 112
+# Products of one chain; a longer sum is made of nearly equal chains, so that its error grows with their length, not with K.
+SUM_BLOCK = 768
+
+
+def pack_weight(weight: Array, out: Array) -> None:
+    """Write weight (C_out, C_in) to `out` in panels (ceil(C_out / W), C_in, W), W the tile's columns; zeros behind the last."""
+    n, k = weight.shape
+    count, width = panels(n, out.dtype)
+    grid = out[: count * k * width].reshape(count, k, width)
+    full = n // width
+    grid[:full] = weight[: full * width].reshape(full, width, k).transpose(0, 2, 1)
+    if full < count:
+        grid[full] = 0
+        grid[full, :, : n - full * width] = weight[full * width :].T
+
+
+@kernel
+def chains_of(k):  # type: ignore[no-untyped-def]
+    """Into how many chains a sum of k products is cut; chain i begins at k * i // chains."""
+    return max(1, (k + SUM_BLOCK - 1) // SUM_BLOCK)
+
+
+@kernel
+def linear_chains(m, k, start, stop, first, last, a, ia, lda, w, iw, bias, ib, c, ic, ldc, n, kind):  # type: ignore[no-untyped-def]
+    """`linear_rows`, of each sum only the chains start .. stop - 1: the first brings the bias, the others add to c."""
+    width = tile_width(c)
+    chains = chains_of(k)
+    for p in range(first, last):
+        column = p * width
+        columns = min(width, n - column)
+        to = ic + column
+        for chain in range(start, stop):
+            begin = k * chain // chains
+            count = k * (chain + 1) // chains - begin
+            at = iw + column * k + begin * width
+            # One call for both: the product's code is long, and each call is compiled anew.
+            add, ii, ldi = (c, to, ldc) if chain else (bias, ib + column, 0)
+            panel_product(m, count, a, ia + begin, lda, w, at, width, k * width, add, ii, ldi, c, to, ldc, columns)
+        if kind:
+            activate_rows(m, columns, c, to, ldc, c, to, ldc, kind)
+
+
+@kernel
+def linear_rows(m, k, first, last, a, ia, lda, w, iw, bias, ib, c, ic, ldc, n, kind):  # type: ignore[no-untyped-def]
+    """c[:m, columns] = activation(a[:m, :k] weight^T + bias) for the packed panels first .. last - 1 of n columns."""
+    linear_chains(m, k, 0, chains_of(k), first, last, a, ia, lda, w, iw, bias, ib, c, ic, ldc, n, kind)
+
+
+@ParallelKernel
+def linear_kernel(x, packed, bias, out, kind, counter, workers):  # type: ignore[no-untyped-def]
+    """out = activation(x weight^T + bias) for x (M, K), packed weight, bias padded to whole panels, out (M, N)."""
+    m, k = x.shape
+    n = out.shape[1]
+    width = tile_width(out)
+    count = (n + width - 1) // width
+    a, c = x.reshape(-1), out.reshape(-1)
+    if workers == 1:
+        for row in range(0, m, ROW_BLOCK):
+            linear_rows(min(ROW_BLOCK, m - row), k, 0, count, a, row * k, k, packed, 0, bias, 0, c, row * n, n, n, kind)
+    else:
+        blocks = (m + ROW_BLOCK - 1) // ROW_BLOCK
+        # The panels are shared out too, until there are tasks enough to keep the threads busy to the end.
+        groups = min(count, max(1, (8 * workers + blocks - 1) // blocks))
+        for _ in prange(workers):
+            task = atomic_next(counter, 0)
+            while task < blocks * groups:
+                block, group = task // groups, task % groups
+                row = m * block // blocks
+                rows = m * (block + 1) // blocks - row
+                first, last = count * group // groups, count * (group + 1) // groups
+                linear_rows(rows, k, first, last, a, row * k, k, packed, 0, bias, 0, c, row * n, n, n, kind)
+                task = atomic_next(counter, 0)
+
+
+def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = None, out: Array | None = None) -> Array:
+    """Affine map of the last axis: out = activation(x weight^T + bias).
+
+    Parameters
+    ----------
+    x : float32, float64 or float16, (..., C_in), any strides
+    weight : array of the dtype of `x`, (C_out, C_in)
+    bias : array of the dtype of `x`, (C_out,), optional
+    activation : None, "gelu", "gelu_tanh", "relu" or "silu"
+        Applied to each element while it is in cache.
+    out : array of the dtype of `x`, (..., C_out), optional
+        Written and returned.
+
+    Returns
+    -------
+    array of the dtype of `x`, (..., C_out)
+
+    Raises
+    ------
+    TypeError
+        `x` is not a float array, or another array has another dtype.
+    ValueError
+        The shapes disagree, or `activation` is not one of those above.
+    MemoryError
+        The result, with what computes it, is larger than the memory that is free.
+
+    Notes
+    -----
+    Each element is a sum of chains of at most 768 multiply-adds, and the bias.  Work 2 * M * C_in * C_out flop, M the rows of `x`.
+    `weight` is packed in every call; the encoder packs once.
+
+    References
+    ----------
+    torch.nn.functional.linear, its documentation.  Definition: fastattn.reference.linear.
+    """
+    x, weight = float_array("x", x), float_array("weight", weight)
+    bias = None if bias is None else float_array("bias", bias)
+    same_dtype("x", x, weight=weight, bias=bias)
+    if activation not in ACTIVATIONS:
+        known = ", ".join(repr(name) for name in ACTIVATIONS)
+        raise ValueError(f"activation must be one of {known}, got {activation!r}")
+    if weight.ndim != 2:
+        raise ValueError(f"weight must have two axes (C_out, C_in), got shape {weight.shape}")
+    n, k = weight.shape
+    if x.ndim == 0 or x.shape[-1] != k:
+        raise ValueError(f"x must have C_in = {k} as its last axis for a weight of shape {weight.shape}, got shape {x.shape}")
+    if bias is not None and bias.shape != (n,):
+        raise ValueError(f"bias must have shape ({n},) for a weight of shape {weight.shape}, got {bias.shape}")
+    shape = (*x.shape[:-1], n)
+    check_out(out, shape, x.dtype)
+    work = working(x)
+    result = kernel_out(out, shape, work, work)
+    if result.size:
+        count, width = panels(n, work.dtype)
+        own = count * k * width * work.itemsize + (0 if result is out else result.nbytes)
+        check_large(own, "a result of shape {}, with the packed weight,", shape)
+        packed = aligned_empty(count * k * width, work.dtype)
+        pack_weight(weight, packed)
+        padded = aligned_empty(count * width, work.dtype)
+        padded[:n] = 0 if bias is None else bias
+        padded[n:] = 0
+        m = result.size // n
+        workers = workers_for(2e-5 * m * max(k, 1) * n, count * -(-m // ROW_BLOCK))
+        rows, target = work.reshape(m, k), result.reshape(m, n)
+        linear_kernel(rows, packed, padded, target, ACTIVATIONS[activation], np.zeros(8, np.int64), workers)
+    return finish(result, out, x.dtype)
+
+
+__all__ = ["linear"]

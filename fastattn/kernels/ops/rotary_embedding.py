@@ -1,0 +1,104 @@
+"""Rotary positions: the two halves of each row turned by the angles of its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
+from fastattn.kernels.ops._arrays import Array, check_out, finish, float_array, kernel_out, same_dtype, workers_for, working
+from fastattn.kernels.vector.simd import lanes, load_part, store_part
+
+
+@kernel
+def rotate_rows(m, d, x, ix, ldx, cos, ic, sin, i_sin, ldt, out, io, ldo):  # type: ignore[no-untyped-def]
+    """out = (a cos - b sin, b cos + a sin) for m rows (a, b) of size d; row i takes row i of the tables.  `out` may be `x`."""
+    width = lanes(x)
+    half = d // 2
+    for i in range(m):
+        a, c, s, o = ix + i * ldx, ic + i * ldt, i_sin + i * ldt, io + i * ldo
+        for j in range(0, half, width):
+            n = min(width, half - j)
+            u, v = load_part(x, a + j, n, 0.0), load_part(x, a + half + j, n, 0.0)
+            cosine, sine = load_part(cos, c + j, n, 0.0), load_part(sin, s + j, n, 0.0)
+            store_part(out, o + j, n, u * cosine - v * sine)
+            store_part(out, o + half + j, n, v * cosine + u * sine)
+
+
+@kernel
+def rotate_share(row, stop, t_all, d, x, cos, sin, out):  # type: ignore[no-untyped-def]
+    """Rows row .. stop - 1 of `rotary_embedding_kernel`."""
+    half = d // 2
+    while row < stop:
+        t = row % t_all
+        rows = min(stop - row, t_all - t)
+        rotate_rows(rows, d, x, row * d, d, cos, t * half, sin, t * half, half, out, row * d, d)
+        row += rows
+
+
+@ParallelKernel
+def rotary_embedding_kernel(x, cos, sin, t_all, d, out, workers):  # type: ignore[no-untyped-def]
+    """out = rotated rows of x (M, D) for tables (T, D / 2), all flat; row i of x stands at place i mod T."""
+    m = x.size // d
+    if workers == 1:
+        rotate_share(0, m, t_all, d, x, cos, sin, out)
+    else:
+        for part in prange(workers):
+            w = np.int64(part)
+            rotate_share(m * w // workers, m * (w + 1) // workers, t_all, d, x, cos, sin, out)
+
+
+def rotary_embedding(x: Any, cos: Any, sin: Any, *, out: Array | None = None) -> Array:
+    """Rotary positions: out = x cos + rotate_half(x) sin, rotate_half((a, b)) = (-b, a) for the halves of a row.
+
+    Parameters
+    ----------
+    x : float32, float64 or float16, (..., T, D), any strides
+        Queries or keys; D is even.
+    cos, sin : arrays of the dtype of `x`, (T, D / 2)
+        Channels i and i + D / 2 of the row at place t turn by the angle of cos[t, i] and sin[t, i].
+    out : array of the shape and dtype of `x`, optional
+        Written and returned.
+
+    Returns
+    -------
+    array of the shape and dtype of `x`
+
+    Raises
+    ------
+    TypeError
+        `x` is not a float array, or another array has another dtype.
+    ValueError
+        `x` has less than two axes or an odd D, or another array has the wrong shape.
+    MemoryError
+        The result, with what computes it, is larger than the memory that is free.
+
+    Notes
+    -----
+    Traffic 2 * size elements, and the tables once for every T rows.  Work 3 * size flop.
+
+    References
+    ----------
+    Su et al. 2021, arXiv:2104.09864, section 3.4.2, equation 34, with channel i + D / 2 in place of the neighbour of i.
+    Definition: fastattn.reference.rotary_embedding; the angles: fastattn.reference.rotary_tables.
+    """
+    x, cos, sin = float_array("x", x), float_array("cos", cos), float_array("sin", sin)
+    same_dtype("x", x, cos=cos, sin=sin)
+    if x.ndim < 2 or x.shape[-1] % 2:
+        raise ValueError(f"x must have shape (..., T, D) with D even, got {x.shape}")
+    t_all, d = x.shape[-2:]
+    for name, table in (("cos", cos), ("sin", sin)):
+        if table.shape != (t_all, d // 2):
+            raise ValueError(f"{name} must have shape (T, D / 2) = ({t_all}, {d // 2}) for x of shape {x.shape}, got {table.shape}")
+    check_out(out, x.shape, x.dtype)
+    work, wide_cos, wide_sin = working(x), working(cos), working(sin)
+    result = kernel_out(out, x.shape, work, work, wide_cos, wide_sin)
+    if result.size:
+        workers = workers_for(work.nbytes / 1e4, work.size // d)
+        flat = (work.reshape(-1), wide_cos.reshape(-1), wide_sin.reshape(-1))
+        rotary_embedding_kernel(*flat, t_all, d, result.reshape(-1), workers)
+    return finish(result, out, x.dtype)
+
+
+__all__ = ["rotary_embedding"]

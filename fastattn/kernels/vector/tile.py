@@ -1,0 +1,176 @@
+"""The microkernel: a tile of the product, its accumulators in registers while k runs.
+
+``C[m, W] = A[m, K] B[K, W] + add`` with W two vectors wide.  One multiply-add per k and element, k upwards, whatever m is: an
+element's bits do not depend on how the rows are cut into tiles.  A is read element by element (no row beyond m), B in
+whole vectors, and of `add` and C only the first n columns are touched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import config, types
+from numba.extending import intrinsic
+
+from fastattn.kernels.compile.jit import kernel
+from fastattn.kernels.vector.emit import (
+    I64,
+    broadcast,
+    element_pointer,
+    first_lanes,
+    llvm_vector,
+    load_lanes,
+    load_vector,
+    multiply_add,
+    prefetch_line,
+    store_lanes,
+    store_vector,
+    vector_of,
+)
+from fastattn.kernels.vector.simd import lanes
+from fastattn.kernels.vector.target import TARGET, TILE_ROWS
+
+_VECTORS = TARGET.tile[1]
+
+
+@intrinsic
+def _tile(typingctx, m, k_end, a, ia, lda, b, ib, ldb, ahead, add, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
+    vector = vector_of(c)
+    sig = types.void(m, k_end, a, ia, lda, b, ib, ldb, ahead, add, ii, ldi, c, ic, ldc, n)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        kind, count = llvm_vector(vector), vector.count
+        number = {
+            i: context.cast(builder, args[i], sig.args[i], types.int64)
+            for i, t in enumerate(sig.args)
+            if isinstance(t, types.Integer)
+        }
+        ap, bp, ip, cp = (element_pointer(context, builder, sig.args[i], args[i], number[i + 1]) for i in (2, 5, 9, 12))
+        k_stop, lda, ldb, ahead, ldi, ldc, n = (number[i] for i in (1, 4, 7, 8, 11, 14, 15))
+        done = builder.append_basic_block("done")
+        switch = builder.switch(number[0], done)
+        for rows in range(1, TILE_ROWS + 1):
+            start = builder.append_basic_block(f"rows{rows}")
+            switch.add_case(I64(rows), start)
+            builder.position_at_end(start)
+            acc = _accumulate(builder, rows, kind, k_stop, (ap, lda), (bp, ldb, ahead))
+            whole, part = builder.append_basic_block("whole"), builder.append_basic_block("part")
+            builder.cbranch(builder.icmp_signed(">=", n, I64(_VECTORS * count)), whole, part)
+            builder.position_at_end(whole)
+            summands = _places(builder, rows, count, ip, ldi)
+            for (i, j, pointer), (_, _, add_pointer) in zip(_places(builder, rows, count, cp, ldc), summands, strict=True):
+                store_vector(builder, builder.fadd(acc[i][j], load_vector(builder, add_pointer, kind)), pointer)
+            builder.branch(done)
+            builder.position_at_end(part)
+            masks = [first_lanes(builder, _clip(builder, builder.sub(n, I64(j * count)), count), count) for j in range(_VECTORS)]
+            summands = _places(builder, rows, count, ip, ldi)
+            for (i, j, pointer), (_, _, add_pointer) in zip(_places(builder, rows, count, cp, ldc), summands, strict=True):
+                total = builder.fadd(acc[i][j], load_lanes(builder, add_pointer, kind, masks[j]))
+                store_lanes(builder, total, pointer, masks[j])
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return sig, codegen
+
+
+def _clip(builder: Any, value: Any, top: int) -> Any:
+    low = builder.select(builder.icmp_signed("<", value, I64(0)), I64(0), value)
+    return builder.select(builder.icmp_signed(">", low, I64(top)), I64(top), low)
+
+
+def _places(builder: Any, rows: int, count: int, pointer: Any, stride: Any) -> Any:
+    for i in range(rows):
+        row = builder.gep(pointer, [builder.mul(stride, I64(i))])
+        for j in range(_VECTORS):
+            yield i, j, builder.gep(row, [I64(j * count)])
+
+
+def _accumulate(builder: Any, rows: int, kind: Any, k_stop: Any, a: Any, b: Any) -> Any:
+    """Emit the loop over k for a number of rows; returns the accumulators after it."""
+    count = kind.count
+    a_rows = [builder.gep(a[0], [builder.mul(a[1], I64(i))]) for i in range(rows)]
+    entry, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("store")
+    builder.cbranch(builder.icmp_signed(">", k_stop, I64(0)), loop, after)
+
+    builder.position_at_end(loop)
+    k = builder.phi(I64)
+    k.add_incoming(I64(0), entry)
+    acc = [[builder.phi(kind) for _ in range(_VECTORS)] for _ in range(rows)]
+    b_row = builder.gep(b[0], [builder.mul(k, b[1])])
+    columns = [load_vector(builder, builder.gep(b_row, [I64(j * count)]), kind) for j in range(_VECTORS)]
+    prefetch_line(builder, builder.gep(b_row, [b[2]]))
+    after_k = []
+    for i in range(rows):
+        x = broadcast(builder, builder.load(builder.gep(a_rows[i], [k])), count)
+        after_k.append([multiply_add(builder, x, columns[j], acc[i][j]) for j in range(_VECTORS)])
+    # An empty "convergent" instruction: unrolled by LLVM, the widest tiles would spill their accumulators.
+    barrier = builder.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], side_effect=True)
+    barrier.attributes.add("convergent")
+    k_next = builder.add(k, I64(1))
+    k.add_incoming(k_next, loop)
+    builder.cbranch(builder.icmp_signed("<", k_next, k_stop), loop, after)
+
+    builder.position_at_end(after)
+    total = [[builder.phi(kind) for _ in range(_VECTORS)] for _ in range(rows)]
+    zero = ir.Constant(kind, [0.0] * count)
+    for i in range(rows):
+        for j in range(_VECTORS):
+            for phi in (acc[i][j], total[i][j]):
+                phi.add_incoming(zero, entry)
+                phi.add_incoming(after_k[i][j], loop)
+    return total
+
+
+def _tile_python(m, k_end, a, ia, lda, b, ib, ldb, ahead, add, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
+    from fastattn.kernels.vector.simd_python import fill, fma, lanes, load, load_part, store_part
+
+    width = lanes(c)
+    flat = a.reshape(-1)
+    for i in range(m):
+        for j in range(_VECTORS):
+            acc = fill(c, 0.0)
+            for k in range(k_end):
+                acc = fma(flat[ia + i * lda + k], load(b, ib + k * ldb + j * width), acc)
+            count = max(0, min(width, n - j * width))
+            store_part(c, ic + i * ldc + j * width, count, acc + load_part(add, ii + i * ldi + j * width, count, 0.0))
+
+
+tile = _tile_python if config.DISABLE_JIT else _tile
+
+
+@kernel
+def panel_product(m, k, a, ia, lda, b, ib, ldb, ahead, add, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
+    """C[:m, :n] = A[:m, :k] B[:k, :n] + add for one panel of B, n at most two vectors; rows are cut into nearly equal tiles.
+
+    Each matrix is a flat C-contiguous array, the offset of its first element and the distance of its rows.
+    `add` with row distance 0 is a bias; with c's own place, the product so far.
+    What lies `ahead` elements further on than B is read soon: it is prefetched; 0 for nothing.
+    """
+    tiles = (m + TILE_ROWS - 1) // TILE_ROWS
+    line = lanes(c) if ahead else 0
+    done = 0
+    for t in range(tiles):
+        rows = (m - done + tiles - t - 1) // (tiles - t)
+        # The panel that comes next is asked for once: every other line by the first tile, the rest by the second.
+        distance = ahead + t * line if t < 2 else 0
+        tile(
+            rows,
+            k,
+            a,
+            ia + done * lda,
+            lda,
+            b,
+            ib,
+            ldb,
+            distance,
+            add,
+            ii + done * ldi,
+            ldi,
+            c,
+            ic + done * ldc,
+            ldc,
+            n,
+        )
+        done += rows

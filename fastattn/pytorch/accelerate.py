@@ -1,0 +1,118 @@
+"""accelerate: the kernels inside an object that already holds torch modules."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastattn.pytorch.fallback import FallbackWarning, Notices
+
+if TYPE_CHECKING:
+    from fastattn.pytorch.forward import Forward
+
+__all__ = ["FallbackWarning", "accelerate", "restore"]
+
+M = TypeVar("M")
+
+_SUPPORTED = (
+    "encoders of transformers (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, ELECTRA, ALBERT, ModernBERT, NomicBERT), "
+    "torch.nn.TransformerEncoder, TransformerEncoderLayer and MultiheadAttention, and whatever holds one, such as a model with a "
+    "head, a SentenceTransformer or a CrossEncoder"
+)
+
+
+def accelerate(module: M) -> M:
+    """Let the encoders in a torch module compute by the kernels.
+
+    The module stays the object that it was: its class, parameters, ``state_dict`` and arguments do not change, nor do the
+    kinds of its outputs.  A call runs the kernels in evaluation mode, without gradients, in float32, on the CPU.  Any other
+    call, and one with arguments that the kernels do not take, runs the original forward; a `FallbackWarning` says why, once
+    for each reason.
+
+    Parameters
+    ----------
+    module : torch.nn.Module, or an object with one as ``model``
+        An encoder of transformers, ``torch.nn.TransformerEncoder``, ``TransformerEncoderLayer``, ``MultiheadAttention``, or a
+        module with some of them inside: a transformers model with a head, a sentence-transformers ``SentenceTransformer``
+        or ``CrossEncoder``, a pipeline of transformers.
+
+    Returns
+    -------
+    object
+        `module` itself.
+
+    Raises
+    ------
+    ImportError
+        torch is not installed.
+    TypeError
+        `module` is not a torch module and holds none as ``model``.
+    ValueError
+        It holds no module of a supported kind; the message says what was found.
+
+    Notes
+    -----
+    Padded positions come back as zeros, where the attention mask of transformers has 0 or ``src_key_padding_mask`` is True.
+    The weights are packed in the first call, beside those of the module, and again when they changed: by a load, by an
+    optimiser, by a new part.  What writes to single elements through ``.data`` or NumPy can go unnoticed: call `accelerate`
+    again then.  Copies and pickles of the module are accelerated too; `restore` undoes it.
+    """
+    root = _root(module)
+    from fastattn.pytorch.kinds import find_forwards
+
+    found: list[tuple[Any, type[Forward]]] = []
+    left: list[str] = []
+    find_forwards(root, found, left)
+    if not found:
+        what = "; ".join(dict.fromkeys(left)) or "none of them"
+        raise ValueError(f"{type(module).__name__} must hold a module to accelerate, found {what}; supported: {_SUPPORTED}")
+    notices = Notices()
+    for part, kind in found:
+        restore(part)
+        part.forward = kind(part, notices)
+    if left:
+        parts = ", ".join(sorted({type(part).__name__ for part, _ in found}))
+        reasons = "; ".join(dict.fromkeys(left))
+        warnings.warn(f"only a part was accelerated ({parts}): {reasons}", FallbackWarning, stacklevel=2)
+    return module
+
+
+def restore(module: M) -> M:
+    """Undo `accelerate`: the original forwards again.
+
+    Parameters
+    ----------
+    module : torch.nn.Module, or an object with one as ``model``
+        What was accelerated, or holds such modules.
+
+    Returns
+    -------
+    object
+        `module` itself.
+
+    Raises
+    ------
+    ImportError
+        torch is not installed.
+    TypeError
+        `module` is not a torch module and holds none as ``model``.
+    """
+    root = _root(module)
+    from fastattn.pytorch.forward import Forward
+
+    for part in root.modules():
+        if isinstance(part.__dict__.get("forward"), Forward):
+            del part.forward
+    return module
+
+
+def _root(module: Any) -> Any:
+    """Return the torch module that is meant."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError("fastattn.accelerate needs torch: pip install 'fastattn[torch]'") from error
+    for candidate in (module, getattr(module, "model", None)):
+        if isinstance(candidate, torch.nn.Module):
+            return candidate
+    raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}; supported: {_SUPPORTED}")

@@ -1,0 +1,46 @@
+"""Which modules can be accelerated, and by what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fastattn.checkpoint.torch_errors import Unsupported
+from fastattn.checkpoint.torch_nn import check_attention, overrides, read_stack
+from fastattn.checkpoint.torch_transformers import read_pretrained, shapes
+from fastattn.pytorch.forward import Forward
+from fastattn.pytorch.nn_forwards import AttentionForward, StackForward
+from fastattn.pytorch.transformers_forward import PretrainedForward
+
+
+def kind_of(module: Any) -> type[Forward] | None:
+    """Return what stands in for the forward of this very module; `Unsupported` where only a module like it could be."""
+    if (pretrained := read_pretrained(module)) is not None:
+        pretrained.read(shapes)
+        return PretrainedForward
+    if read_stack(module) is not None:
+        return StackForward
+    if overrides(module, nn.MultiheadAttention, "forward") is False:
+        check_attention(module)
+        return AttentionForward
+    return None
+
+
+def find_forwards(module: Any, found: list[tuple[Any, type[Forward]]], left: list[str]) -> None:
+    """Collect the outermost modules that can be accelerated, and why others like them cannot."""
+    if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
+        left.append(
+            f"{type(module).__name__}: it is compiled, and torch.compile takes the original; give the module as it was before"
+        )
+        return
+    try:
+        kind = kind_of(module)
+    except Unsupported as reason:
+        left.append(f"{type(module).__name__}: {reason}")
+        kind = None
+    if kind is None:
+        for child in module.children():
+            find_forwards(child, found, left)
+    elif all(part is not module for part, _ in found):
+        found.append((module, kind))

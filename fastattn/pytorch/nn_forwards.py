@@ -1,0 +1,183 @@
+"""The forwards of torch.nn.TransformerEncoder, TransformerEncoderLayer and MultiheadAttention, through the kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastattn.checkpoint.torch_errors import Unfit
+from fastattn.checkpoint.torch_nn import Stack, check_attention, read_stack
+from fastattn.encoder.encoder import Encoder
+from fastattn.encoder.packed_linear import PackedLinear
+from fastattn.kernels.ops.attention import scaled_dot_product_attention
+from fastattn.kernels.ops.attention_weights import attention_weights
+from fastattn.pytorch.forward import Forward
+from fastattn.pytorch.masked_layers import masked_layers
+from fastattn.pytorch.masks import attention_mask, ignored, is_causal, mask_array
+from fastattn.pytorch.watch import array
+
+Array = NDArray[Any]
+
+
+class _Layers:
+    """A stack of layers; the encoder for causal attention is packed when it is first needed, and so is the other."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self._parameters = stack.parameters(array)
+        self._encoders: dict[bool, Encoder] = {}
+        self._lock = threading.Lock()
+
+    def encoder(self, causal: bool) -> Encoder:
+        """Return the encoder."""
+        with self._lock:
+            if causal not in self._encoders:
+                config = dataclasses.replace(self.stack.config, is_causal=causal)
+                self._encoders[causal] = Encoder(config, parameters=self._parameters)
+            return self._encoders[causal]
+
+
+class StackForward(Forward):
+    """Forward of a TransformerEncoder or of one layer.
+
+    Positions that `src_key_padding_mask` ignores come back as zeros.
+    """
+
+    def plan(self) -> _Layers:
+        """Pack the weights."""
+        stack = read_stack(self.module)
+        if stack is None:
+            raise Unfit("its methods were replaced")
+        return _Layers(stack)
+
+    def run(self, plan: _Layers, given: dict[str, Any]) -> Any:
+        """Encode `src`."""
+        src = array("src", given["src"])
+        heads, c = plan.stack.config.num_heads, plan.stack.config.hidden_dim
+        if src.ndim not in (2, 3) or src.shape[-1] != c:
+            raise Unfit(f"src has shape {src.shape}, which does not end with {c} channels")
+        batched = src.ndim == 3
+        swap = batched and not plan.stack.batch_first
+        x = src.swapaxes(0, 1) if swap else src if batched else src[None]
+        b, t = x.shape[:2]
+        mask = mask_array(self._names[1], given.get(self._names[1]), (t, t), (b * heads, t, t))
+        padding = mask_array("src_key_padding_mask", given.get("src_key_padding_mask"), (b, t) if batched else (t,))
+        padding = padding if padding is None or batched else padding[None]
+        if given.get("is_causal") and mask is None:
+            raise Unfit("is_causal is set without the mask that it is a hint about")
+        hidden = None if padding is None else ignored(padding)
+        out = np.empty((t, b, c) if swap else (b, t, c), np.float32)
+        target = out.swapaxes(0, 1) if swap else out
+        causal = mask is not None and is_causal(mask)
+        if (mask is None or causal) and (padding is None or hidden is not None):
+            _encode(plan.encoder(causal), x, hidden, target)
+        else:
+            encoder = plan.encoder(causal)
+            whole = attention_mask(mask, padding, heads)
+            if whole is not None:
+                target[...] = masked_layers(encoder.config, encoder._packed, x, whole)
+        result = torch.from_numpy(out)
+        if plan.stack.after is not None:
+            result = plan.stack.after(result)
+            target = result.detach().numpy().swapaxes(0, 1) if swap else result.detach().numpy()
+        if hidden is not None:
+            target[hidden] = 0
+        return result if batched else result[0]
+
+
+def _encode(encoder: Encoder, x: Array, hidden: Array | None, out: Array) -> None:
+    """Write the hidden states of x (B, T, C) to `out`, without the positions that are hidden."""
+    b, t, c = x.shape
+    if hidden is None or not hidden.any():
+        offsets = np.arange(b + 1, dtype=np.int64) * t
+        if out.flags.c_contiguous:
+            encoder.forward_packed(x.reshape(b * t, c), offsets, out=out.reshape(b * t, c))
+        else:
+            out[...] = encoder.forward_packed(x.reshape(b * t, c), offsets).reshape(b, t, c)
+        return
+    real = ~hidden
+    offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
+    out[real] = encoder.forward_packed(x[real], offsets)
+
+
+class _Projections:
+    """The packed weights of an attention module."""
+
+    def __init__(self, module: Any) -> None:
+        c = module.embed_dim
+        if module._qkv_same_embed_dim:
+            whole = array("in_proj_weight", module.in_proj_weight)
+            weights = [whole[i * c : (i + 1) * c] for i in range(3)]
+        else:
+            names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+            weights = [array(name, getattr(module, name)) for name in names]
+        bias = None if module.in_proj_bias is None else array("in_proj_bias", module.in_proj_bias)
+        biases = [None if bias is None else bias[i * c : (i + 1) * c] for i in range(3)]
+        self.query, self.key, self.value = (PackedLinear(w, b) for w, b in zip(weights, biases, strict=True))
+        out = module.out_proj
+        self.out = PackedLinear(
+            array("out_proj.weight", out.weight), None if out.bias is None else array("out_proj.bias", out.bias)
+        )
+        # Keys and values after those of the tokens, (rows, C) each.
+        more = [(np.zeros((1, c), np.float32),) * 2] if module.add_zero_attn else []
+        if module.bias_k is not None:
+            learned = (array("bias_k", module.bias_k).reshape(1, c), array("bias_v", module.bias_v).reshape(1, c))
+            more = [learned, *more]
+        self.more = [np.concatenate(rows) for rows in zip(*more, strict=True)] if more else []
+
+
+class AttentionForward(Forward):
+    """Forward of a MultiheadAttention.  A query that may see no key has weights of 0, and zeros before the output projection."""
+
+    def plan(self) -> _Projections:
+        """Pack the weights."""
+        check_attention(self.module)
+        return _Projections(self.module)
+
+    def run(self, plan: _Projections, given: dict[str, Any]) -> Any:
+        """Attend from `query` to `key` and `value`."""
+        module = self.module
+        query, key, value = (array(name, given[name]) for name in ("query", "key", "value"))
+        batched = query.ndim == 3
+        swap = batched and not module.batch_first
+        if query.ndim not in (2, 3) or not query.ndim == key.ndim == value.ndim:
+            raise Unfit(f"query, key and value have the shapes {query.shape}, {key.shape}, {value.shape}")
+        query, key, value = (x.swapaxes(0, 1) if swap else x if batched else x[None] for x in (query, key, value))
+        (b, length), s = query.shape[:2], key.shape[1]
+        widths = [x.shape[2] for x in (query, key, value)]
+        if widths != [module.embed_dim, module.kdim, module.vdim] or key.shape[:2] != (b, s) or value.shape[:2] != (b, s):
+            raise Unfit(f"query, key and value have the shapes {query.shape}, {key.shape}, {value.shape}")
+        heads = module.num_heads
+        mask = mask_array("attn_mask", given.get("attn_mask"), (length, s), (b * heads, length, s))
+        padding = mask_array("key_padding_mask", given.get("key_padding_mask"), (b, s) if batched else (s,))
+        padding = padding if padding is None or batched else padding[None]
+        if given.get("is_causal") and mask is None:
+            raise Unfit("is_causal is set without the mask that it is a hint about")
+        if given.get("is_causal") and plan.more:
+            raise Unfit("is_causal is set and keys are added: what the hint means for those differs from what the mask says")
+        q, k, v = plan.query(query), plan.key(key), plan.value(value)
+        if plan.more:
+            rows = [np.broadcast_to(more, (b, *more.shape)) for more in plan.more]
+            k, v = np.concatenate([k, rows[0]], axis=1), np.concatenate([v, rows[1]], axis=1)
+            extra = [(0, 0), (0, len(plan.more[0]))]
+            mask = mask if mask is None else np.pad(mask, [(0, 0)] * (mask.ndim - 2) + extra)
+            padding = padding if padding is None else np.pad(padding, extra)
+        q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3) for x in (q, k, v))
+        causal = mask is not None and padding is None and is_causal(mask)
+        options: dict[str, Any] = {"is_causal": causal, "attn_mask": None if causal else attention_mask(mask, padding, heads)}
+        context = scaled_dot_product_attention(q, k, v, **options)
+        order = (2, 0, 1, 3) if swap else (0, 2, 1, 3)
+        joined = np.ascontiguousarray(context.transpose(order)).reshape(*((length, b) if swap else (b, length)), -1)
+        result = torch.from_numpy(plan.out(joined))
+        weights = None
+        if given.get("need_weights", True):
+            each = attention_weights(q, k, **options)
+            weights = torch.from_numpy(each.mean(axis=1) if given.get("average_attn_weights", True) else each)
+        if batched:
+            return result, weights
+        return result[0], None if weights is None else weights[0]

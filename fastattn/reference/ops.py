@@ -1,0 +1,214 @@
+"""The definition of every op and of the encoder, in NumPy: the specification the kernels are tested against.
+
+Shape letters: ``B`` batch, ``T`` tokens, ``C`` hidden, ``H`` heads, ``D`` = C/H, ``F`` feed-forward, ``V`` vocabulary.
+In attention ``L`` counts queries, ``S`` keys and ``E`` is the head size of the values.
+
+Arithmetic is done in the dtype of the input. float16 is the exception: it is computed in float32 and rounded once, at
+the end. Nothing is checked here beyond what decides the meaning; the public ops do the checks.
+"""
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+_erf64 = np.vectorize(math.erf, otypes=[np.float64])
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def softmax(x: Array, axis: int = -1) -> Array:
+    """Softmax along one axis, ``exp(x - max x) / sum(exp(x - max x))``.
+
+    Parameters
+    ----------
+    x : ndarray of float16, float32 or float64, any shape
+        The scores.
+    axis : int
+        The axis that sums to 1.
+
+    Returns
+    -------
+    ndarray
+        Shape and dtype of `x`. A row that is all -inf, or that holds inf or NaN, gives NaN, as in torch.
+
+    References
+    ----------
+    Milakov and Gimelshein 2018, arXiv:1805.02867, section 2 (safe softmax).
+    """
+    wide = widened(x)
+    shifted = wide - np.max(wide, axis=axis, keepdims=True, initial=-np.inf)
+    numerator = np.exp(shifted)
+    result = numerator / np.sum(numerator, axis=axis, keepdims=True)
+    return np.asarray(result, dtype=x.dtype)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def layer_norm(
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    residual: Array | None = None,
+    eps: float = 1e-5,
+) -> Array:
+    """Layer norm, ``(z - mean z) / sqrt(var z + eps) * weight + bias`` with ``z = x + residual``.
+
+    Mean and (biased) variance are taken over the trailing axes that `weight` has; over the last axis without one.
+
+    Parameters
+    ----------
+    x : ndarray of float16, float32 or float64, (..., C)
+        The rows to normalise.
+    weight : ndarray, (C,) or several trailing axes of `x`, optional
+        The gain.
+    bias : ndarray, shape of `weight`, optional
+        The shift.
+    residual : ndarray, shape of `x`, optional
+        Added to `x` first.
+    eps : float
+        Added to the variance.
+
+    Returns
+    -------
+    ndarray
+        Shape and dtype of `x`.
+
+    References
+    ----------
+    Ba, Kiros and Hinton 2016, arXiv:1607.06450, section 3, equation 3.
+    """
+    z = widened(x) if residual is None else widened(x) + widened(residual)  # (..., C)
+    scaled_by = weight if weight is not None else bias
+    axes = tuple(range(-1 if scaled_by is None else -scaled_by.ndim, 0))
+    count = max(1, math.prod(z.shape[axis] for axis in axes))
+    centred = z - np.sum(z, axis=axes, keepdims=True) / count  # (..., C)
+    variance = np.sum(centred * centred, axis=axes, keepdims=True) / count  # (..., 1)
+    result: Array = centred / np.sqrt(variance + eps)  # (..., C)
+    if weight is not None:
+        result = result * widened(weight)
+    if bias is not None:
+        result = result + widened(bias)
+    return result.astype(x.dtype)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def gelu(x: Array, *, approximate: str = "none") -> Array:
+    """Gaussian error linear unit, ``x Phi(x) = x / 2 (1 + erf(x / sqrt 2))``.
+
+    The tanh form is ``x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``.
+
+    Parameters
+    ----------
+    x : ndarray of float16, float32 or float64, any shape
+        The input.
+    approximate : {"none", "tanh"}
+        "none" is the erf form.
+
+    Returns
+    -------
+    ndarray
+        Shape and dtype of `x`.
+
+    Raises
+    ------
+    ValueError
+        If `approximate` is neither "none" nor "tanh".
+
+    References
+    ----------
+    Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
+    """
+    wide = widened(x)
+    if approximate == "none":
+        gate = 1 + _erf(wide * math.sqrt(0.5))
+    elif approximate == "tanh":
+        gate = 1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))
+    else:
+        raise ValueError(f'approximate must be "none" or "tanh", got {approximate!r}')
+    return np.asarray(0.5 * wide * gate, dtype=x.dtype)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def linear(x: Array, weight: Array, bias: Array | None = None, *, activation: str | None = None) -> Array:
+    """Product with a weight matrix, ``activation(x weight^T + bias)``.
+
+    Parameters
+    ----------
+    x : ndarray of float16, float32 or float64, (..., K)
+        The rows.
+    weight : ndarray, (M, K)
+        One row per output channel, as in torch.
+    bias : ndarray, (M,), optional
+        Added to each row.
+    activation : {None, "gelu", "gelu_tanh", "relu", "silu"}
+        Applied last.
+
+    Returns
+    -------
+    ndarray, (..., M)
+        Dtype of `x`.
+
+    Raises
+    ------
+    ValueError
+        If `activation` is none of those named.
+    """
+    result = widened(x) @ widened(weight).T  # (..., M)
+    if bias is not None:
+        result = result + widened(bias)
+    return _activate(result, activation).astype(x.dtype)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def rotary_embedding(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotary positions, ``x cos + rotate_half(x) sin`` with ``rotate_half((a, b)) = (-b, a)`` for the halves of a row.
+
+    Parameters
+    ----------
+    x : ndarray of float16, float32 or float64, (..., T, D)
+        Queries or keys; D is even.
+    cos, sin : ndarray, (T, D / 2)
+        The tables, of `rotary_tables` or others; channels i and i + D / 2 turn by the same angle.
+
+    Returns
+    -------
+    ndarray, (..., T, D)
+        Dtype of `x`.
+
+    References
+    ----------
+    Su et al. 2021, arXiv:2104.09864, section 3.4.2, equation 34, with channel i + D / 2 in place of the neighbour of i.
+    """
+    half = x.shape[-1] // 2
+    a, b = widened(x[..., :half]), widened(x[..., half:])  # (..., T, D / 2)
+    wide_cos, wide_sin = widened(cos), widened(sin)
+    return np.concatenate([a * wide_cos - b * wide_sin, b * wide_cos + a * wide_sin], axis=-1).astype(x.dtype)
+
+
+def widened(x: Array) -> Array:
+    """Return `x` in the dtype that is computed in: float32 for float16, its own otherwise."""
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
+def _erf(x: Array) -> Array:
+    """Return the error function of `x`, taken in float64 and rounded to the dtype of `x`."""
+    return np.asarray(_erf64(x.astype(np.float64)), dtype=x.dtype)
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def _activate(x: Array, activation: str | None) -> Array:
+    """Apply an activation by its name; silu is ``x / (1 + exp(-x))``."""
+    if activation is None:
+        return x
+    if activation == "gelu":
+        return gelu(x)
+    if activation == "gelu_tanh":
+        return gelu(x, approximate="tanh")
+    if activation == "relu":
+        return np.asarray(np.maximum(x, 0))
+    if activation == "silu":
+        return np.asarray(x / (1 + np.exp(-x)))
+    raise ValueError(f'activation must be None, "gelu", "gelu_tanh", "relu" or "silu", got {activation!r}')

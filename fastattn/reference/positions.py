@@ -1,0 +1,118 @@
+"""Positions: sines, rotary tables, and the bias by relative distance."""
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+
+def rotary_tables(num_tokens: int, head_dim: int, theta: float = 10000.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cosines and sines of the angles ``t theta^(-2 i / D)``.
+
+    Parameters
+    ----------
+    num_tokens : int
+        T.
+    head_dim : int
+        D, even.
+    theta : float
+        The base.
+
+    Returns
+    -------
+    cos, sin : ndarray of float64, (T, D / 2)
+
+    References
+    ----------
+    Su et al. 2021, arXiv:2104.09864, section 3.2.2, equation 15.
+    """
+    t = np.arange(num_tokens, dtype=np.float64)[:, None]  # (T, 1)
+    angle = t * theta ** (-2.0 * np.arange(head_dim // 2) / head_dim)  # (T, D / 2)
+    return np.cos(angle), np.sin(angle)
+
+
+def relative_position_bucket(distance: Array, num_buckets: int = 32, max_distance: int = 128) -> NDArray[np.int64]:
+    """Bucket of the distance of a key from a query; keys behind the query use the upper half of the buckets.
+
+    Of the n buckets of a side the first n / 2 hold one distance each, the others grow with its logarithm up to
+    `max_distance`; greater distances fall into the last.  The logarithm is taken in float32 and its bucket cut off, as in
+    the models that were trained so.
+
+    Parameters
+    ----------
+    distance : ndarray of int, any shape
+        Place of the key minus place of the query.
+    num_buckets : int
+        Of both sides together.
+    max_distance : int
+        Where the last bucket begins.
+
+    Returns
+    -------
+    ndarray of int64, shape of `distance`
+
+    References
+    ----------
+    Raffel et al. 2020, arXiv:1910.10683, section 2.1; Song et al. 2020, arXiv:2004.09297, section 4.1.
+    """
+    side = num_buckets // 2
+    exact = side // 2
+    away = np.abs(distance)
+    ratio = np.maximum(away, 1).astype(np.float32) / np.float32(exact)
+    steps = np.log(ratio) / np.float32(math.log(max_distance / exact)) * np.float32(side - exact)
+    far = np.minimum(exact + steps.astype(np.int64), side - 1)
+    return np.asarray(np.where(np.asarray(distance) > 0, side, 0) + np.where(away < exact, away, far), np.int64)
+
+
+def relative_bias(weight: Array, num_tokens: int, max_distance: int = 128) -> Array:
+    """Bias of the scores by relative position, ``bias[h, t, s] = weight[bucket(s - t), h]``.
+
+    Parameters
+    ----------
+    weight : ndarray, (buckets, H)
+        The table.
+    num_tokens : int
+        T.
+    max_distance : int
+        Where the last bucket begins.
+
+    Returns
+    -------
+    ndarray, (H, T, T)
+        Dtype of `weight`.
+
+    References
+    ----------
+    Raffel et al. 2020, arXiv:1910.10683, section 2.1.
+    """
+    t = np.arange(num_tokens)
+    buckets = relative_position_bucket(t[None, :] - t[:, None], len(weight), max_distance)  # (T, T)
+    return np.moveaxis(weight[buckets], -1, 0)  # (H, T, T)
+
+
+def sinusoidal_positions(num_tokens: int, hidden_dim: int) -> NDArray[np.float64]:
+    """Sinusoidal positions, ``sin(t / 10000^(2i/C))`` in channel 2i and ``cos`` of the same angle in channel 2i+1.
+
+    Parameters
+    ----------
+    num_tokens : int
+        T.
+    hidden_dim : int
+        C; the last cosine is left out when it is odd.
+
+    Returns
+    -------
+    ndarray of float64, (T, C)
+        The encoding.
+
+    References
+    ----------
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
+    """
+    t = np.arange(num_tokens, dtype=np.float64)[:, None]  # (T, 1)
+    channel = np.arange(hidden_dim)[None, :]  # (1, C)
+    angle = t / 10000.0 ** ((channel - channel % 2) / max(hidden_dim, 1))  # (T, C)
+    return np.where(channel % 2 == 0, np.sin(angle), np.cos(angle))

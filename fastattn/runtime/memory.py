@@ -1,0 +1,63 @@
+"""Memory that is still free, so that a result which would not fit is refused before it is begun."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from fastattn.runtime.control_groups import control_groups
+
+_GIB = 2**30
+# Less than this is not worth the tenth of a millisecond that asking the system takes.
+LARGE = 2**26
+# Pages of files, however often they were read, and caches of the kernel's own: `MemAvailable` counts them too.
+_RECLAIMED = ("active_file", "inactive_file", "slab_reclaimable")
+
+
+def check_large(size: int, what: str, *values: object) -> None:
+    """Like `check_fits`, for sizes that are mostly small: those below LARGE pass at once; `values` are put into `what`."""
+    if size >= LARGE:
+        check_fits(size, what.format(*values))
+
+
+def check_fits(size: int, what: str) -> None:
+    """Raise a MemoryError where `size` bytes, for `what`, are more than this process may still take."""
+    free = free_bytes()
+    if free is not None and size > free:
+        raise MemoryError(f"{what} would take {size / _GIB:,.1f} GiB, and {free / _GIB:,.1f} GiB are free")
+
+
+def free_bytes() -> int | None:
+    """Return what the system has left, or this process's control groups if that is less; None where nothing tells."""
+    found = [_system_free(), *map(_group_free, _groups())]
+    known = [size for size in found if size is not None]
+    return min(known) if known else None
+
+
+def _system_free() -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _groups() -> list[Path]:
+    return control_groups("memory")
+
+
+def _group_free(folder: Path) -> int | None:
+    """Return the limit of a group without what it uses; what the kernel takes back before it ends a process counts as free."""
+    for limit, usage, prefix in (
+        ("memory.max", "memory.current", ""),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            most = int((folder / limit).read_text("ascii"))  # "max", no limit, is no number
+            used = int((folder / usage).read_text("ascii"))
+            for line in (folder / "memory.stat").read_text("ascii").splitlines():
+                name, _, size = line.partition(" ")
+                if name.startswith(prefix) and name.removeprefix(prefix) in _RECLAIMED:
+                    used -= int(size)
+            return max(0, most - used)
+    return None

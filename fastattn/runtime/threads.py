@@ -1,0 +1,222 @@
+"""Numba's threads: their layer, how many a call may use, and what is left of them in a forked child."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite.binding.ffi import lib as llvm
+from numba import config
+from numba.core.compiler_lock import global_compiler_lock
+from numba.np.ufunc import parallel
+
+from fastattn.runtime.control_groups import control_groups
+
+__all__ = ["JIT", "thread_count", "threading_layer", "workqueue_lock"]
+
+JIT = not config.DISABLE_JIT
+
+layer: str | None = None
+_layer_lock = threading.RLock()
+workqueue_lock = threading.RLock()
+_MAIN = threading.main_thread().ident
+# Whether a thread other than the main one may have run a kernel in parallel.
+_threaded = False
+# In a forked child: the layer that its parent had started, and whether its parent had other threads of any kind.
+_forked = False
+_inherited: str | None = None
+_of_many = False
+
+
+class _Fork(threading.local):
+    """A fork that a thread has under way: the locks taken for it, and what handlers of signals raised meanwhile."""
+
+    def __init__(self) -> None:
+        self.held: list[Any] = []
+        self.raised: list[BaseException] = []
+
+
+_fork = _Fork()
+
+
+def _locks() -> list[Any]:
+    """What a thread may hold while it compiles or starts the layer, in the order in which they are taken."""
+    found = [global_compiler_lock._lock, _layer_lock, getattr(getattr(llvm, "_lock", None), "_lock", None)]
+    return [lock for lock in found if lock is not None]
+
+
+def _take_locks() -> None:
+    for lock in _locks():
+        if lock not in _fork.held and not lock._is_owned():
+            _fork.held.append(lock)
+        if not lock._is_owned():
+            lock.acquire()
+
+
+def _release_locks() -> None:
+    while _fork.held:
+        if _fork.held[-1]._is_owned():
+            _fork.held[-1].release()
+        _fork.held.pop()
+
+
+def _whatever_comes(step: Callable[[], None]) -> None:
+    """Do a step of a fork to its end: what a handler raises in there would be lost, and half of the step with it."""
+    while True:
+        try:
+            step()
+            return
+        except BaseException as error:
+            _fork.raised.append(error)
+
+
+def _before_fork() -> None:
+    """Wait for what is being compiled: the child has no thread that would finish it."""
+    global _of_many, _threaded
+    _of_many = _has_threads()
+    _threaded = _threaded or threading.current_thread() is not threading.main_thread()
+    _fork.raised.clear()
+    _whatever_comes(_take_locks)
+
+
+def _after_fork_in_parent() -> None:
+    _whatever_comes(_release_locks)
+    if any(isinstance(error, KeyboardInterrupt) for error in _fork.raised):
+        # Once more, when this is over: Python ignores what is raised here.
+        again = threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGINT])
+        again.daemon = True
+        again.start()
+
+
+def _after_fork_in_child() -> None:
+    global _forked, _inherited, workqueue_lock
+    _forked = True
+    with contextlib.suppress(ValueError):
+        _inherited = numba.threading_layer()
+    workqueue_lock = threading.RLock()
+    # Numba's own: what a thread of the parent held, and what is shared between processes, one of which may be killed.
+    parallel._backend_init_thread_lock = threading.RLock()
+    if parallel._backend_init_process_lock is not None:
+        parallel._backend_init_process_lock = threading.RLock()
+    # The threads of the tokenizers are the parent's; with this set they are waited for.
+    if os.environ.get("TOKENIZERS_PARALLELISM"):
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _whatever_comes(_release_locks)
+
+
+def _has_threads() -> bool:
+    with contextlib.suppress(OSError):
+        return len(os.listdir("/proc/self/task")) > 1
+    return True
+
+
+def _survives() -> bool:
+    """Whether the layer of this forked child may start threads.
+
+    Numba ends a child that enters a parallel region of the omp that its parent started, and GNU's omp hangs in a child whose
+    parent ran any region, of torch say.  tbb stops its threads for a fork from the main thread, unless others use them.
+    """
+    if layer == "omp":
+        return _inherited is None and not _of_many
+    return _inherited is None or (layer == "tbb" and not _threaded)
+
+
+if JIT and hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+def _load_tbb() -> None:
+    """Load ``libtbb`` from its wheel: inside a virtual environment it is not on the loader's path."""
+    if sys.platform != "linux":
+        return
+    for root in dict.fromkeys((sys.prefix, sys.base_prefix)):
+        path = pathlib.Path(root) / "lib" / "libtbb.so.12"
+        if path.exists():
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+                return
+
+
+def _keep_freed_arrays() -> None:
+    """Free 8 MiB once, untouched: from then on glibc keeps arrays up to that size for reuse.
+
+    By its starting thresholds it gives a result of 512 KiB back to the system in every call, and all its pages are faulted in
+    again by the next one: 0.3 of the 1.1 ms of an attention.
+    """
+    np.empty(8 << 20, np.uint8)
+
+
+def threading_layer() -> str:
+    """Start Numba's threads if they are not running, and name their layer: tbb, omp or workqueue."""
+    global layer, _threaded
+    if layer is None:
+        with _layer_lock:
+            if layer is None:
+                if not JIT:
+                    layer = "none"
+                    return layer
+                _load_tbb()
+                _keep_freed_arrays()
+                # Numba looks up how processes are started, which settles it: set_start_method would then fail.
+                chosen = multiprocessing.get_start_method(allow_none=True)
+                parallel._launch_threads()
+                if chosen is None:
+                    multiprocessing.set_start_method(None, force=True)
+                # tbb's main thread is the one that started it.
+                _threaded = _threaded or threading.get_ident() != _MAIN
+                layer = numba.threading_layer()
+    return layer
+
+
+def _cpu_quota(*places: pathlib.Path) -> float:
+    """CPUs that the control groups grant, by default those of `control_groups`; infinite without a limit."""
+    return min(map(_quota_of, control_groups("cpu", *places)), default=float("inf"))
+
+
+def _quota_of(folder: pathlib.Path) -> float:
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        allowed, period = (folder / "cpu.max").read_text().split()
+        if allowed != "max":
+            return int(allowed) / int(period)
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        allowed_us = int((folder / "cpu.cfs_quota_us").read_text())
+        if allowed_us > 0:
+            return allowed_us / int((folder / "cpu.cfs_period_us").read_text())
+    return float("inf")
+
+
+_quota: float | None = None
+
+
+def thread_count() -> int:
+    """Threads that a call may use now: Numba's setting, the affinity mask and the CPU quota, whichever is least.
+
+    One in a child forked after the kernels ran, where the layer's threads do not survive that.
+    """
+    global _quota, _threaded
+    threading_layer()
+    if not JIT:
+        return 1
+    if _forked and not _survives():
+        return 1
+    if not _threaded and threading.get_ident() != _MAIN:
+        _threaded = True
+    if _quota is None:
+        _quota = _cpu_quota()
+    # numba.get_num_threads would take a lock that is shared with every forked child, and is lost with one that is killed.
+    count = int(parallel._get_num_threads())
+    if hasattr(os, "sched_getaffinity"):
+        count = min(count, len(os.sched_getaffinity(0)))
+    if _quota != float("inf"):
+        count = min(count, max(1, int(_quota + 0.5)))
+    return max(1, count)

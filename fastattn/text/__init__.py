@@ -1,0 +1,1 @@
+"""Models that read text: SentenceTransformer, CrossEncoder, their modules and folders."""

@@ -1,0 +1,158 @@
+"""Token ids of many texts to forwards: texts of like length end to end, a bounded number of tokens each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.tokenizer.inputs import check_inputs, check_unicode
+from fastattn.tokenizer.tokenizer import Rows, Tokenizer
+
+__all__ = ["Packed", "checked", "pack", "tokenize"]
+
+# Tokens of one forward: enough to share among many threads, and a few tens of megabytes of hidden states.
+_TOKENS_PER_FORWARD = 16_384
+
+
+class Packed(NamedTuple):
+    """Texts as token ids end to end: what one forward takes.
+
+    Parameters
+    ----------
+    rows : int64, (B,)
+        The numbers of the texts.
+    ids : int32, (N,)
+        Their token ids.
+    types : int32, (N,), or None
+        Their token types; None: all are 0.
+    offsets : int64, (B + 1,)
+        Text b has ids offsets[b] .. offsets[b + 1] - 1.
+    truncated : int
+        Texts that were cut, of the whole call of `pack`; 0 in all but its first.
+    """
+
+    rows: NDArray[np.int64]
+    ids: NDArray[np.int32]
+    types: NDArray[np.int32] | None
+    offsets: NDArray[np.int64]
+    truncated: int
+
+
+def checked(inputs: Sequence[Any]) -> list[Any]:
+    """Return texts, or pairs of texts, as a list.
+
+    Parameters
+    ----------
+    inputs : sequence of str, or of (str, str)
+        What is checked.
+
+    Returns
+    -------
+    list of str, or of (str, str)
+        The same.
+
+    Raises
+    ------
+    TypeError
+        One is neither a str nor a pair of str, or some are of each kind.
+    """
+    found = list(inputs)
+    if check_inputs(found, "inputs"):
+        first = isinstance(found[0], str)
+        for i, item in enumerate(found):
+            if isinstance(item, str) != first:
+                kind = "a str" if first else "a pair of str"
+                raise TypeError(f"inputs[{i}] must be {kind}, as inputs[0] is, got {type(item).__name__}")
+    return found
+
+
+def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_length: int, start: int = 0) -> Rows:
+    """Tokenise texts, or pairs of texts.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+        Does it.
+    inputs : sequence of str, or of (str, str)
+        What is tokenised.
+    prompt : str
+        Put before each text, or the first of each pair.
+    max_length : int
+        The most tokens of each.
+    start : int
+        The number of the first, for messages.
+
+    Returns
+    -------
+    Rows
+        The ids.
+
+    Raises
+    ------
+    ValueError
+        A text is not valid Unicode.
+    """
+    pairs = len(inputs) > 0 and not isinstance(inputs[0], str)
+    if prompt:
+        inputs = [(prompt + first, second) for first, second in inputs] if pairs else [prompt + text for text in inputs]
+    rows: Callable[[Sequence[Any], int], Rows] = tokenizer.pair_rows if pairs else tokenizer.rows
+    try:
+        return rows(inputs, max_length)
+    except TypeError:
+        for i, text in enumerate(inputs):
+            for part in (text,) if isinstance(text, str) else text:
+                check_unicode(part, f"inputs[{start + i}]")
+        raise
+
+
+def pack(found: Rows, vocab_size: int, tokenizer: Tokenizer, start: int = 0) -> list[Packed]:
+    """Group token ids by length into forwards of a bounded number of tokens.
+
+    Parameters
+    ----------
+    found : Rows
+        The ids.
+    vocab_size : int
+        How many words the model has.
+    tokenizer : Tokenizer
+        Made the ids, for the message.
+    start : int
+        The number of the first.
+
+    Returns
+    -------
+    list of Packed
+        Every text once; the longest first.
+
+    Raises
+    ------
+    ValueError
+        The model has no such word.
+    """
+    truncated = found.truncated
+    order = sorted(range(len(found.ids)), key=lambda i: -len(found.ids[i]))
+    groups: list[list[int]] = []
+    room = 0
+    for i in order:
+        room -= len(found.ids[i])
+        if not groups or room < 0:
+            groups.append([])
+            room = _TOKENS_PER_FORWARD - len(found.ids[i])
+        groups[-1].append(i)
+    packed = []
+    for group in groups:
+        offsets = np.zeros(len(group) + 1, np.int64)
+        np.cumsum([len(found.ids[i]) for i in group], out=offsets[1:])
+        ids = np.concatenate([found.ids[i] for i in group])
+        types = None if found.types is None else np.concatenate([found.types[i] for i in group])
+        if ids.size and (most := int(ids.max())) >= vocab_size:
+            raise ValueError(
+                f"the tokenizer gives token id {most} ({tokenizer.backend_tokenizer.id_to_token(most)!r}), and the model has "
+                f"{vocab_size} words, ids 0 .. {vocab_size - 1}: the tokenizer ({len(tokenizer)} words) is not this model's"
+            )
+        packed.append(Packed(np.array(group, np.int64) + start, ids, types, offsets, truncated))
+        truncated = 0
+    return packed

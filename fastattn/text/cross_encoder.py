@@ -1,0 +1,438 @@
+"""CrossEncoder: two texts in, a score or the scores of labels out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastattn.checkpoint.folder import CheckpointError, read_object, transformer_folder
+from fastattn.kernels.ops.softmax import softmax
+from fastattn.runtime.memory import check_large
+from fastattn.text.base import TextModel
+from fastattn.text.batches import Packed
+from fastattn.text.compatibility import check_mappings, renamed
+from fastattn.text.model_folder import Recipe, check_modules, read_modules_of
+from fastattn.text.modules import Module, Transformer
+from fastattn.text.modules.activations import activation_name, find_activation, resolve_activation
+from fastattn.text.modules.module import SCORES
+from fastattn.text.tensors import as_tensors, check_torch
+from fastattn.tokenizer.inputs import check_pair
+
+__all__ = ["CrossEncoder"]
+
+logger = logging.getLogger(__name__)
+
+
+class CrossEncoder(TextModel):
+    """A model that scores pairs of texts, used like sentence-transformers' class of this name.
+
+    A pair has the same scores, bit for bit, whatever pairs it is scored with, in whatever order and by however many
+    threads.  An instance may be used from several threads at once.
+
+    Parameters
+    ----------
+    model_name_or_path : str or path
+        A folder in the format of sentence-transformers or Hugging Face, or a name on the Hugging Face Hub.
+    modules : iterable of fastattn.modules.Module, optional
+        The modules, where there is no folder of them.
+    device : {None, "cpu"}
+        For compatibility.
+    prompts : mapping of str to str, optional
+        Texts to put before the first of a pair, by name.
+    default_prompt_name : str, optional
+        The prompt that is used where none is given.
+    cache_folder : str, optional
+        Where files from the Hub are kept.
+    trust_remote_code : bool
+        For compatibility: no code from a model folder is ever run.
+    revision : str, optional
+        A branch, tag or commit on the Hub.
+    local_files_only : bool
+        Use only what the Hub's cache holds.
+    token : bool or str, optional
+        For private models on the Hub.
+    model_kwargs : mapping, optional
+        As of `SentenceTransformer`; also accepted as ``automodel_args``.
+    processor_kwargs : mapping, optional
+        As of `SentenceTransformer`; also accepted as ``tokenizer_args`` and ``tokenizer_kwargs``.
+    config_kwargs : mapping, optional
+        As of `SentenceTransformer`, and ``num_labels``; also accepted as ``config_args``.
+    model_card_data : object, optional
+        What is told the metrics of evaluators.
+    backend : {"torch"}
+        For compatibility: the kernels of this package do the work, and torch is not used.
+    num_labels : int, optional
+        Must be what the checkpoint has: nothing is trained here.
+    max_length : int, optional
+        The most tokens of a pair.
+    activation_fn : str or callable, optional
+        Applied to the logits: a dotted name of torch, a function of an array, or a torch module.  By default what the model
+        says, or the sigmoid for one label and the identity for several.
+    keep_in_fp32_modules : list of str, optional
+        For compatibility: everything is float32.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such model, or a file is missing from its folder.
+    CheckpointError
+        A file of the model is damaged, it has no head, or it asks for something that is not supported.
+    TypeError
+        An argument is of another type than named.
+    ValueError
+        An argument is not one of those named.
+
+    References
+    ----------
+    Nogueira and Cho 2019, arXiv:1901.04085, section 3.
+    """
+
+    model_type = "CrossEncoder"
+
+    @renamed(
+        "classifier_dropout",
+        model_name="model_name_or_path",
+        automodel_args="model_kwargs",
+        tokenizer_args="processor_kwargs",
+        tokenizer_kwargs="processor_kwargs",
+        config_args="config_kwargs",
+        cache_dir="cache_folder",
+        default_activation_function="activation_fn",
+    )
+    def __init__(
+        self,
+        model_name_or_path: str | os.PathLike[str] | None = None,
+        *,
+        modules: Iterable[Module] | None = None,
+        device: Any = None,
+        prompts: Mapping[str, str | None] | None = None,
+        default_prompt_name: str | None = None,
+        cache_folder: str | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        model_card_data: Any = None,
+        backend: str = "torch",
+        num_labels: int | None = None,
+        max_length: int | None = None,
+        activation_fn: str | Callable[..., Any] | None = None,
+        keep_in_fp32_modules: list[str] | None = None,
+    ) -> None:
+        if model_name_or_path is None and modules is None:
+            raise ValueError("model_name_or_path must be a folder or a name, got None: there is no default")
+        if isinstance(model_name_or_path, str) and "/" not in model_name_or_path and not Path(model_name_or_path).exists():
+            model_name_or_path = f"cross-encoder/{model_name_or_path}"
+        check_mappings(config_kwargs=config_kwargs)
+        configuration = dict(config_kwargs or {})
+        num_labels = configuration.pop("num_labels", None) if num_labels is None else num_labels
+        # Before anything is loaded.
+        resolve_activation("Identity" if activation_fn is None else activation_fn)
+        super().__init__(
+            model_name_or_path,
+            modules=modules,
+            device=device,
+            prompts=prompts,
+            default_prompt_name=default_prompt_name,
+            cache_folder=cache_folder,
+            revision=revision,
+            local_files_only=local_files_only,
+            token=token,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            config_kwargs=configuration,
+            model_card_data=model_card_data,
+            backend=backend,
+        )
+        widths = check_modules(self._pipeline.modules)
+        if SCORES not in widths:
+            kinds = ", ".join(module.kind for module in self)
+            raise CheckpointError(
+                f"{self.folder or 'modules'}: modules {kinds} give a pair no score; expected a Transformer for "
+                "sequence-classification, or a Dense that writes scores"
+            )
+        self.num_labels = widths[SCORES]
+        if num_labels is not None and num_labels != self.num_labels:
+            raise ValueError(f"num_labels must be what the checkpoint has, {self.num_labels}, got {num_labels}")
+        if max_length is not None:
+            self.max_seq_length = max_length
+        self.activation_fn = self._stored_activation() if activation_fn is None else activation_fn
+
+    def _read_modules(self, folder: Path, settings: Recipe | None, **options: Any) -> list[Module]:
+        """Read the modules; the head of the checkpoint where there are none, or those of another type of model."""
+        if settings is None or not os.path.lexists(folder / "modules.json"):
+            return [Transformer(transformer_folder(folder), transformer_task="sequence-classification", **options)]
+        return read_modules_of(folder, **options)
+
+    def _stored_activation(self) -> str:
+        """Return the name of the activation that the model folder asks for."""
+        default = "Sigmoid" if self.num_labels == 1 else "Identity"
+        path = self._first_module().folder / "config.json"
+        config = read_object(path)
+        inner = config.get("sentence_transformers")
+        found = self._settings.activation or (inner.get("activation_fn") if isinstance(inner, dict) else None)
+        found = found or config.get("sbert_ce_default_activation_function")
+        if found is None:
+            return default
+        try:
+            return find_activation(str(found), default)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+    @property
+    def model(self) -> Any:
+        """The encoder with its head."""
+        return self._pipeline.transformer.model
+
+    @property
+    def max_seq_length(self) -> int:
+        """The most tokens of a pair, special ones included; longer pairs are cut."""
+        return self._first_module().max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        module = self._first_module()
+        least = module.tokenizer.num_special_tokens_to_add(True)
+        if isinstance(value, int) and value < least:
+            raise ValueError(f"max_seq_length must be an integer from {least} to {module.max_positions}, got {value!r}")
+        module.max_seq_length = value
+
+    @property
+    def max_length(self) -> int:
+        """`max_seq_length` under its old name."""
+        return self.max_seq_length
+
+    @max_length.setter
+    def max_length(self, value: int) -> None:
+        self.max_seq_length = value
+
+    @property
+    def activation_fn(self) -> Any:
+        """What is applied to the logits."""
+        return self._activation_fn
+
+    @activation_fn.setter
+    def activation_fn(self, value: str | Callable[..., Any]) -> None:
+        resolve_activation(value)
+        self._activation_fn = value
+
+    @property
+    def default_activation_function(self) -> Any:
+        """`activation_fn` under its old name."""
+        return self.activation_fn
+
+    def get_default_activation_fn(self) -> Any:
+        """Return the activation that the model folder asks for.
+
+        Returns
+        -------
+        callable
+            A function of an array.
+        """
+        return resolve_activation(self._stored_activation())
+
+    def set_keep_in_fp32_modules(self, module_names: list[str]) -> None:
+        """Do nothing: everything is float32.
+
+        Parameters
+        ----------
+        module_names : list of str
+            For compatibility.
+        """
+
+    def is_singular_input(self, inputs: Any) -> bool:
+        """Whether this is one pair and not several.
+
+        Parameters
+        ----------
+        inputs : (str, str), or sequence of (str, str)
+            As of `predict`.
+
+        Returns
+        -------
+        bool
+        """
+        return isinstance(inputs, (list, tuple, np.ndarray)) and len(inputs) > 0 and isinstance(inputs[0], str)
+
+    @renamed("num_workers", sentences="inputs", activation_fct="activation_fn")
+    def predict(
+        self,
+        inputs: Sequence[Any] | Iterable[Any],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: str | Callable[..., Any] | None = None,
+        apply_softmax: bool | None = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        pool: dict[str, Any] | None = None,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Score pairs of texts: ``activation(logits)``.
+
+        Pairs are ordered by length and packed without padding into forwards of a fixed number of tokens: neither the
+        result nor the memory depends on `batch_size`.  `counts` then says how many pairs were cut; the longer text of a
+        pair is cut first.
+
+        Parameters
+        ----------
+        inputs : (str, str), or iterable of (str, str)
+            One pair, or several; also accepted as ``sentences``.
+        prompt_name : str, optional
+            The name of the prompt to put before the first text of each pair.
+        prompt : str, optional
+            The prompt itself; `prompt_name` is then ignored.
+        batch_size : int
+            For compatibility.
+        show_progress_bar : bool, optional
+            By default where this module's logger shows INFO.
+        activation_fn : str or callable, optional
+            In place of the model's; also accepted as ``activation_fct``.  It is given the (B, L) logits of all pairs.
+        apply_softmax : bool, optional
+            With several labels, make the scores of a pair sum to 1.
+        convert_to_numpy : bool
+            False gives a list of torch tensors.
+        convert_to_tensor : bool
+            True gives a torch tensor.
+        device : {None, "cpu"}, or a list of "cpu"
+            For compatibility.
+        pool : dict, optional
+            For compatibility, from `start_multi_process_pool`: threads are used, not processes.
+        chunk_size : int, optional
+            For compatibility.
+        **kwargs
+            ``sentences`` for `inputs`; ``task``, for compatibility.
+
+        Returns
+        -------
+        float32, (B,) for one label, (B, L) for L labels; without the first axis for one pair
+            The scores in the order of the pairs.
+
+        Raises
+        ------
+        TypeError
+            An input is not a pair of str; the message gives its number and what it is.
+        ValueError
+            An argument is unknown or not one of those named, a text is not valid Unicode, or `activation_fn` does not return a
+            row for each pair.
+        ImportError
+            Tensors are asked for, and torch is not installed.
+        MemoryError
+            The scores would not fit in the memory that is free: found out before anything is computed.
+        """
+        self._check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "predict")
+        if convert_to_tensor or not convert_to_numpy:
+            check_torch()
+        single = self.is_singular_input(inputs)
+        pairs = _pairs([inputs] if single else inputs)
+        if show_progress_bar is None:
+            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        activation = resolve_activation(self.activation_fn if activation_fn is None else activation_fn)
+        text = self._resolve_prompt(prompt, prompt_name)
+        skip = self._pipeline.prompt_tokens(text)
+        check_large(4 * len(pairs) * self.num_labels, "scores of shape {}", (len(pairs), self.num_labels))
+        logits = np.empty((len(pairs), self.num_labels), np.float32)
+
+        def put(batch: Packed) -> None:
+            logits[batch.rows] = self._pipeline.features(batch, skip)[SCORES]
+
+        self.counts = self._pipeline.run(pairs, text, put, show_progress_bar=bool(show_progress_bar), title="Scoring")
+        scores: Any = np.asarray(activation(logits), np.float32)
+        if scores.shape[:1] != (len(pairs),) or 0 in scores.shape[1:]:
+            raise ValueError(f"activation_fn must return a row for each of {len(pairs)} pairs, got shape {scores.shape}")
+        if self.num_labels == 1 and scores.ndim > 1:
+            scores = scores[:, 0]
+        if apply_softmax and scores.ndim > 1:
+            scores = softmax(scores)
+        if convert_to_tensor or not convert_to_numpy:
+            scores = as_tensors(np.ascontiguousarray(scores))
+            scores = scores if convert_to_tensor else list(scores)
+        return scores[0] if single else scores
+
+    @renamed("num_workers", "convert_to_numpy", "convert_to_tensor", "apply_softmax", activation_fct="activation_fn")
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: str | Callable[..., Any] | None = None,
+        device: Any = None,
+        pool: dict[str, Any] | None = None,
+        chunk_size: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Order documents by their score with a query, the highest first.
+
+        Parameters
+        ----------
+        query : str
+            The query.
+        documents : sequence of str
+            The documents.
+        top_k : int, optional
+            How many to return; None: all.
+        return_documents : bool
+            With their texts.
+        prompt_name, prompt, batch_size, show_progress_bar, activation_fn : optional
+            As in `predict`.
+        device, pool, chunk_size : optional
+            As in `predict`.
+
+        Returns
+        -------
+        list of dict
+            ``corpus_id``, the number of the document; ``score``, a float; ``text``.
+
+        Raises
+        ------
+        TypeError
+            The query or a document is not a str.
+        ValueError
+            The model has several labels, or as of `predict`.
+        """
+        if self.num_labels != 1:
+            raise ValueError(f"rank needs a model with one label, and this one has {self.num_labels}: use predict")
+        documents = list(documents)
+        scores = self.predict(
+            [(query, document) for document in documents],
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            activation_fn,
+            device=device,
+            pool=pool,
+            chunk_size=chunk_size,
+        ).tolist()
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])[:top_k]
+        texts = [{"text": documents[i]} if return_documents else {} for i in order]
+        return [{"corpus_id": i, "score": scores[i], **text} for i, text in zip(order, texts, strict=True)]
+
+    def _saved_settings(self) -> dict[str, Any]:
+        return {**super()._saved_settings(), "activation_fn": activation_name(self.activation_fn)}
+
+
+def _pairs(inputs: Any) -> list[tuple[str, str]]:
+    """Return the pairs as a list, a TypeError where one is not a pair of str."""
+    if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
+        raise TypeError(f"inputs must be pairs of str, got {type(inputs).__name__}")
+    pairs = []
+    for i, pair in enumerate(inputs):
+        check_pair(pair, f"inputs[{i}]")
+        pairs.append((pair[0], pair[1]))
+    return pairs

@@ -1,0 +1,162 @@
+"""Reads what a sentence-transformers folder says: its modules, prompts, similarity and width."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastattn.checkpoint.folder import CheckpointError, read_modules, read_object, transformer_folder
+from fastattn.text.modules import Dense, Dropout, LayerNorm, Module, Normalize, Pooling, Transformer
+from fastattn.text.modules.module import token_names
+
+__all__ = ["Recipe", "check_modules", "read_modules_of", "read_settings"]
+
+logger = logging.getLogger(__name__)
+
+_KINDS = {kind.kind: kind for kind in (Pooling, Dense, Normalize, LayerNorm, Dropout)}
+
+# Each has weights of its own, also where a folder is named again: a short file would otherwise take any amount of memory.
+_MOST_MODULES = 100
+
+
+class Recipe(NamedTuple):
+    """What ``config_sentence_transformers.json`` says.
+
+    Parameters
+    ----------
+    prompts : dict of str to str
+        Texts to put before an input, by name.
+    default_prompt_name : str or None
+        The prompt that is used where none is given.
+    similarity : object
+        How embeddings are compared.
+    truncate_dim : int or None
+        Channels to keep.
+    activation : object
+        The name of what is applied to scores.
+    """
+
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    similarity: Any
+    truncate_dim: int | None
+    activation: Any
+
+
+def read_settings(folder: Path, model_type: str) -> Recipe | None:
+    """Read ``config_sentence_transformers.json``.
+
+    Parameters
+    ----------
+    folder : Path
+        The model folder.
+    model_type : str
+        "SentenceTransformer" or "CrossEncoder".
+
+    Returns
+    -------
+    Recipe or None
+        What it says; None, with a warning, where the folder's modules are of another type of model.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder.
+    CheckpointError
+        The file is damaged.
+    """
+    transformer_folder(folder)
+    path = folder / "config_sentence_transformers.json"
+    settings = read_object(path)
+    # A folder without modules is one of transformers, for either type.
+    found = settings.get("model_type", "SentenceTransformer" if os.path.lexists(folder / "modules.json") else model_type)
+    if found != model_type:
+        logger.warning("%s is a %s: only its encoder is used, as a %s", folder, found, model_type)
+        return None
+    prompts = settings.get("prompts")
+    prompts = {} if prompts is None else prompts
+    if not isinstance(prompts, dict) or not all(isinstance(text, (str, type(None))) for text in prompts.values()):
+        raise CheckpointError(f"{path}: prompts must map names to texts, found {prompts!r:.200}")
+    name = settings.get("default_prompt_name")
+    if name is not None and not isinstance(name, str):
+        raise CheckpointError(f"{path}: default_prompt_name must be the name of a prompt, found {name!r:.200}")
+    truncate_dim = settings.get("truncate_dim")
+    if truncate_dim is not None and (type(truncate_dim) is not int or truncate_dim < 1):
+        raise CheckpointError(f"{path}: truncate_dim must be a positive integer, found {truncate_dim!r:.200}")
+    return Recipe(
+        prompts={name: text or "" for name, text in prompts.items()},
+        default_prompt_name=name,
+        similarity=settings.get("similarity_fn_name"),
+        truncate_dim=truncate_dim,
+        activation=settings.get("activation_fn"),
+    )
+
+
+def read_modules_of(folder: Path, **options: Any) -> list[Module]:
+    """Read the modules of a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The model folder.
+    **options
+        As of `fastattn.modules.Transformer`.
+
+    Returns
+    -------
+    list of Module
+        At least a Transformer; only that where there is no ``modules.json``.
+
+    Raises
+    ------
+    FileNotFoundError
+        A file is missing.
+    CheckpointError
+        A file is damaged, or asks for something that is not supported.
+    """
+    entries = read_modules(folder) or [("Transformer", transformer_folder(folder))]
+    path = folder / "modules.json"
+    for kind, _ in entries:
+        if kind != "Transformer" and kind not in _KINDS:
+            supported = ", ".join(("Transformer", *_KINDS))
+            raise CheckpointError(f"{path}: module {kind!r} is not supported; supported: {supported}")
+    if len(entries) > _MOST_MODULES:
+        raise CheckpointError(f"{path}: {len(entries)} modules; supported: at most {_MOST_MODULES}")
+    kinds = [kind for kind, _ in entries]
+    if kinds[0] != "Transformer" or "Transformer" in kinds[1:]:
+        raise CheckpointError(f"{path}: modules {', '.join(kinds)}; expected one Transformer, and it first")
+    modules: list[Module] = [Transformer(entries[0][1], **options)]
+    modules += [_KINDS[kind]._load(where) for kind, where in entries[1:]]
+    try:
+        check_modules(modules)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return modules
+
+
+def check_modules(modules: Sequence[Module]) -> dict[str, int]:
+    """Return the channels of what the modules make.
+
+    Parameters
+    ----------
+    modules : sequence of Module
+        In their order.
+
+    Returns
+    -------
+    dict of str to int
+        By the names of the arrays.
+
+    Raises
+    ------
+    ValueError
+        Two modules do not fit.
+    """
+    token_names(modules)
+    widths: dict[str, int] = {}
+    for module in modules:
+        module._width(widths)
+    return widths

@@ -1,0 +1,157 @@
+"""Tokens to one vector for a text."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.checkpoint.folder import CheckpointError
+from fastattn.text.modules.module import SENTENCE, TOKENS, Features, Module, as_size, flag, read_config
+
+__all__ = ["POOLINGS", "Pooling"]
+
+POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+# The older form of 1_Pooling/config.json: a boolean each, concatenated in this order.
+_LEGACY_POOLINGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+class Pooling(Module):
+    """Tokens to one vector for a text.
+
+    Parameters
+    ----------
+    embedding_dimension : int
+        Channels of a token.
+    pooling_mode : str or sequence of str
+        "cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"; up to six are concatenated.
+    include_prompt : bool
+        False leaves out the tokens of the prompt.
+
+    Raises
+    ------
+    ValueError
+        There is no such mode, or there are more than six.
+
+    References
+    ----------
+    Reimers and Gurevych 2019, arXiv:1908.10084, section 3.
+    """
+
+    kind = "Pooling"
+
+    def __init__(self, embedding_dimension: int, pooling_mode: str | Sequence[str] = "mean", include_prompt: bool = True) -> None:
+        modes = (pooling_mode,) if isinstance(pooling_mode, str) else tuple(pooling_mode)
+        if not modes or any(mode not in POOLINGS for mode in modes):
+            raise ValueError(f"pooling {list(modes)!r:.200} is not supported; supported: {', '.join(POOLINGS)}")
+        if len(modes) > len(POOLINGS):
+            raise ValueError(f"pooling has {len(modes)} modes; supported: at most {len(POOLINGS)}")
+        self.embedding_dimension = embedding_dimension
+        self.modes = modes
+        self.include_prompt = include_prompt
+
+    @property
+    def pooling_mode(self) -> str | tuple[str, ...]:
+        """The mode, or several."""
+        return self.modes[0] if len(self.modes) == 1 else self.modes
+
+    @classmethod
+    def _load(cls, folder: Path) -> Pooling:
+        """Read the module's folder."""
+        path = folder / "config.json"
+        content = read_config(path)
+        modes = content.get("pooling_mode")
+        if modes is None:
+            modes = [mode for key, mode in _LEGACY_POOLINGS.items() if content.get(key)] or ["mean"]
+        dimension = content.get("embedding_dimension", content.get("word_embedding_dimension"))
+        dimension = 0 if dimension is None else as_size(path, "embedding_dimension", dimension)
+        try:
+            return cls(dimension, modes, flag(content, "include_prompt"))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+    def _width(self, widths: dict[str, int]) -> None:
+        """Write the width of the output under its name, after a check of the input's."""
+        if TOKENS not in widths:
+            raise ValueError(f"Pooling reads {TOKENS}, which no module before it writes; there are {', '.join(widths)}")
+        found = widths[TOKENS]
+        self.embedding_dimension = self.embedding_dimension or found
+        if self.embedding_dimension != found:
+            raise ValueError(f"Pooling expects tokens of {self.embedding_dimension} channels, and they have {found}")
+        widths[SENTENCE] = found * len(self.modes)
+
+    def _apply(self, features: Features, offsets: NDArray[np.int64], prompt_tokens: int) -> None:
+        """Add the output to the features."""
+        hidden, skip = features[TOKENS], 0 if self.include_prompt else prompt_tokens
+        rows = [
+            np.concatenate([pool(hidden[first:last], mode, skip) for mode in self.modes])
+            for first, last in itertools.pairwise(offsets)
+        ]
+        features[SENTENCE] = np.stack(rows) if rows else np.zeros((0, hidden.shape[1] * len(self.modes)), np.float32)
+
+    def get_embedding_dimension(self) -> int:
+        """Return the channels of the result.
+
+        Returns
+        -------
+        int
+            The modes' together.
+        """
+        return self.embedding_dimension * len(self.modes)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return what ``config.json`` says, in the older form where that can say it: every version reads it.
+
+        Returns
+        -------
+        dict of str to object
+            Its contents.
+        """
+        modes: dict[str, Any] = {key: mode in self.modes for key, mode in _LEGACY_POOLINGS.items()}
+        if self.modes != tuple(mode for mode in _LEGACY_POOLINGS.values() if mode in self.modes):
+            modes = {"pooling_mode": list(self.modes)}
+        return {"word_embedding_dimension": self.embedding_dimension, **modes, "include_prompt": self.include_prompt}
+
+
+def pool(hidden: NDArray[np.float32], mode: str, skip: int = 0) -> NDArray[np.float32]:
+    """One vector for a text, from its hidden states ``h_1 .. h_T``.
+
+    Parameters
+    ----------
+    hidden : float32, (T, C)
+        The hidden states.
+    mode : {"cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"}
+        ``h_1``, ``max h``, ``sum h / T``, ``sum h / sqrt T``, ``sum t h_t / sum t`` or ``h_T``.
+    skip : int
+        Leave out the first tokens, which keep their numbers t.
+
+    Returns
+    -------
+    float32, (C,)
+        The vector; zeros where no token is left.
+    """
+    kept = hidden[skip:]
+    count = len(kept)
+    if count == 0:
+        return np.zeros_like(hidden, shape=hidden.shape[1])
+    if mode == "cls":
+        return np.asarray(kept[0])
+    if mode == "lasttoken":
+        return np.asarray(kept[-1])
+    if mode == "max":
+        return np.asarray(kept.max(axis=0))
+    if mode == "weightedmean":
+        weights = np.arange(skip + 1, skip + count + 1, dtype=np.float32)
+        return np.asarray(np.sum(kept * weights[:, None], axis=0) / np.sum(weights))
+    return np.asarray(np.sum(kept, axis=0) / np.float32(count if mode == "mean" else count**0.5))

@@ -1,0 +1,202 @@
+"""The encoder with its tokenizer, as the first module."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fastattn.checkpoint.folder import CheckpointError, own_file, read_object
+from fastattn.checkpoint.weights import remove_other_weights, weight_files
+from fastattn.encoder.encoder import Encoder
+from fastattn.encoder.heads import EncoderForSequenceClassification
+from fastattn.runtime.files import write_file, write_json
+from fastattn.text.modules.module import SCORES, TOKENS, Module
+from fastattn.tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["Transformer"]
+
+# The module's file; older versions named it after the architecture.
+_ARCHITECTURES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+# What it may ask for that would change the result.
+_UNSUPPORTED = ("processing_kwargs", "query_length", "document_length", "query_expansion")
+_TASKS = ("feature-extraction", "sequence-classification")
+
+
+class Transformer(Module):
+    """The encoder with its tokenizer: always the first module.
+
+    Parameters
+    ----------
+    model_name_or_path : str or path
+        A folder with ``config.json``, weights and ``tokenizer.json``.
+    transformer_task : {"feature-extraction", "sequence-classification"}, optional
+        With the head for the second; by default what ``sentence_bert_config.json`` says, or the first.
+    max_seq_length : int, optional
+        The most tokens of a text; by default what ``sentence_bert_config.json`` or the tokenizer says.
+    do_lower_case : bool
+        Lowercase texts first.
+
+    Raises
+    ------
+    FileNotFoundError
+        A file is missing.
+    CheckpointError
+        A file is damaged, or asks for something that is not supported.
+    """
+
+    kind = "Transformer"
+
+    def __init__(
+        self,
+        model_name_or_path: str | os.PathLike[str],
+        *,
+        transformer_task: str | None = None,
+        max_seq_length: int | None = None,
+        do_lower_case: bool = False,
+    ) -> None:
+        # The process may go to another folder before it saves.
+        self.folder = Path(model_name_or_path).absolute()
+        path, settings = _settings(self.folder)
+        self.transformer_task = transformer_task or settings.get("transformer_task", _TASKS[0])
+        if self.transformer_task not in _TASKS:
+            supported = ", ".join(_TASKS)
+            raise CheckpointError(f"{path}: transformer_task {self.transformer_task!r} is not supported; supported: {supported}")
+        self.do_lower_case = do_lower_case or bool(settings.get("do_lower_case"))
+        self._tokenizer = load_tokenizer(self.folder, do_lower_case=self.do_lower_case)
+        self.model: Encoder | EncoderForSequenceClassification
+        if self.transformer_task == _TASKS[0]:
+            self.model = self.encoder = Encoder.from_pretrained(self.folder)
+        else:
+            self.model = EncoderForSequenceClassification.from_pretrained(self.folder)
+            self.encoder = self.model.encoder
+        self._stamps = _stamps(self.folder)
+        limit = settings.get("max_seq_length") if max_seq_length is None else max_seq_length
+        if limit is None:
+            limit = self._tokenizer.model_max_length
+        elif not isinstance(limit, (int, float)) or not 1 <= limit < float("inf"):
+            raise CheckpointError(f"{path}: max_seq_length must be a positive number, found {limit!r}")
+        try:
+            self.max_seq_length = min(int(limit), self.max_positions)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+    @property
+    def output_name(self) -> str:
+        """What the module writes: the tokens, or the scores of the head."""
+        return TOKENS if self.transformer_task == _TASKS[0] else SCORES
+
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence that the encoder takes."""
+        return self.encoder.config.max_positions
+
+    @property
+    def max_seq_length(self) -> int:
+        """The most tokens of a text, special ones included; longer texts are cut."""
+        return min(self._tokenizer.model_max_length, self.max_positions)
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        least, most = self._tokenizer.num_special, self.max_positions
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(f"max_seq_length must be an integer from {least} to {most}, got {value!r}")
+        self._tokenizer.model_max_length = value
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer."""
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, value: Any) -> None:
+        self._tokenizer = Tokenizer.wrap(value, like=self._tokenizer)
+
+    @property
+    def auto_model(self) -> Encoder | EncoderForSequenceClassification:
+        """The encoder, under the name that sentence-transformers has for the model inside."""
+        return self.model
+
+    def get_embedding_dimension(self) -> int:
+        """Return the channels of a token.
+
+        Returns
+        -------
+        int
+            C.
+        """
+        return self.encoder.config.hidden_dim
+
+    def get_word_embedding_dimension(self) -> int:
+        """`get_embedding_dimension` under its old name.
+
+        Returns
+        -------
+        int
+            C.
+        """
+        return self.get_embedding_dimension()
+
+    def _width(self, widths: dict[str, int]) -> None:
+        """Write the width of the output under its name."""
+        model = self.model
+        labels = model.num_labels if isinstance(model, EncoderForSequenceClassification) else None
+        widths[self.output_name] = self.get_embedding_dimension() if labels is None else labels
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return what ``sentence_bert_config.json`` says.
+
+        Returns
+        -------
+        dict of str to object
+            Its contents.
+        """
+        task = {} if self.transformer_task == _TASKS[0] else {"transformer_task": self.transformer_task}
+        return {"max_seq_length": self.max_seq_length, "do_lower_case": self.do_lower_case, **task}
+
+    def save(self, output_path: str | os.PathLike[str]) -> None:
+        """Copy the checkpoint's files into a folder, and write the settings.
+
+        Parameters
+        ----------
+        output_path : str or path
+            Made where it is missing.
+
+        Raises
+        ------
+        FileNotFoundError
+            The folder that the model was read from is gone.
+        CheckpointError
+            It holds other files than those that were read.
+        """
+        target = Path(output_path)
+        if target.resolve() != self.folder.resolve():
+            if _stamps(self.folder) != self._stamps:
+                raise CheckpointError(f"{self.folder}: its files were changed after they were read: they are of another model")
+            for name in self._stamps:
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                write_file(target / name, own_file(self.folder / name))
+            remove_other_weights(target, list(self._stamps)[1])
+        self.tokenizer.save_pretrained(target)
+        write_json(target / "sentence_bert_config.json", self.get_config_dict())
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return the names of the configuration and the weights, with the size and the time of each."""
+    paths = [folder / "config.json", *weight_files(folder)]
+    stats = [path.stat() for path in paths]
+    return {path.relative_to(folder).as_posix(): (s.st_size, s.st_mtime_ns) for path, s in zip(paths, stats, strict=True)}
+
+
+def _settings(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the path of the module's file, and what it says."""
+    paths = [folder / f"sentence_{name}_config.json" for name in _ARCHITECTURES]
+    path = next((path for path in paths if path.exists()), paths[0])
+    settings = read_object(path)
+    for key in _UNSUPPORTED:
+        if settings.get(key):
+            raise CheckpointError(f"{path}: {key} {settings[key]!r} is not supported")
+    output = settings.get("module_output_name", TOKENS)
+    if output not in (TOKENS, SCORES):
+        raise CheckpointError(f"{path}: module_output_name {output!r} is not supported; supported: {TOKENS}, {SCORES}")
+    return path, settings

@@ -1,0 +1,296 @@
+"""Texts to numbers: tokenise in one thread, compute in the others, write each result to its place."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.text.batches import Packed, pack, tokenize
+from fastattn.text.modules import Module, Normalize, Pooling, Transformer
+from fastattn.text.modules.module import SENTENCE, TOKENS, token_names
+from fastattn.tokenizer.tokenizer import LONG, Rows, characters, groups
+
+__all__ = ["Counts", "Pipeline"]
+
+# Texts that are tokenised at a time.
+_SLICE = 1024
+# Seconds of a wait that nothing ends: on Windows Ctrl-C is only seen between two of them.
+_LOOK_UP = 0.1 if os.name == "nt" else None
+
+
+class Counts(NamedTuple):
+    """What was read.
+
+    Parameters
+    ----------
+    texts : int
+        Texts, or pairs of texts.
+    tokens : int
+        Tokens, special ones included.
+    truncated : int
+        Texts that were cut.
+    """
+
+    texts: int
+    tokens: int
+    truncated: int
+
+
+class Pipeline:
+    """The modules of a model, from texts to what the last one makes.
+
+    Parameters
+    ----------
+    modules : sequence of Module
+        A Transformer, and what is behind it.
+
+    Raises
+    ------
+    ValueError
+        The first is no Transformer, or a module makes texts' rows of tokens' or the other way round.
+    """
+
+    def __init__(self, modules: Sequence[Module]) -> None:
+        if not modules or not isinstance(modules[0], Transformer):
+            found = ", ".join(type(module).__name__ for module in modules) or "none"
+            raise ValueError(f"the first module must be a fastattn.modules.Transformer, got modules: {found}")
+        self.transformer = modules[0]
+        self.modules = list(modules)
+        self.token_names = token_names(self.modules)
+        """What has a row for each token; all else has one for each text."""
+        # The encoder pools while the hidden states are in cache, and divides by the length too; None: it does not.
+        self._mode: str | None = None
+        self._unit = False
+        self._rest = self.modules[1:]
+        first, rest = (self._rest[0], self._rest[1:]) if self._rest else (None, [])
+        if isinstance(first, Pooling) and len(first.modes) == 1 and not any(map(_reads_tokens, rest)):
+            self._mode, self._rest = first.modes[0], rest
+            second = rest[0] if rest else None
+            if isinstance(second, Normalize) and second.module_input_name == second.module_output_name == SENTENCE:
+                self._unit, self._rest = True, rest[1:]
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """Tokens of the prompt that pooling leaves out.
+
+        Parameters
+        ----------
+        prompt : str
+            The prompt.
+
+        Returns
+        -------
+        int
+            0 where it leaves out none.
+        """
+        poolings = [module for module in self.modules if isinstance(module, Pooling)]
+        if not prompt or all(module.include_prompt for module in poolings):
+            return 0
+        return self.transformer.tokenizer.prefix_length(prompt, self.transformer.max_seq_length)
+
+    def count_tokens(self, inputs: Sequence[Any], prompt: str) -> int:
+        """Tokens of all inputs, as `run` would cut them.
+
+        Parameters
+        ----------
+        inputs : sequence of str, or of (str, str)
+            Texts, or pairs.
+        prompt : str
+            Put before each.
+
+        Returns
+        -------
+        int
+            Special ones included.
+        """
+        tokenizer, limit = self.transformer.tokenizer, self.transformer.max_seq_length
+        starts = range(0, len(inputs), _SLICE)
+        rows = (row for i in starts for row in tokenize(tokenizer, inputs[i : i + _SLICE], prompt, limit, i).ids)
+        return sum(map(len, rows))
+
+    def embed(self, batch: Packed, prompt_tokens: int = 0) -> NDArray[np.float32]:
+        """Embeddings of one forward.
+
+        Parameters
+        ----------
+        batch : Packed
+            The token ids.
+        prompt_tokens : int
+            The first tokens of each text, which pooling may leave out.
+
+        Returns
+        -------
+        float32, (B, C)
+            In the order of the batch.
+        """
+        if self._mode is None or prompt_tokens:
+            return np.asarray(self.features(batch, prompt_tokens)[SENTENCE])
+        pooled = self.transformer.encoder.forward_packed(
+            batch.ids, batch.offsets, token_type_ids=batch.types, pooling=self._mode, normalize=self._unit
+        )
+        features = {SENTENCE: pooled}
+        for module in self._rest:
+            module._apply(features, batch.offsets, 0)
+        return features[SENTENCE]
+
+    def features(self, batch: Packed, prompt_tokens: int = 0) -> dict[str, NDArray[np.float32]]:
+        """What every module makes of one forward.
+
+        Parameters
+        ----------
+        batch : Packed
+            The token ids.
+        prompt_tokens : int
+            As in `embed`.
+
+        Returns
+        -------
+        dict of str to float32, (N, C) or (B, C)
+            The arrays by name.
+        """
+        found = self.transformer.model.forward_packed(batch.ids, batch.offsets, token_type_ids=batch.types)
+        features = {self.transformer.output_name: found}
+        for module in self.modules[1:]:
+            module._apply(features, batch.offsets, prompt_tokens)
+        return features
+
+    def run(
+        self, inputs: Sequence[Any], prompt: str, put: Callable[[Packed], object], *, show_progress_bar: bool = False, title: str
+    ) -> Counts:
+        """Tokenise inputs and hand them over, forward by forward.
+
+        Beside the inputs and what `put` keeps, memory holds two slices of token ids and one forward, however many inputs
+        there are.
+
+        Parameters
+        ----------
+        inputs : sequence of str, or of (str, str)
+            Texts, or pairs.
+        prompt : str
+            Put before each.
+        put : callable
+            Is given each forward.
+        show_progress_bar : bool
+            Show the progress on stderr.
+        title : str
+            Of the bar.
+
+        Returns
+        -------
+        Counts
+            What was read.
+
+        Raises
+        ------
+        ValueError
+            A text is not valid Unicode, or a token id is out of the encoder's range.
+        RuntimeError
+            The list of inputs has another length than when the call began.
+        """
+        tokens = truncated = 0
+        with (
+            _progress_bar(len(inputs), show_progress_bar, title) as advance,
+            contextlib.closing(self._batches(inputs, prompt)) as batches,
+        ):
+            for batch in batches:
+                put(batch)
+                tokens += len(batch.ids)
+                truncated += batch.truncated
+                advance(len(batch.rows))
+        return Counts(len(inputs), tokens, truncated)
+
+    def _batches(self, inputs: Sequence[Any], prompt: str) -> Generator[Packed, None, None]:
+        """Tokenise slice by slice, the next one in a thread while the caller computes."""
+        tokenizer, limit = self.transformer.tokenizer, self.transformer.max_seq_length
+        vocab_size = self.transformer.encoder.config.vocab_size or 0
+        stopped, total = threading.Event(), len(inputs)
+
+        def packed(start: int) -> list[Packed]:
+            parts, texts = [], inputs[start : start + _SLICE]
+            if len(texts) < min(_SLICE, total - start):
+                raise RuntimeError(f"inputs had {total} items and lost some of them while the call ran")
+            for group in groups(texts):
+                if stopped.is_set():
+                    return []
+                parts.append(tokenize(tokenizer, texts[group], prompt, limit, start + group.start))
+            return pack(_joined(parts), vocab_size, tokenizer, start)
+
+        if total <= _SLICE and _is_short(inputs):
+            yield from packed(0)
+            return
+        thread = ThreadPoolExecutor(1)
+
+        def begun(start: int) -> Callable[[], list[Packed]]:
+            try:
+                return partial(_result, thread.submit(packed, start))
+            except RuntimeError:
+                # No thread can be started, at the end of the process say: the caller tokenises when it comes to that.
+                return partial(packed, start)
+
+        try:
+            following = begun(0)
+            for start in range(_SLICE, total + _SLICE, _SLICE):
+                batches = following()
+                if start < total:
+                    following = begun(start)
+                yield from batches
+        finally:
+            # After Ctrl-C or an error nobody waits for the slice that is in work.
+            stopped.set()
+            thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(future: Future[list[Packed]]) -> list[Packed]:
+    """Wait for what a thread does."""
+    while not wait([future], _LOOK_UP).done:
+        pass
+    return future.result()
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    """Rows of parts, one behind the other; a part without token types has zeros."""
+    ids = [row for part in parts for row in part.ids]
+    types = None
+    if any(part.types is not None for part in parts):
+        types = [row for part in parts for row in part.types or [np.zeros(len(row), np.int32) for row in part.ids]]
+    return Rows(ids, types, sum(part.truncated for part in parts))
+
+
+def _is_short(inputs: Sequence[Any]) -> bool:
+    """Whether tokenising all inputs, texts or pairs, takes a fraction of a second: the thread is not worth its start."""
+    room = LONG
+    for item in inputs:
+        room -= characters(item)
+        if room < 0:
+            return False
+    return True
+
+
+def _reads_tokens(module: Module) -> bool:
+    return isinstance(module, Pooling) or getattr(module, "module_input_name", SENTENCE) == TOKENS
+
+
+@contextlib.contextmanager
+def _progress_bar(total: int, show: bool, title: str) -> Iterator[Callable[[int], object]]:
+    """Yield what is called with the number of inputs that are done."""
+    if not show or sys.stderr is None:
+        yield lambda count: None
+        return
+    from tqdm import tqdm
+
+    # Its lock looks up how processes are started, which settles it: set_start_method would then fail.
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    bar = tqdm(total=total, unit="text", desc=title)
+    if chosen is None:
+        multiprocessing.set_start_method(None, force=True)
+    with bar:
+        yield bar.update

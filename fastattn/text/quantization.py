@@ -1,0 +1,101 @@
+"""Quantised embeddings, as sentence-transformers makes them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastattn.runtime.memory import check_large
+from fastattn.text.similarity import as_float
+
+__all__ = ["PRECISIONS", "quantize_embeddings"]
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+
+
+# Fewer rows than this give unsteady ranges.
+_FEW = 100
+
+
+def quantize_embeddings(
+    embeddings: Any, precision: str, ranges: ArrayLike | None = None, calibration_embeddings: ArrayLike | None = None
+) -> Any:
+    """Quantise as sentence-transformers does.
+
+    "binary" and "ubinary" keep the signs, 8 a byte.  "int8" and "uint8" cut each channel's range into 256 parts; the
+    ranges are those given, or those of the calibration embeddings, or those of the rows themselves.
+
+    Parameters
+    ----------
+    embeddings : float, (B, C), or a list of float (T, C)
+        The rows; several matrices share their ranges.
+    precision : {"float32", "int8", "uint8", "binary", "ubinary"}
+        The result's.
+    ranges : float, (2, C), optional
+        The least and the largest value of each channel.
+    calibration_embeddings : float, (M, C), optional
+        Rows to take the ranges from.
+
+    Returns
+    -------
+    float32, int8 or uint8, (B, C), or (B, C / 8) for the binary two; a list of them for a list
+        The quantised rows.
+
+    Raises
+    ------
+    TypeError
+        The rows are quantised already.
+    ValueError
+        `precision` is none of those, or it is "int8" or "uint8" and the ranges would come from a single row, or a number of
+        them or of the rows is not finite.
+    MemoryError
+        The result, with what computes it, would not fit in the memory that is free.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    scalar = precision in ("int8", "uint8")
+    if isinstance(embeddings, list) and len(embeddings) and np.ndim(embeddings[0]) == 2:
+        if scalar and ranges is None:
+            rows = np.concatenate(embeddings) if calibration_embeddings is None else as_float(calibration_embeddings)
+            ranges = _ranges(rows, precision, calibrated=calibration_embeddings is not None) if len(rows) else None
+        return [quantize_embeddings(matrix, precision, ranges) for matrix in embeddings]
+    if getattr(embeddings, "dtype", None) in (np.int8, np.uint8):
+        raise TypeError(f"embeddings to quantise must be float, got {embeddings.dtype}")
+    embeddings = as_float(embeddings)
+    if precision == "float32":
+        return embeddings
+    # Numbers of float32, or truths, on the way.
+    taken = embeddings.size * (12 if scalar else 2)
+    check_large(taken, "quantised embeddings of shape {}, with what computes them,", embeddings.shape)
+    if not scalar:
+        bits = np.packbits(embeddings > 0, axis=-1)
+        return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+    if len(embeddings) == 0:
+        return np.zeros(embeddings.shape, precision)
+    if ranges is None:
+        calibrated = calibration_embeddings is not None
+        ranges = _ranges(as_float(calibration_embeddings) if calibrated else embeddings, precision, calibrated=calibrated)
+    low, high = as_float(ranges)
+    if not (np.isfinite(embeddings).all() and np.isfinite(ranges).all()):
+        raise ValueError(f"embeddings and ranges must be finite for precision {precision!r}: a NaN or an infinity has no integer")
+    step = (high - low) / np.float32(255)
+    level = np.clip(np.floor((embeddings - low) / np.where(step == 0, np.float32(1), step)), 0, 255)
+    return level.astype(np.uint8) if precision == "uint8" else (level - 128).astype(np.int8)
+
+
+def _ranges(rows: NDArray[np.float32], precision: str, *, calibrated: bool) -> NDArray[np.float32]:
+    """Return the least and the largest value of each channel, (2, C)."""
+    if not calibrated:
+        if rows.ndim == 1 or len(rows) == 1:
+            raise ValueError(
+                f"precision {precision!r} takes each channel's range from the rows, and there is only one row: "
+                "give quantize_embeddings ranges or calibration_embeddings"
+            )
+        if len(rows) < _FEW:
+            logger.warning("%s ranges are taken from %d embeddings; they are steadier from more", precision, len(rows))
+    return np.stack([rows.min(axis=0), rows.max(axis=0)])

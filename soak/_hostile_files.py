@@ -17,7 +17,7 @@ import numpy as np
 
 from soak._hostile_case import Case
 
-_GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
+_GOLDEN = Path(__file__).parent.parent / "tests" / "data" / "golden"
 _WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "on", "mat", "a"]
 _V, _C, _F, _P = len(_WORDS), 8, 12, 16
 _CONFIG: dict[str, Any] = {

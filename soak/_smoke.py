@@ -21,7 +21,7 @@ import numpy as np
 import fastattn
 from fastattn.cli.info import facts
 
-TESTS = Path(sys.argv[1])
+ROOT = Path(sys.argv[1])
 
 
 def normal(*shape: int) -> Any:
@@ -29,7 +29,7 @@ def normal(*shape: int) -> Any:
 
 
 def ops() -> None:
-    from compare import check
+    from tests.support.tolerance import check
 
     x, weight, bias = normal(37, 50), normal(29, 50), normal(29)
     q, k, v = normal(3, 2, 3, 40, 20)
@@ -47,8 +47,8 @@ def ops() -> None:
 
 
 def model() -> None:
-    from compare import assert_matches_reference
-    from models import C, V, write_sentence_model
+    from tests.support.models import C, V, write_sentence_model
+    from tests.support.tolerance import assert_matches_reference
 
     config = fastattn.EncoderConfig(2, 4, 40, 72, vocab_size=V, positions="sinusoidal")
     ids = np.arange(24).reshape(2, 12) % V
@@ -71,10 +71,11 @@ def command_line() -> None:
 
 
 def main() -> None:
-    sys.path.insert(0, str(TESTS))
+    # Last, so that `fastattn` is the installed package and `tests` the checkout's.
+    sys.path.append(str(ROOT))
     wrong = []
     here = Path(fastattn.__file__).resolve()
-    if here.is_relative_to(TESTS.parent):
+    if here.is_relative_to(ROOT):
         wrong.append(f"imported from the sources, {here}")
     if sys.argv[2:] == ["quick"]:
         if not np.allclose(fastattn.softmax(normal(3, 4)).sum(-1), 1):

@@ -14,12 +14,12 @@ from soak import Row
 __all__ = ["run"]
 
 ROOT = Path(__file__).parent.parent
-_OPS = tuple(path.stem for path in sorted((ROOT / "fastattn" / "kernels").glob("[!_]*.py")))
+_OPS = tuple(path.stem for path in sorted((ROOT / "fastattn" / "kernels" / "ops").glob("[!_]*.py")))
 
 
 def _guarded() -> Row:
     what, goal = "kernels between pages without access", "every kernel run, no signal"
-    child = _child([str(ROOT / "tests" / "guarded.py")], {})
+    child = _child(["-m", "tests.support.guarded"], {})
     if child.returncode:
         last = (child.stderr.strip().splitlines() or ["nothing"])[-1]
         return Row(what, f"ended with {child.returncode} in {last}", goal, False)
@@ -30,7 +30,8 @@ def _guarded() -> Row:
 
 
 def _checked() -> Row:
-    tests = [f"tests/test_{name}.py" for name in (*_OPS, "encoder", "blocks")]
+    tests = [f"tests/kernels/test_{name}.py" for name in _OPS]
+    tests += ["tests/encoder/test_encoder.py", "tests/encoder/test_blocks.py"]
     with tempfile.TemporaryDirectory() as cache:
         child = _child(["-m", "pytest", "-q", *tests], {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": cache})
     last = (child.stdout.strip().splitlines() or ["nothing"])[-1]

@@ -100,7 +100,7 @@ def verify(folder: Path, environment: dict[str, str] | None = None, *arguments: 
         raise Failure(f"import says {said[-200:]}")
     # A copy: a script's own folder is searched for modules first, and here is one by the name of a standard one.
     script = shutil.copy(ROOT / "soak" / "_smoke.py", folder / "smoke.py")
-    command = [python, "-W", "error", str(script), str(ROOT / "tests"), *arguments]
+    command = [python, "-W", "error", str(script), str(ROOT), *arguments]
     output = _call("smoke script", command, cwd=folder, env=settings)
     found: dict[str, Any] = json.loads(output.splitlines()[-1])
     if found["wrong"]:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(scale: float) -> list[Row]:
-    """Try everything; at scale 1 every float32 and a million rows, and `benchmarks/errors.md` is written anew."""
+    """Try everything; at scale 1 every float32 and a million rows, and `benchmarks/results/errors.md` is written anew."""
     return [*poison(scale), *denormals(scale), *identity(scale), *errors(scale)]
 
 
@@ -48,5 +48,5 @@ def errors(scale: float) -> list[Row]:
     """Sweep, and at full length write the table."""
     measured = _error_table.measure(scale if scale == 1 else max(scale * 0.1, 1e-5))
     if scale == 1:
-        _error_table.write(measured, ROOT / "benchmarks")
+        _error_table.write(measured, ROOT / "benchmarks" / "results")
     return _error_table.verdicts(measured)

@@ -2,9 +2,9 @@
 
 import pytest
 
-pytest.register_assert_rewrite("cases", "compare", "contract")
+pytest.register_assert_rewrite("tests.support.cases", "tests.support.tolerance", "tests.support.contract")
 
-from cases import JIT  # noqa: E402
+from tests.support.cases import JIT  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:

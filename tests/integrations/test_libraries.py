@@ -15,7 +15,7 @@ import pytest
 from fastattn import SentenceTransformer
 from fastattn.checkpoint.hub import find_model
 from fastattn.integrations import bertopic_backend, chroma_embedding_function, keybert_backend, langchain_embeddings
-from texts import texts
+from tests.support.texts import texts
 
 # These libraries and what they import warn of each other.
 pytestmark = [pytest.mark.integrations, pytest.mark.jit, pytest.mark.filterwarnings("ignore")]

@@ -1,0 +1,1 @@
+"""Each kernel against the reference: `pytest benchmarks`."""

@@ -1,0 +1,1 @@
+"""Everything against the peers: `python -m benchmarks.suite`."""

@@ -1,0 +1,162 @@
+"""How this package and its reference do each piece of work."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.suite.library import Array, Arrays, Library, Run
+
+
+class Fastattn(Library):
+    """This package."""
+
+    packages = ("numba", "llvmlite", "numpy")
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions; this package may run from its source."""
+        from fastattn import __version__
+
+        return {"fastattn": __version__, **super().versions()}
+
+    def facts(self) -> dict[str, str]:
+        """Return threads, their layer, and the CPU that the kernels are compiled for."""
+        from fastattn.kernels.vector.target import TARGET
+        from fastattn.runtime.threads import thread_count, threading_layer
+
+        vectors = f"{TARGET.name}, vectors of {TARGET.vector_bytes * 8} bits"
+        return {"threads": str(thread_count()), "threading layer": threading_layer(), "kernels for": vectors}
+
+    @functools.cache  # noqa: B019  (an instance lives as long as its process)
+    def _encoder(self, folder: Path) -> Any:
+        from fastattn import Encoder
+
+        return Encoder.from_pretrained(folder / "checkpoint")
+
+    def forward(self, arrays: Arrays, folder: str) -> Run:
+        """Last hidden states (N, C) of the same tokens, without padding."""
+        encoder = self._encoder(Path(folder))
+        real = arrays["mask"].astype(bool)
+        ids, offsets = arrays["ids"][real], np.concatenate([[0], np.cumsum(real.sum(axis=1))])
+        return lambda: encoder.forward_packed(ids, offsets)
+
+    def encoder(self, arrays: Arrays, config: dict[str, Any]) -> Run:
+        """Last hidden states (N, C) of an encoder with random weights."""
+        from fastattn import Encoder, EncoderConfig
+
+        encoder = Encoder(EncoderConfig(**config))
+        return lambda: encoder.forward_packed(arrays["ids"], arrays["offsets"])
+
+    @functools.cache  # noqa: B019  (a second model would bring tables of its own, which are no growth)
+    def _model(self, folder: Path) -> Any:
+        from fastattn import SentenceTransformer
+
+        return SentenceTransformer(folder / "checkpoint")
+
+    def encode(self, arrays: Arrays, folder: str, texts: str) -> Run:
+        """Texts to vectors."""
+        model = self._model(Path(folder))
+        inputs = json.loads(Path(texts).read_text("utf-8"))
+        return lambda: np.asarray(model.encode(inputs))
+
+    def softmax(self, arrays: Arrays) -> Run:
+        """Softmax of rows."""
+        from fastattn import softmax
+
+        x = arrays["x"]
+        out = np.empty_like(x)
+        return lambda: softmax(x, out=out)
+
+    def layer_norm(self, arrays: Arrays) -> Run:
+        """Layer norm of rows, of the sum with a residual where there is one."""
+        from fastattn import layer_norm
+
+        x, weight, bias, residual = arrays["x"], arrays["weight"], arrays["bias"], arrays.get("residual")
+        out = np.empty_like(x)
+        return lambda: layer_norm(x, weight, bias, residual=residual, out=out)
+
+    def gelu(self, arrays: Arrays) -> Run:
+        """GELU, erf form."""
+        from fastattn import gelu
+
+        x = arrays["x"]
+        out = np.empty_like(x)
+        return lambda: gelu(x, out=out)
+
+    def attention(self, arrays: Arrays) -> Run:
+        """Attention of all heads."""
+        from fastattn import scaled_dot_product_attention
+
+        q, k, v = arrays["query"], arrays["key"], arrays["value"]
+        return lambda: scaled_dot_product_attention(q, k, v)
+
+    def linear(self, arrays: Arrays) -> Run:
+        """Product by the public op, which packs the weight in every call."""
+        from fastattn import linear
+
+        x, weight = arrays["x"], arrays["weight"]
+        out = np.empty((len(x), len(weight)), np.float32)
+        return lambda: linear(x, weight, out=out)
+
+    def product(self, arrays: Arrays) -> Run:
+        """Product by the kernel, on a weight that is packed once, as in the encoder."""
+        from fastattn.kernels.ops._arrays import aligned_empty, panels, workers_for
+        from fastattn.kernels.ops.linear import ROW_BLOCK, linear_kernel, pack_weight
+
+        x, weight = arrays["x"], arrays["weight"]
+        (m, k), n = x.shape, len(weight)
+        count, width = panels(n, np.float32)
+        packed = aligned_empty(count * k * width, np.float32)
+        pack_weight(weight, packed)
+        no_bias, out = np.zeros(count * width, np.float32), np.empty((m, n), np.float32)
+        workers = workers_for(2e-5 * m * k * n, count * -(-m // ROW_BLOCK))
+
+        def run() -> Array:
+            linear_kernel(x, packed, no_bias, out, 0, np.zeros(8, np.int64), workers)
+            return out
+
+        return run
+
+
+class Reference(Library):
+    """NumPy: the reference encoder, and the product by its BLAS."""
+
+    packages = ("numpy",)
+
+    def facts(self) -> dict[str, str]:
+        """Return which kernels the BLAS chose and its threads."""
+        import threadpoolctl
+
+        pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+        return {
+            "BLAS": ", ".join(
+                f"{p['internal_api']} {p['version']}, kernels for {p.get('architecture')}, {p['num_threads']} threads"
+                for p in pools
+            )
+        }
+
+    def forward(self, arrays: Arrays, folder: str) -> Run:
+        """Hidden states of a batch."""
+        from fastattn import reference
+        from fastattn.checkpoint.reader import read_encoder
+
+        config, parameters = read_encoder(Path(folder) / "checkpoint")
+        options = encoder_options(config)
+        ids, mask = arrays["ids"], arrays["mask"]
+        return lambda: reference.encoder(parameters, ids, mask, **options)
+
+    def product(self, arrays: Arrays) -> Run:
+        """Product by BLAS, the weight laid out (C_in, C_out)."""
+        x, weight = arrays["x"], np.ascontiguousarray(arrays["weight"].T)
+        out = np.empty((len(x), weight.shape[1]), np.float32)
+        return lambda: np.matmul(x, weight, out=out)
+
+
+def encoder_options(config: Any) -> dict[str, Any]:
+    """Options of ``reference.encoder`` for a configuration."""
+    options: dict[str, Any] = config.reference_options()
+    return options

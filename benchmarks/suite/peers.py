@@ -1,0 +1,238 @@
+"""How the libraries that one would otherwise pick do each piece of work, in float32 and on the given threads."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.suite.library import Array, Arrays, Hidden, Library, PaddedEncoder, Run, exported
+
+
+class Torch(PaddedEncoder):
+    """PyTorch: the transformers model with scaled_dot_product_attention, and single ops."""
+
+    packages = ("torch", "transformers")
+    implementation = "sdpa"
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+        self.torch = torch
+
+    @functools.cache  # noqa: B019  (an instance lives as long as its process)
+    def _model(self, folder: Path) -> Any:
+        import transformers
+
+        return transformers.BertModel.from_pretrained(
+            folder / "checkpoint", attn_implementation=self.implementation, dtype=self.torch.float32, add_pooling_layer=False
+        ).eval()
+
+    def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
+        """Load the model; it takes any shape."""
+        torch, model = self.torch, self._model(folder)
+
+        def call(ids: Array, mask: Array) -> Array:
+            with torch.inference_mode():
+                out = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+                return np.asarray(out.last_hidden_state.numpy())
+
+        return call
+
+    def _tensors(self, arrays: Arrays) -> dict[str, Any]:
+        return {name: self.torch.from_numpy(array) for name, array in arrays.items()}
+
+    def softmax(self, arrays: Arrays) -> Run:
+        """Softmax of rows."""
+        x = self._tensors(arrays)["x"]
+        out = self.torch.empty_like(x)
+        op = self.torch.ops.aten._softmax.out
+        return lambda: op(x, -1, False, out=out).numpy()
+
+    def layer_norm(self, arrays: Arrays) -> Run:
+        """Layer norm of rows; a residual is added first."""
+        torch, given = self.torch, self._tensors(arrays)
+        x, weight, bias, residual = given["x"], given["weight"], given["bias"], given.get("residual")
+        out, total = torch.empty_like(x), torch.empty_like(x)
+        mean, rstd = torch.empty(len(x), 1), torch.empty(len(x), 1)
+        op, shape = torch.ops.aten.native_layer_norm.out, list(weight.shape)
+
+        def run() -> Array:
+            rows = x if residual is None else torch.add(x, residual, out=total)
+            op(rows, shape, weight, bias, 1e-5, out0=out, out1=mean, out2=rstd)
+            return np.asarray(out.numpy())
+
+        return run
+
+    def gelu(self, arrays: Arrays) -> Run:
+        """GELU, erf form."""
+        x = self._tensors(arrays)["x"]
+        out = self.torch.empty_like(x)
+        op = self.torch.ops.aten.gelu.out
+        return lambda: op(x, approximate="none", out=out).numpy()
+
+    def attention(self, arrays: Arrays) -> Run:
+        """Attention of all heads."""
+        given = self._tensors(arrays)
+        q, k, v = given["query"], given["key"], given["value"]
+        op = self.torch.nn.functional.scaled_dot_product_attention
+        return lambda: op(q, k, v).numpy()
+
+
+class SentenceTransformers(Library):
+    """sentence-transformers on torch, float32."""
+
+    packages = ("sentence-transformers", "torch")
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        import sentence_transformers
+        import torch
+
+        torch.set_num_threads(threads)
+        self.module, self.torch = sentence_transformers, torch
+
+    def encode(self, arrays: Arrays, folder: str, texts: str) -> Run:
+        """Texts to vectors."""
+        model = self.module.SentenceTransformer(f"{folder}/checkpoint", device="cpu", model_kwargs={"dtype": self.torch.float32})
+        inputs = json.loads(Path(texts).read_text("utf-8"))
+        return lambda: np.asarray(model.encode(inputs, show_progress_bar=False))
+
+
+class OnnxRuntime(PaddedEncoder):
+    """ONNX Runtime: the graph as its transformer optimizer leaves it, and single ops."""
+
+    packages = ("onnxruntime",)
+
+    def _session(self, model: Any, *, fuse: bool = True) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        level = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if fuse else level.ORT_DISABLE_ALL
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    @functools.cache  # noqa: B019  (an instance lives as long as its process)
+    def _encoder(self, folder: Path) -> Any:
+        return self._session(str(exported(folder, "optimised.onnx")))
+
+    def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
+        """Load the optimised graph; it takes any shape."""
+        session = self._encoder(folder)
+
+        def call(ids: Array, mask: Array) -> Array:
+            feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            return np.asarray(session.run(None, feed)[0])
+
+        return call
+
+    def _ops(self, arrays: Arrays, *nodes: tuple[str, str, list[str], dict[str, Any]]) -> Run:
+        """Run nodes (name, domain, inputs, attributes) in a row, the last output bound to an array of the shape of x."""
+        from onnx import TensorProto, helper
+
+        out = np.empty_like(arrays["x"])
+
+        def declare(name: str, array: Array) -> Any:
+            return helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
+
+        names = [*(f"step{i}" for i in range(len(nodes) - 1)), "out"]
+        graph = helper.make_graph(
+            [
+                helper.make_node(node, inputs, [name], domain=domain, **attributes)
+                for (node, domain, inputs, attributes), name in zip(nodes, names, strict=True)
+            ],
+            "ops",
+            [declare(name, array) for name, array in arrays.items()],
+            [declare("out", out)],
+        )
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+        session = self._session(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString(), fuse=False)
+        binding = session.io_binding()
+        for name, array in arrays.items():
+            binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        binding.bind_output("out", "cpu", 0, np.float32, out.shape, out.ctypes.data)
+
+        def run(bound: Arrays = arrays) -> Array:
+            # The binding holds addresses alone: the arrays must live as long as it.
+            session.run_with_iobinding(binding)
+            return out
+
+        return run
+
+    def softmax(self, arrays: Arrays) -> Run:
+        """Softmax of rows."""
+        return self._ops(arrays, ("Softmax", "", ["x"], {"axis": -1}))
+
+    def layer_norm(self, arrays: Arrays) -> Run:
+        """Layer norm of rows; a residual is added first, which is faster here than its fused operator."""
+        norm = {"axis": -1, "epsilon": 1e-5}
+        if "residual" not in arrays:
+            return self._ops(arrays, ("LayerNormalization", "", ["x", "weight", "bias"], norm))
+        add = ("Add", "", ["x", "residual"], {})
+        return self._ops(arrays, add, ("LayerNormalization", "", ["step0", "weight", "bias"], norm))
+
+    def gelu(self, arrays: Arrays) -> Run:
+        """GELU, erf form: the operator of its optimised graphs."""
+        return self._ops(arrays, ("Gelu", "com.microsoft", ["x"], {}))
+
+
+class OpenVino(PaddedEncoder):
+    """OpenVINO: reshaped to the batch where there is only one shape, which it is faster for."""
+
+    packages = ("openvino",)
+
+    def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
+        """Convert the ONNX file and compile it."""
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(str(exported(folder, "model.onnx")))
+        if shape is not None:
+            model.reshape({port: list(shape) for port in model.inputs})
+        # By default it computes in bfloat16 where the CPU can.
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": self.threads,
+        }
+        request = core.compile_model(model, "CPU", options).create_infer_request()
+
+        def call(ids: Array, mask: Array) -> Array:
+            request.infer([ids, mask, np.zeros_like(ids)], share_inputs=True, share_outputs=True)
+            return np.asarray(request.get_output_tensor(0).data)
+
+        return call
+
+
+class CTranslate2(PaddedEncoder):
+    """CTranslate2, float32."""
+
+    packages = ("ctranslate2",)
+
+    def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
+        """Load the converted model; it takes any shape, and lengths for a mask."""
+        import ctranslate2
+
+        encoder = ctranslate2.Encoder(
+            str(exported(folder, "ctranslate2")),
+            device="cpu",
+            compute_type="float32",
+            inter_threads=1,
+            intra_threads=self.threads,
+        )
+        view = ctranslate2.StorageView.from_array
+
+        def call(ids: Array, mask: Array) -> Array:
+            lengths = mask.sum(axis=1).astype(np.int32)
+            return np.asarray(encoder.forward_batch(view(ids.astype(np.int32)), view(lengths)).last_hidden_state)
+
+        return call

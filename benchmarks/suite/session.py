@@ -1,0 +1,242 @@
+"""One run of the suite: its processes, exports, gates and results."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import ROOT
+from benchmarks.suite.export import export_key
+from benchmarks.suite.library import Array
+from benchmarks.suite.limits import fma_flop
+from benchmarks.suite.own import encoder_options
+from benchmarks.suite.shapes import Model
+from benchmarks.suite.turns import Contender, Measured, Timing, Worker, WorkerError, environment, in_turns, ratio
+from tests.support.tolerance import assert_matches_reference, truth_and_yardsticks
+
+ENCODERS = ("onnxruntime", "openvino", "ctranslate2", "torch")
+# Relative to the largest true value: float32 errs by about 1e-6 of it, bfloat16 by 1e-2.
+PEER_LIMIT = 1e-4
+EMBEDDING_LIMIT = 1e-5
+# Lengths of the two small batches that every library must encode correctly before it is timed.
+GATE_BATCHES = ((17, 9), (40, 5, 33))
+
+
+class Session:
+    """Holds what the rows of the suite share; `cells` and `gates` are its result."""
+
+    def __init__(self, threads: int, rounds: int, work: Path) -> None:
+        self.threads, self.rounds, self.work = threads, rounds, work
+        self.cells: list[dict[str, Any]] = []
+        self.gates: list[dict[str, Any]] = []
+        self.versions: dict[str, str] = {}
+        self.facts: dict[str, dict[str, str]] = {}
+        self._workers: dict[str, Worker] = {}
+
+    def worker(self, library: str) -> Worker:
+        """Return the process of a library, started on first use and where the last one died."""
+        if library not in self._workers or self._workers[library].ended:
+            self._workers[library] = self.fresh_worker(library)
+        return self._workers[library]
+
+    def fresh_worker(self, library: str, threads: int | None = None, **changes: str) -> Worker:
+        """Start another process of a library; the caller closes it."""
+        return Worker(library, threads or self.threads, self.work / f"{library}.log", **changes)
+
+    def close(self) -> None:
+        """Ask every process for its facts, and let it end."""
+        for name, worker in self._workers.items():
+            try:
+                self.facts[name] = worker.ask("facts")["facts"]
+                self.versions |= worker.versions or {}
+            except WorkerError as error:
+                self.facts[name] = {"failed": str(error)}
+            worker.close()
+
+    def exports(self, model: Model) -> Path:
+        """Return the folder of a model's exports, made on first use."""
+        folder = self.work / "exports" / export_key() / model.name
+        with (self.work / "export.log").open("ab") as log:
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.suite.export", model.name, str(folder)],
+                cwd=ROOT, env=environment(), check=True, stdout=log, stderr=log,
+            )  # fmt: skip
+        return folder
+
+    def measure(
+        self,
+        row: str,
+        case: str,
+        contenders: list[Contender],
+        arrays: Mapping[str, Array] | None = None,
+        rounds: int | None = None,
+        **facts: Any,
+    ) -> tuple[dict[str, Any], dict[str, Timing]]:
+        """Time one cell and record it; the caller adds its goals."""
+        measured: Measured = in_turns(contenders, arrays, rounds or self.rounds)
+        times = {name: {"median": t.median, "low": t.low, "high": t.high, "calls": t.calls} for name, t in measured.timings.items()}
+        cell = {"row": row, "case": case, "times": times, "failures": measured.failures, "goals": [], **facts}
+        if any(one.name == "machine" and one.work == "fma" for one in contenders) and "machine" in times:
+            cell["fma_limit"] = fma_flop(self.threads) / times["machine"]["median"]
+            cell["cores_got"] = measured.timings["machine"].cores / self.threads
+        self.cells.append(cell)
+        shown = ", ".join(f"{name} {1e3 * t.median:.4g}" for name, t in measured.timings.items())
+        sys.stderr.write(f"{row} {facts.get('model', '')} {case}: {shown} ms\n")
+        for name, reason in measured.failures.items():
+            sys.stderr.write(f"  {name} failed: {reason}\n")
+        return cell, measured.timings
+
+    def machine(self) -> Contender:
+        """All cores at multiply-adds, for the limit in the same rounds."""
+        return Contender("machine", self.worker("machine"), "fma", None)
+
+
+def faster(
+    cell: dict[str, Any], times: Mapping[str, Timing], goal: float | None, others: tuple[str, ...], ours: str = "fastattn"
+) -> None:
+    """Record how many times as fast ours is as the best of the others that passed."""
+    present = [name for name in others if name in times]
+    if ours not in times or not present:
+        missing = ours if ours not in times else "every one of " + ", ".join(others)
+        record(cell, f"{ours} against {' / '.join(others)}", "x", None, goal, note=f"failed: {missing}")
+        return
+    best = min(present, key=lambda name: times[name].median)
+    record(cell, best, "x", ratio(times[best], times[ours]), goal, note="" if ours == "fastattn" else ours)
+
+
+def share_of_limit(
+    cell: dict[str, Any], times: Mapping[str, Timing], goal: float | None, flop: int, threads: int, ours: str = "fastattn"
+) -> None:
+    """Record which share of the multiply-adds that the machine can do is done."""
+    if ours in times and "machine" in times:
+        low = fma_flop(threads) / flop
+        value, first, last = ratio(times["machine"], times[ours])
+        record(cell, "FMA limit", "share", (value / low, first / low, last / low), goal)
+
+
+def record(
+    cell: dict[str, Any],
+    against: str,
+    unit: str,
+    value: tuple[float, float, float] | None,
+    goal: float | None,
+    *,
+    at_most: bool = False,
+    note: str = "",
+) -> None:
+    """Add a comparison to a cell: median and quartiles, and whether the goal is met (None: there is no goal)."""
+    met = None
+    if goal is not None:
+        met = value is not None and (value[0] <= goal if at_most else value[0] >= goal)
+    cell["goals"].append(
+        {
+            "against": against,
+            "unit": unit,
+            "value": value and value[0],
+            "low": value and value[1],
+            "high": value and value[2],
+            "goal": goal,
+            "at_most": at_most,
+            "met": met,
+            "note": note,
+        }
+    )
+
+
+def within(limit: float, truth: NDArray[np.float64], select: Callable[[Array], Array]) -> Callable[[Array], None]:
+    """Return a gate: the selected part is finite and within `limit`, times the largest true value, of the truth."""
+
+    def gate(result: Array) -> None:
+        error = relative_error(select(result), truth)
+        if not error <= limit:
+            raise AssertionError(f"error {error:.2g} of the largest value; the limit is {limit:.0e}")
+
+    return gate
+
+
+def relative_error(part: Array, truth: NDArray[np.float64]) -> float:
+    """Largest error over the largest true value; infinite for a wrong shape or a value that is not finite."""
+    if part.shape != truth.shape or part.dtype != np.float32 or not np.isfinite(part).all():
+        return float("inf")
+    return float(np.abs(part - truth).max() / np.abs(truth).max())
+
+
+def derived(
+    twin: Callable[..., Array], args: tuple[Any, ...], options: dict[str, Any], select: Callable[[Array], Array], *, contracts: bool
+) -> tuple[NDArray[np.float64], Callable[[Array], None]]:
+    """Return the truth, and the gate with the tolerance of the tests."""
+    truth, yardsticks = truth_and_yardsticks(twin, args, options, contracts=contracts)
+    return truth, lambda result: assert_matches_reference(select(result), truth, *yardsticks)
+
+
+class EncoderGate:
+    """The reference encoder of a checkpoint, in float64 for the truth and in float32 for the yardstick."""
+
+    def __init__(self, folder: Path) -> None:
+        from fastattn.checkpoint.reader import read_encoder
+
+        config, parameters = read_encoder(folder / "checkpoint")
+        self.options = encoder_options(config)
+        self.parameters = parameters
+        self.vocabulary = int(config.vocab_size or 0)
+        self.exact = {name: array.astype(np.float64) for name, array in parameters.items()}
+
+    def hidden(self, ids: Array, mask: Array, dtype: type = np.float64) -> Array:
+        """Hidden states (B, T, C) by the reference."""
+        from fastattn import reference
+
+        parameters = self.exact if dtype is np.float64 else self.parameters
+        return reference.encoder(parameters, ids, mask, **self.options)
+
+    def batch(self, lengths: tuple[int, ...], seed: int = 0) -> dict[str, Array]:
+        """Random ids, without those of special tokens, padded."""
+        rng = np.random.default_rng([seed, *lengths])
+        mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+        return {"ids": rng.integers(1000, self.vocabulary, mask.shape) * mask, "mask": mask}
+
+    def first_sequence(self, arrays: dict[str, Array]) -> Callable[[Array], None]:
+        """Gate for a timed batch without padding: its first sequence."""
+        ids = arrays["ids"][:1]
+        truth = self.hidden(ids, np.ones_like(ids))[0]
+        # (B, T, C) of the peers, (N, C) of ours.
+        return within(PEER_LIMIT, truth, lambda result: result.reshape(-1, truth.shape[1])[: len(truth)])
+
+    def admit(self, session: Session, model: Model, folder: Path, libraries: tuple[str, ...]) -> tuple[str, ...]:
+        """Check the small batches of every library; returns those that pass, and records all."""
+        admitted = []
+        for library in libraries:
+            worst, reason = 0.0, ""
+            try:
+                for lengths in GATE_BATCHES:
+                    arrays = self.batch(lengths)
+                    truth, real = self.hidden(**arrays), arrays["mask"].astype(bool)
+                    result = self._result(session, library, folder, arrays)
+                    part = result[real] if result.ndim == 3 else result
+                    worst = max(worst, relative_error(part, truth[real]))
+                    if library == "fastattn":
+                        assert_matches_reference(part, truth[real], self.hidden(**arrays, dtype=np.float32)[real])
+                if not worst <= PEER_LIMIT:
+                    reason = f"error {worst:.2g}"
+            except (WorkerError, AssertionError) as error:
+                reason = str(error)
+            session.gates.append({"library": library, "model": model.name, "error": worst, "limit": PEER_LIMIT, "reason": reason})
+            sys.stderr.write(f"gate {model.name} {library}: {reason or f'passed, error {worst:.1e}'}\n")
+            if not reason:
+                admitted.append(library)
+        return tuple(admitted)
+
+    def _result(self, session: Session, library: str, folder: Path, arrays: dict[str, Array]) -> Array:
+        inputs, out = session.work / "gate.npz", session.work / "gate.npy"
+        np.savez(inputs, **arrays)
+        worker = session.worker(library)
+        worker.ask("prepare", key="gate", work="forward", arrays=str(inputs), options={"folder": str(folder)})
+        worker.ask("check", key="gate", out=str(out))
+        result: Array = np.load(out)
+        worker.ask("clear")
+        return result

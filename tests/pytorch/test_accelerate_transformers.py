@@ -1,0 +1,365 @@
+"""Encoders of transformers through the kernels: the outputs of the originals, whatever is asked for and however it is padded."""
+
+import copy
+import inspect
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.originals import widened
+from tests.support.tolerance import assert_matches_reference
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import fastattn  # noqa: E402
+from fastattn import FallbackWarning  # noqa: E402
+from fastattn.pytorch import transformers_forward  # noqa: E402
+from tests.support import peer_models  # noqa: E402
+from tests.support.peer_models import CASES, TASKS, batch, model, outputs  # noqa: E402
+
+pytestmark = [pytest.mark.jit, pytest.mark.filterwarnings("error::fastattn.FallbackWarning")]
+LENGTHS = [40, 1, 7, 130, 13]
+FAMILIES = list(CASES)
+# Whose positions are a table: their own embedding is asked where a token is not at its usual place.
+TABLES = [family for family in FAMILIES if not family.startswith(("modernbert", "nomic"))]
+
+
+def both(family: str, task: str = "hidden", **options: Any) -> tuple[Any, Any]:
+    original = model(family, task, 140, **options)
+    module = copy.deepcopy(original)
+    assert fastattn.accelerate(module) is module
+    return module, original
+
+
+def tensors(family: str, lengths: list[int] = LENGTHS) -> dict[str, Any]:
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch(family, lengths).items()}
+
+
+def check(found: Any, original: Any, inputs: dict[str, Any], *, alone: bool = True) -> None:
+    """Compare every array of an output with what the original makes of each sequence alone, or of the whole batch.
+
+    Alone, because what a padded position computes can make others NaN in float64.
+    """
+    mask = inputs.get("attention_mask")
+    lengths = [None] if mask is None or not alone else mask.long().sum(dim=1).tolist()
+
+    def parts(b: int, length: int | None) -> dict[str, Any]:
+        return {
+            name: value[b : b + 1, :length] if isinstance(value, torch.Tensor) and length else value
+            for name, value in inputs.items()
+        }
+
+    exact = copy.deepcopy(original).double()
+    shown = found if isinstance(found, tuple) else tuple(found.values())
+    compared: list[list[list[Any]]] = [[] for _ in shown]
+    for b, length in enumerate(lengths):
+        given = parts(b, length)
+        wide = {name: widened(value) for name, value in given.items()}
+        with torch.no_grad(), peer_models._exact_rotary():
+            truth = exact(**wide)
+        with torch.no_grad():
+            yardstick = original(**given)
+        assert type(found) is type(truth) and len(found) == len(truth)
+        if not isinstance(found, tuple):
+            assert list(found) == list(truth)
+            truth, yardstick = tuple(truth.values()), tuple(yardstick.values())
+        real = None if mask is None or length else mask.bool().numpy()
+        for ours, theirs, near, kept in zip(shown, truth, yardstick, compared, strict=True):
+            kept.append([flat(cut(ours, b, length), real), flat(theirs, real), flat(near, real)])
+    for kept in compared:
+        ours, truth, near = (np.concatenate(arrays) for arrays in zip(*kept, strict=True))
+        if truth.size:
+            assert_matches_reference(ours, truth, near)
+
+
+def cut(x: Any, b: int, length: int | None) -> Any:
+    """Return sequence `b` of an output, its first `length` tokens."""
+    if length is None or x is None:
+        return x
+    if isinstance(x, tuple):
+        return tuple(cut(part, b, length) for part in x)
+    x = x[b : b + 1]
+    return x[:, :, :length, :length] if x.ndim == 4 else x[:, :length] if x.ndim == 3 else x
+
+
+def flat(x: Any, real: Any) -> Any:
+    """Return the numbers of an output end to end, as far as they belong to real tokens."""
+    if x is None:
+        return np.empty(0)
+    if isinstance(x, tuple):
+        return np.concatenate([np.empty(0, np.float32), *(flat(part, real) for part in x)])
+    return (x.numpy() if real is None else rows(x.numpy(), real)).reshape(-1)
+
+
+def rows(x: Any, real: Any) -> Any:
+    """Return what belongs to real tokens: of hidden states (B, T, C), attentions (B, H, T, T) or vectors (B, C)."""
+    if x.ndim == 4:
+        x = x.swapaxes(1, 2)
+    return x[real] if x.ndim > 2 else x
+
+
+@pytest.mark.parametrize(
+    ("family", "task"),
+    [(family, task) for family in FAMILIES for task in TASKS if task != "pooler" or CASES[family].pooler],
+)
+def test_families_and_heads(family: str, task: str) -> None:
+    module, original = both(family, task)
+    inputs = batch(family, LENGTHS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FallbackWarning)
+        found = outputs(module, task, inputs, alone=False)
+    truth = outputs(copy.deepcopy(original), task, inputs, torch.float64)
+    others = [] if family == "mpnet" else [model(family, task, 140, attention="sdpa")]
+    yardsticks = [outputs(one, task, inputs, alone=alone) for one in (original, *others) for alone in (True, False)]
+    assert_matches_reference(found, truth, *yardsticks)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs(family: str) -> None:
+    """Of the same class with the same names; or a tuple of the same length."""
+    module, original = both(family)
+    inputs = tensors(family)
+    with torch.inference_mode():
+        for options in ({}, {"return_dict": False}, {"return_dict": True}):
+            check(module(**inputs, **options), original, {**inputs, **options})
+        found = module(**inputs)
+    assert not found[0][~inputs["attention_mask"].bool()].any()
+    assert inspect.signature(module.forward) == inspect.signature(original.forward)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_packed_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    real = transformers_forward.PretrainedForward.plan
+    monkeypatch.setattr(transformers_forward.PretrainedForward, "plan", lambda self: made.append(self) or real(self))
+    module, _ = both(family)
+    with torch.inference_mode():
+        for options in ({}, {"output_hidden_states": True}, {"output_attentions": True}, {}):
+            module(**tensors(family, [5, 3]), **options)
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_and_attentions(family: str) -> None:
+    module, original = both(family)
+    inputs = tensors(family, [12, 1, 7])
+    asked = {"output_hidden_states": True}, {"output_attentions": True}, {"output_attentions": True, "output_hidden_states": True}
+    with torch.inference_mode():
+        for options in asked:
+            check(module(**inputs, **options), original, {**inputs, **options})
+        # What transformers installed for that does not keep the kernels from the next call.
+        check(module(**inputs), original, inputs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
+def test_masks(family: str, dtype: Any) -> None:
+    module, original = both(family)
+    inputs = tensors(family)
+    with torch.inference_mode():
+        plain = {name: value for name, value in inputs.items() if name != "attention_mask"}
+        if CASES[family].name not in ("Roberta", "XLMRoberta", "Camembert", "MPNet"):
+            check(module(**plain), original, plain)
+        inputs["attention_mask"] = inputs["attention_mask"].to(dtype)
+        check(module(**inputs), original, inputs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sequences_that_are_all_padding(family: str) -> None:
+    module, _ = both(family)
+    inputs = tensors(family, [9, 4, 6])
+    inputs["attention_mask"][1] = 0
+    rest = {name: value[[0, 2]] for name, value in inputs.items()}
+    with torch.inference_mode():
+        found, expected = module(**inputs)[0], module(**rest)[0]
+    assert torch.equal(found[[0, 2]], expected) and not found[1].any()
+
+
+@pytest.mark.parametrize("family", TABLES)
+def test_holes_and_positions(family: str) -> None:
+    module, original = both(family)
+    inputs = tensors(family, [30, 12, 25])
+    real = inputs["attention_mask"]
+    first = getattr(original.embeddings, "padding_idx", -1) + 1
+    places = torch.randperm(30) + first
+    with torch.inference_mode():
+        if family != "mpnet":
+            real[:, 3:8] = 0
+            check(module(**inputs), original, inputs, alone=False)
+            inputs["input_ids"][0, 20:22] = original.config.pad_token_id
+            check(module(**inputs), original, inputs, alone=False)
+        for given in (places[None], places.expand(3, 30), torch.arange(30)[None] + first):
+            check(module(**inputs, position_ids=given), original, {**inputs, "position_ids": given}, alone=False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_in_place_of_ids(family: str) -> None:
+    module, original = both(family)
+    inputs = tensors(family, [30, 12, 25])
+    table = original.get_input_embeddings()
+    inputs["inputs_embeds"] = table(inputs.pop("input_ids")).detach() + 0.1
+    with torch.inference_mode():
+        check(module(**inputs), original, inputs)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in TABLES] + ["mpnet"])
+def test_holes_where_positions_are_relative(family: str) -> None:
+    module, original = both(family)
+    inputs = tensors(family, [30, 12])
+    inputs["attention_mask"][:, 3:5] = 0
+    with torch.inference_mode(), pytest.warns(FallbackWarning, match="holes"):
+        assert torch.equal(module(**inputs)[0], original(**inputs)[0])
+    if family != "mpnet":
+        inputs = {**tensors(family, [30]), "position_ids": torch.arange(30)[None] * 2}
+        with torch.inference_mode(), pytest.warns(FallbackWarning, match="position_ids are not 0, 1, 2"):
+            assert torch.equal(module(**inputs)[0], original(**inputs)[0])
+
+
+UNFIT: dict[str, tuple[dict[str, Any], str]] = {
+    "4-D mask": ({"attention_mask": torch.zeros(2, 1, 6, 6)}, "attention_mask has shape"),
+    "left padding": ({"attention_mask": torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])}, "begins with padding"),
+    "decoder's argument": ({"encoder_hidden_states": torch.zeros(2, 6, 32)}, "the argument encoder_hidden_states is given"),
+    "wide ids": ({"token_type_ids": torch.zeros(1, 6, dtype=torch.int64)}, "token_type_ids has shape"),
+    "some hidden states": ({"output_hidden_states": [1]}, "output_hidden_states is"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_unfit_arguments_run_the_original_with_one_warning(name: str) -> None:
+    module, original = both("bert", attention="sdpa")
+    extra, reason = UNFIT[name]
+    inputs = {"input_ids": torch.randint(5, 90, (2, 6)), **extra}
+    with torch.inference_mode():
+        with pytest.warns(FallbackWarning, match=reason) as caught:
+            found = [module(**inputs) for _ in range(3)]
+        assert len(caught) == 1 and caught[0].filename == __file__
+        assert torch.equal(found[0][0], original(**inputs)[0])
+
+
+def test_attentions_of_another_implementation() -> None:
+    """It has none, and neither has the accelerated one."""
+    module, original = both("bert", attention="sdpa")
+    inputs = {"input_ids": torch.randint(5, 90, (2, 6)), "output_attentions": True}
+    with torch.inference_mode(), pytest.warns(FallbackWarning, match="the attention implementation is 'sdpa'"):
+        found = module(**inputs)
+    assert list(found) == list(original(**inputs))
+
+
+class Lora(torch.nn.Linear):
+    pass
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            lambda m: setattr(m.encoder.layer[1].output, "dense", torch.nn.Sequential(torch.nn.Linear(48, 32))),
+            "container.Sequential",
+        ),
+        (lambda m: setattr(m.encoder.layer[1].output, "dense", Lora(48, 32).eval()), "layer.1.output.dense is a .*Lora"),
+        (lambda m: m.encoder.layer[0].register_module("adapter", torch.nn.Linear(32, 32)), "no tensor 'encoder.layer.0.adapter"),
+        (lambda m: setattr(m.encoder.layer[0], "forward", lambda x, *args, **kwargs: x), "forward of encoder.layer.0 was replaced"),
+        (lambda m: setattr(m.encoder, "layer", m.encoder.layer[:1]), "'encoder.layer.1.attention.self.query.weight' is missing"),
+    ],
+)
+def test_changed_parts(change: Any, words: str) -> None:
+    """Before: an error.  After: the original runs, and says why."""
+    module, original = both("bert")
+    inputs = tensors("bert", [5, 3])
+    with torch.inference_mode():
+        module(**inputs)
+        change(module)
+        with pytest.warns(FallbackWarning, match=words):
+            module(**inputs)
+    change(original)
+    with pytest.raises(ValueError, match=words):
+        fastattn.accelerate(original)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda m: setattr(m.config, "is_decoder", True), "is_decoder True is not supported"),
+        (lambda m: setattr(m.embeddings.word_embeddings, "max_norm", 1.0), "embeddings.word_embeddings has max_norm"),
+    ],
+)
+def test_settings_that_are_not_supported(change: Any, words: str) -> None:
+    module = model("bert", "hidden")
+    change(module)
+    with pytest.raises(ValueError, match=words):
+        fastattn.accelerate(module)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m.encoder.layer[0].intermediate, "intermediate_act_fn", torch.nn.SiLU()),
+        lambda m: setattr(m.encoder.layer[2].output.LayerNorm, "eps", 0.5),
+        lambda m: setattr(m.encoder.layer[1].attention.self, "scaling", 1.0),
+    ],
+)
+def test_change_that_shows_in_no_name_shows_in_the_result(change: Any) -> None:
+    module, _ = both("bert")
+    inputs = tensors("bert", [5, 3])
+    change(module)
+    with torch.inference_mode(), pytest.warns(FallbackWarning, match="on a few tokens its last_hidden_state differs"):
+        found = module(**inputs)
+    assert torch.equal(found[0], type(module).forward(module, **inputs)[0])
+
+
+def test_fewer_layers() -> None:
+    module, _ = both("bert")
+    inputs = tensors("bert", [5, 3])
+    module.encoder.layer, module.config.num_hidden_layers = module.encoder.layer[:2], 2
+    with torch.inference_mode():
+        check(module(**inputs), fastattn.restore(copy.deepcopy(module)), inputs)
+
+
+class Own(transformers.BertModel):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs)
+
+
+def test_class_with_a_forward_of_its_own() -> None:
+    with pytest.raises(ValueError, match=r"Own must hold.*found Own: it has a forward of its own, not BertModel's"):
+        fastattn.accelerate(Own(peer_models.config("bert", 20)))
+
+
+def test_saved_model_is_the_original(tmp_path: Path) -> None:
+    module, original = both("bert", "sequence-classification")
+    module.save_pretrained(tmp_path / "ours")
+    original.save_pretrained(tmp_path / "theirs")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
+
+
+def test_training_a_head_on_top() -> None:
+    """Loss and gradients are the original's; afterwards the kernels have the new weights."""
+    module, original = both("bert", "sequence-classification")
+    inputs, labels = tensors("bert", [9, 4]), torch.tensor([0, 2])
+    for one in (module, original):
+        optimizer = torch.optim.SGD(one.train().parameters(), lr=0.05)
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FallbackWarning)
+            one(**inputs, labels=labels).loss.backward()
+        optimizer.step()
+        one.eval()
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), original.parameters(), strict=True))
+    with torch.inference_mode():
+        check(module(**inputs), original, inputs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_encoder_from_torch(family: str) -> None:
+    original = model(family, "sequence-classification")
+    inputs = batch(family, [20, 3])
+    encoder = fastattn.Encoder.from_torch(original)
+    found = encoder(inputs["input_ids"], inputs["attention_mask"], token_type_ids=inputs.get("token_type_ids"))
+    base = original.base_model
+    truth = outputs(copy.deepcopy(base), "hidden", inputs, torch.float64)
+    assert_matches_reference(found[inputs["attention_mask"].astype(bool)], truth, outputs(base, "hidden", inputs))

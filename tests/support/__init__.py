@@ -1,0 +1,1 @@
+"""What tests share: cases, the tolerance, small models, rules."""

@@ -1,0 +1,226 @@
+"""Run every kernel, in every way that it is run, on arrays with a page without access right behind them, then right before them.
+
+Run by test_bounds.py in a process of its own: a kernel that reads or writes outside an array ends it by a signal.
+"""
+
+import ctypes
+import itertools
+import json
+import math
+import mmap
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastattn
+from fastattn import Encoder, EncoderConfig
+from fastattn.encoder import forward, heads, packing, tables
+from fastattn.kernels.compile import jit
+from fastattn.kernels.encoder.pool import POOLINGS
+from fastattn.kernels.ops import _arrays, attention, attention_weights, linear
+from fastattn.kernels.vector.activations import ACTIVATIONS
+from fastattn.kernels.vector.target import TILE_ROWS
+
+PAGE = mmap.PAGESIZE
+LIBC = ctypes.CDLL(None, use_errno=True)
+EDGES = (1, 2, 15, 16, 17, 31, 32, 33, 65)
+ROWS = (1, TILE_ROWS - 1, TILE_ROWS, TILE_ROWS + 1, 2 * TILE_ROWS + 1)
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+
+
+class Guard:
+    """Allocates arrays that touch a page without access: behind them, or before them."""
+
+    def __init__(self, behind: bool) -> None:
+        self.behind = behind
+
+    def empty(self, shape: Any, dtype: Any = np.float32) -> Any:
+        shape = shape if isinstance(shape, tuple) else (shape,)
+        size = int(math.prod(shape)) * np.dtype(dtype).itemsize
+        pages = -(-size // PAGE) + 2
+        region = mmap.mmap(-1, pages * PAGE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(region))
+        for page in (0, pages - 1):
+            if LIBC.mprotect(ctypes.c_void_p(start + page * PAGE), PAGE, 0):
+                raise OSError(ctypes.get_errno(), "mprotect")
+        at = (pages - 1) * PAGE - size if self.behind else PAGE
+        return np.frombuffer(region, dtype, math.prod(shape), at).reshape(shape)
+
+    def copy(self, x: Any) -> Any:
+        out = self.empty(x.shape, x.dtype)
+        out[...] = x
+        return out
+
+
+def normal(guard: Guard, *shape: int, dtype: Any = np.float32) -> Any:
+    return guard.copy(np.random.default_rng(shape).standard_normal(shape).astype(dtype))
+
+
+def cases(guard: Guard, dtype: Any) -> Iterator[str]:
+    """Run each op at each edge; a name is yielded for each, before it runs."""
+    for n in (*EDGES, 511, 513):
+        x = normal(guard, 3, n, dtype=dtype)
+        for form in ("none", "tanh"):
+            yield f"gelu {n} {form}"
+            fastattn.gelu(x, approximate=form, out=guard.empty(x.shape, dtype))
+        cos, sin = (guard.copy(table.astype(dtype)) for table in fastattn.reference.rotary_tables(3, 2 * n))
+        yield f"rotary_embedding {n}"
+        fastattn.rotary_embedding(normal(guard, 2, 3, 2 * n, dtype=dtype), cos, sin, out=guard.empty((2, 3, 2 * n), dtype))
+        yield f"softmax {n}"
+        fastattn.softmax(x, out=guard.empty(x.shape, dtype))
+        yield f"softmax {n} of nothing, and of NaN"
+        for value in (-np.inf, np.nan):
+            empty = guard.copy(np.full((5, n), value, dtype))
+            fastattn.softmax(empty, out=guard.empty(empty.shape, dtype))
+        yield f"layer_norm {n}"
+        one = normal(guard, n, dtype=dtype)
+        fastattn.layer_norm(x, one, one, residual=x, out=guard.empty(x.shape, dtype))
+        fastattn.layer_norm(x, one, out=guard.empty(x.shape, dtype))
+        fastattn.layer_norm(x[:2], normal(guard, 2, n, dtype=dtype), out=guard.empty((2, n), dtype))
+    for m, n, k in itertools.product(ROWS, EDGES, (0, 1, 5)):
+        yield f"linear {m} {n} {k}"
+        bias = normal(guard, n, dtype=dtype)
+        out = guard.empty((m, n), dtype)
+        fastattn.linear(normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype), bias, activation="gelu", out=out)
+    for activation, (m, n, k) in itertools.product(ACTIVATIONS, ((3, 17, 3), (linear.ROW_BLOCK + 1, 33, linear.SUM_BLOCK + 1))):
+        yield f"linear {m} {n} {k} {activation}"
+        x, weight = normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype)
+        fastattn.linear(x, weight, activation=activation, out=guard.empty((m, n), dtype))
+    for length, s, d, e in ((1, 1, 1, 1), (13, 31, 6, 5), (15, 33, 32, 32), (14, 32, 16, 33), (29, 520, 5, 64), (2, 1025, 8, 32)):
+        q, k, v = (normal(guard, 2, *shape, dtype=dtype) for shape in ((length, d), (s, d), (s, e)))
+        mask = guard.copy(np.random.default_rng(0).random((length, s)) > 0.5)
+        for options in ({}, {"is_causal": True}, {"window": (3, 1)}, {"attn_mask": mask, "softcap": 2.0}):
+            yield f"attention {length} {s} {d} {e} {list(options)}"
+            fastattn.scaled_dot_product_attention(q, k, v, out=guard.empty((2, length, e), dtype), **options)
+            fastattn.attention_weights(q, k, out=guard.empty((2, length, s), dtype), **options)
+        yield f"attention {length} {s} {d} {e} nothing seen"
+        dark = guard.copy(np.zeros((length, s), bool))
+        fastattn.scaled_dot_product_attention(q, k, v, dark, out=guard.empty((2, length, e), dtype))
+        fastattn.attention_weights(q, k, dark, out=guard.empty((2, length, s), dtype))
+        masks = (normal(guard, *shape, dtype=dtype) for shape in ((s,), (length, 1), (2, 1, s), (1, 1), (2, length, s)))
+        for mask in masks:
+            yield f"attention {length} {s} {d} {e} mask {mask.shape}"
+            fastattn.scaled_dot_product_attention(q, k, v, mask, scale=-0.5, out=guard.empty((2, length, e), dtype))
+            fastattn.attention_weights(q, k, mask, scale=-0.5, out=guard.empty((2, length, s), dtype))
+        yield f"attention {length} {s} {d} {e} groups"
+        many = normal(guard, 3, 4, length, d, dtype=dtype)
+        one, two = (guard.copy(np.broadcast_to(x, (3, *x.shape))) for x in (k, v))
+        fastattn.scaled_dot_product_attention(many, one, two, enable_gqa=True, out=guard.empty((3, 4, length, e), dtype))
+        fastattn.attention_weights(many, one, enable_gqa=True, out=guard.empty((3, 4, length, s), dtype))
+
+
+def halves(guard: Guard) -> Iterator[str]:
+    """Run the ops on float16, which is converted."""
+    for n in EDGES:
+        x = normal(guard, 3, n, dtype=np.float16)
+        yield f"float16 {n}"
+        for op in (fastattn.gelu, fastattn.softmax, fastattn.layer_norm):
+            op(x, out=guard.empty(x.shape, np.float16))
+        fastattn.linear(x, x, out=guard.empty((3, 3), np.float16))
+        fastattn.scaled_dot_product_attention(x, x, x, out=guard.empty(x.shape, np.float16))
+
+
+def encoders(guard: Guard) -> Iterator[str]:
+    """Run every schedule at edges of every size, without and with the further building blocks."""
+    blocks = {"positions": "rotary", "gated": True, "window": 3, "global_every": 2, "relative_buckets": 8}
+    for (c, count, ff, first), options in itertools.product(
+        ((32, 1, 64, False), (30, 5, 33, True), (6, 1, 1, False), (48, 3, 100, True)),
+        ({"positions": "learned"}, {**blocks, "embedding_dim": 17}, {**blocks, "embedding_dim": 65}),
+    ):
+        config = EncoderConfig(2, count, c, ff, vocab_size=9, max_positions=70, type_vocab_size=2, norm_first=first, **options)
+        parameters = {name: guard.copy(value) for name, value in packing.random_parameters(config, 0).items()}
+        model = Encoder(config, parameters=parameters)
+        if config.positions == "rotary":
+            # Tables of the longest sequence's length and no more.
+            rotary = guard.copy(tables.rotary_tables(config.head_dim, tables.thetas(config), 70))
+            relative = guard.copy(tables.relative_biases(parameters["relative_bias.weight"], 128, 70))
+            model._tables.rotary = lambda longest, table=rotary: table  # type: ignore[method-assign, misc]
+            model._tables.relative = lambda longest, table=relative: table  # type: ignore[method-assign, misc]
+        for lengths in ([1], [17, 1, 33], [70], [14, 0, 28]):
+            offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
+            n = int(offsets[-1])
+            ids, types = guard.copy(np.arange(n, dtype=np.int32) % 9), guard.copy(np.arange(n, dtype=np.int32) % 2)
+            for balanced, rows in ((0.0, 24), (2.0, 0), (2.0, 10**6)):
+                forward._BALANCED, forward._ROWS_PER_THREAD, forward._FLOP_PER_US = balanced, rows, 0.01
+                for pooling in POOLINGS:
+                    yield f"encoder {c} {list(options)} {lengths} {balanced} {rows} {pooling}"
+                    out = guard.empty((len(lengths) if pooling else n, c))
+                    model.forward_packed(ids, offsets, token_type_ids=types, pooling=pooling, normalize=bool(pooling), out=out)
+
+
+def choices(guard: Guard) -> Iterator[str]:
+    """Run every choice of a configuration that the schedules do not share, on ids and on hidden states."""
+    for number, (activation, gated, positions, causal) in enumerate(
+        itertools.product([name for name in ACTIVATIONS if name], (False, True), ("sinusoidal", "rotary", None), (False, True))
+    ):
+        c, e = ((32, None), (30, 17))[number % 2]
+        options: dict[str, Any] = {"gated": gated, "positions": positions, "is_causal": causal, "embedding_dim": e}
+        config = EncoderConfig(2, 1 if c == 32 else 5, c, 33, activation=activation, vocab_size=9, **options)
+        parameters = {name: guard.copy(value) for name, value in packing.random_parameters(config, 0).items()}
+        model = Encoder(config, parameters=parameters)
+        for lengths in ([1], [17, 0, 33]):
+            offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
+            n = int(offsets[-1])
+            for balanced, rows in ((0.0, 24), (2.0, 0), (2.0, 10**6)):
+                forward._BALANCED, forward._ROWS_PER_THREAD, forward._FLOP_PER_US = balanced, rows, 0.01
+                yield f"encoder {activation} {options} {lengths} {balanced} {rows}"
+                model.forward_packed(guard.copy(np.arange(n) % 9), offsets, out=guard.empty((n, c)))
+                model.forward_packed(normal(guard, n, e or c), offsets, out=guard.empty((n, c)))
+        yield f"encoder {options} watched, and with dropout"
+        ids = guard.copy(np.arange(34).reshape(2, 17) % 9)
+        model(ids, return_hidden_states=True, return_attention=True)
+        dropping = Encoder(EncoderConfig(2, config.num_heads, c, 33, 0.1, activation=activation, vocab_size=9, **options))
+        dropping(ids, training=True, rng=np.random.default_rng(0))
+
+
+def families(guard: Guard) -> Iterator[str]:
+    """Run a checkpoint of every family, with each head that it has."""
+    for folder in sorted(path for path in GOLDEN.iterdir() if (path / "config.json").is_file()):
+        for kind in (
+            fastattn.Encoder,
+            fastattn.EncoderWithPooler,
+            fastattn.EncoderForSequenceClassification,
+            fastattn.EncoderForTokenClassification,
+            fastattn.EncoderForMaskedLM,
+        ):
+            try:
+                model = kind.from_pretrained(folder)
+            except ValueError:
+                continue  # It has no such head.
+            yield f"{folder.name} {kind.__name__}"
+            for tokens in (1, 15, 17):
+                model(guard.copy(np.arange(2 * tokens).reshape(2, tokens) % 9 + 3))
+
+
+def all_kernels() -> set[str]:
+    """Return the names of the kernels in the package's modules."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("fastattn.")]
+    return {x.__name__ for module in modules for x in vars(module).values() if isinstance(x, jit.ParallelKernel)}
+
+
+def main() -> None:
+    """Run everything, and print how many cases there were, and which kernels no case has run."""
+    run: set[str] = set()
+    call = jit.ParallelKernel.__call__
+    jit.ParallelKernel.__call__ = lambda self, *args: (run.add(self.__name__), call(self, *args))[1]  # type: ignore[method-assign]
+    done = 0
+    for behind, threads in itertools.product((True, False), (False, True)):
+        guard = Guard(behind)
+        for module in (attention, attention_weights, linear, packing, heads):
+            module.aligned_empty = guard.empty  # type: ignore[attr-defined]
+        forward._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
+        # So short a call that a second thread is worth it, or none that is.
+        _arrays._US_PER_THREAD = 1e-9 if threads else 1e9
+        ops = (cases(guard, np.float32), cases(guard, np.float64), halves(guard))
+        for steps in ops if threads else (*ops, encoders(guard), choices(guard), families(guard)):
+            for name in steps:
+                print(name, file=sys.stderr, flush=True)
+                done += 1
+    print(json.dumps({"cases": done, "not run": sorted(all_kernels() - run)}))
+
+
+if __name__ == "__main__":
+    main()

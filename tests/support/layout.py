@@ -1,0 +1,237 @@
+"""The layout of the project as rules: a rule takes a source tree and returns what breaks it."""
+
+import ast
+import copy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+# From the bottom up, a line a floor.  A module imports from its own floor and those below, and no imports go round in a circle.
+# A folder stands for all that is in it; a folder with floors of its own has each of them here.
+FLOORS = (
+    ("config", "runtime"),
+    ("kernels", "kernels.compile"),
+    ("kernels.vector", "kernels.records"),
+    ("kernels.ops",),
+    ("kernels.encoder",),
+    ("parameters",),
+    ("checkpoint",),
+    ("encoder", "tokenizer"),
+    ("text", "pytorch"),
+    ("modules", "integrations", "__init__"),
+    ("cli",),
+    ("__main__",),
+)
+
+JIT_NAMES = {"jit", "njit", "vectorize", "guvectorize", "cfunc", "stencil", "generated_jit"}
+JIT_OPTIONS = {"fastmath", "parallel", "cache", "nogil", "error_model", "forceinline", "inline", "boundscheck"}
+OUR_DECORATORS = {"kernel", "inline", "ParallelKernel"}
+
+
+class Import(NamedTuple):
+    """One import of a module of the package, or of a foreign one."""
+
+    source: str
+    line: int
+    target: str
+    local: bool  # inside a function
+
+
+def package(root: Path) -> dict[str, ast.Module]:
+    """Modules of the package by their name inside it: ``kernels.ops.softmax``, ``__init__``."""
+    modules = {}
+    for path in sorted((root / "fastattn").rglob("*.py")):
+        parts = path.relative_to(root / "fastattn").with_suffix("").parts
+        name = ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+        modules[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return modules
+
+
+def ops(modules: dict[str, ast.Module]) -> dict[str, ast.Module]:
+    """Modules of the ops, by stem."""
+    names = [name for name in modules if name.startswith("kernels.ops.") and not name.startswith("kernels.ops._")]
+    return {name.removeprefix("kernels.ops."): modules[name] for name in names}
+
+
+def functions(module: ast.Module) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in module.body if isinstance(node, ast.FunctionDef)}
+
+
+def public_names(module: ast.Module) -> list[str]:
+    for node in module.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    return []
+
+
+def imports(modules: dict[str, ast.Module]) -> Iterator[Import]:
+    """Every import, those inside functions included; names of the package's modules without ``fastattn.``."""
+
+    def inside(dotted: str) -> str:
+        return dotted.removeprefix("fastattn").removeprefix(".") or "__init__"
+
+    for source, module in modules.items():
+        local = {
+            id(node)
+            for function in ast.walk(module)
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            for node in ast.walk(function)
+        }
+        for node in ast.walk(module):
+            if isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = "." * node.level + (node.module or "")
+                submodules = [f"{base}.{alias.name}" for alias in node.names]
+                targets = [dotted if inside(dotted) in modules else base for dotted in submodules]
+            else:
+                continue
+            for dotted in dict.fromkeys(targets):
+                ours = dotted.partition(".")[0] == "fastattn"
+                yield Import(source, node.lineno, inside(dotted) if ours else dotted, id(node) in local)
+
+
+def place(name: str) -> str:
+    """The line of `FLOORS` that a module belongs to: its own, or that of the innermost folder named there."""
+    known = {entry for floor in FLOORS for entry in floor}
+    while name not in known and "." in name:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def floor(name: str) -> int | None:
+    return next((height for height, entries in enumerate(FLOORS) if place(name) in entries), None)
+
+
+def every_op_has_its_files(root: Path) -> list[str]:
+    return [
+        f"{path} is missing"
+        for stem in ops(package(root))
+        for path in (f"tests/kernels/test_{stem}.py", f"benchmarks/ops/bench_{stem}.py")
+        if not (root / path).is_file()
+    ]
+
+
+def arguments(function: ast.FunctionDef) -> str:
+    """Names, defaults and the keyword-only star of a signature, without `out` and without types."""
+    bare = copy.deepcopy(function.args)
+    for argument in ast.walk(bare):
+        if isinstance(argument, ast.arg):
+            argument.annotation = None
+    options = [(x, default) for x, default in zip(bare.kwonlyargs, bare.kw_defaults, strict=True) if x.arg != "out"]
+    bare.kwonlyargs, bare.kw_defaults = [x for x, _ in options], [default for _, default in options]
+    return ast.unparse(bare)
+
+
+def every_op_has_its_names(root: Path) -> list[str]:
+    """Each op has a jitted `<stem>_kernel`, and its public function a twin in the reference with the same arguments."""
+    modules = package(root)
+    parts = [module for name, module in modules.items() if is_reference(name)]
+    reference = {name: function for part in parts for name, function in functions(part).items()}
+    found = []
+    for stem, module in ops(modules).items():
+        here = functions(module)
+        kernel = here.get(f"{stem}_kernel")
+        if kernel is None or not {ast.unparse(x) for x in kernel.decorator_list} & OUR_DECORATORS:
+            found.append(f"kernels/ops/{stem}.py has no jitted {stem}_kernel")
+        if not public_names(module):
+            found.append(f"kernels/ops/{stem}.py has no public function in __all__")
+        for name in public_names(module):
+            if name not in here:
+                found.append(f"kernels/ops/{stem}.py names {name} in __all__ and does not define it")
+            elif name not in reference:
+                found.append(f"the reference has no {name}")
+            elif arguments(here[name]) != arguments(reference[name]):
+                ours, twin = arguments(here[name]), arguments(reference[name])
+                found.append(f"{name}({ours}) differs from reference.{name}({twin})")
+    return found
+
+
+def imports_point_down(root: Path) -> list[str]:
+    modules = package(root)
+    found = [f"{name} has no floor" for name in modules if floor(name) is None and not is_reference(name)]
+    below: dict[str, set[str]] = {}
+    for source, line, target, _ in imports(modules):
+        if target.startswith("."):
+            found.append(f"{source}:{line} imports {target} by a relative name")
+        high, low = floor(source), floor(target)
+        if target in modules and high is not None and low is not None:
+            below.setdefault(source, set()).add(target)
+            if low > high:
+                found.append(f"{source}:{line} imports {target}, which is above it")
+    return found + [f"imports go round: {' -> '.join(circle)}" for circle in circles(below)]
+
+
+def circles(below: dict[str, set[str]]) -> list[list[str]]:
+    """Circles of two modules or more, one for each module that closes one."""
+    done: set[str] = set()
+    found: list[list[str]] = []
+
+    def visit(name: str, path: list[str]) -> None:
+        if name in path:
+            found.append([*path[path.index(name) :], name])
+        elif name not in done:
+            for target in sorted(below.get(name, set()) - {name}):
+                visit(target, [*path, name])
+            done.add(name)
+
+    for name in sorted(below):
+        visit(name, [])
+    return found
+
+
+def is_reference(name: str) -> bool:
+    return name == "reference" or name.startswith("reference.")
+
+
+def reference_stands_alone(root: Path) -> list[str]:
+    """It imports NumPy and the standard library; the package uses it only where a command compares with it.
+
+    `__init__` may publish it; a command imports it when it runs, so that the command line starts without it.
+    """
+    found = []
+    for source, line, target, local in imports(package(root)):
+        top = target.partition(".")[0]
+        inside = is_reference(source)
+        if inside and not is_reference(target) and top != "numpy" and top not in sys.stdlib_module_names:
+            found.append(f"{source}:{line} imports {target}")
+        if not inside and is_reference(target) and source != "__init__" and not (place(source) == "cli" and local):
+            found.append(f"{source}:{line} imports the reference")
+    return found
+
+
+def numba_options_in_one_place(root: Path) -> list[str]:
+    """Nothing but `kernels/compile/jit.py` compiles, or spells an option of the compiler."""
+    found = []
+    for source, module in package(root).items():
+        if source == "kernels.compile.jit":
+            continue
+        for node in ast.walk(module):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "numba":
+                found += [f"{source}:{node.lineno} imports {x.name}" for x in node.names if x.name in JIT_NAMES]
+            elif isinstance(node, ast.Attribute) and node.attr in JIT_NAMES and ast.unparse(node.value) in ("numba", "nb"):
+                found.append(f"{source}:{node.lineno} uses {ast.unparse(node)}")
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) not in OUR_DECORATORS:
+                found += [f"{source}:{node.lineno} sets {x.arg}=" for x in node.keywords if x.arg in JIT_OPTIONS]
+    return found
+
+
+def no_assert(root: Path) -> list[str]:
+    return [
+        f"{source}:{node.lineno} asserts"
+        for source, module in package(root).items()
+        for node in ast.walk(module)
+        if isinstance(node, ast.Assert)
+    ]
+
+
+Rule = Callable[[Path], list[str]]
+RULES: tuple[Rule, ...] = (
+    every_op_has_its_files,
+    every_op_has_its_names,
+    imports_point_down,
+    reference_stands_alone,
+    numba_options_in_one_place,
+    no_assert,
+)

@@ -1,0 +1,130 @@
+"""sentence-transformers' answers to the same calls on the same folders: from a golden file, and live where it is installed."""
+
+import importlib
+import inspect
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastattn
+from fastattn import CrossEncoder, SentenceTransformer
+from fastattn.text.modules.activations import ACTIVATIONS
+from fastattn.text.quantization import quantize_embeddings
+from tests.support.peer_cases import DATA, assert_alike, embedding_answers, score_answers
+from tests.support.tolerance import assert_matches_reference
+
+# What trains, publishes or moves a model, and what belongs to torch's own modules.
+LEFT_OUT = {
+    *(
+        "active_adapter",
+        "active_adapters",
+        "add_adapter",
+        "check_peft_compatible_model",
+        "clear_placement_cache",
+        "compile",
+        "cuda",
+    ),
+    *("delete_adapter", "disable_adapters", "enable_adapters", "fit", "get_adapter_state_dict", "get_sentence_features"),
+    *("gradient_checkpointing_enable", "has_peft_compatible_model", "load_adapter", "merge", "model_card_data_class", "old_fit"),
+    *("push_to_hub", "save_to_hub", "set_adapter", "smart_batching_collate", "smart_batching_collate_text_only"),
+}
+PROPERTIES_LEFT_OUT = {"config", "transformers_model"}
+
+
+def stored(part: str) -> dict[str, Any]:
+    with np.load(DATA / "peer.npz") as golden:
+        assert json.loads(str(golden["about"]))["version"] == 1, "write the file again with tests/data/make_peer.py"
+        return {name.removeprefix(f"{part}/"): golden[name] for name in golden.files if name.startswith(f"{part}/")}
+
+
+@pytest.fixture(scope="module")
+def peer() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("sentence_transformers")
+        spec = importlib.util.spec_from_file_location("make_peer", DATA / "make_peer.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.jit
+def test_embeddings_as_stored(tmp_path: Path) -> None:
+    assert_alike(embedding_answers(SentenceTransformer, tmp_path), stored("embed"))
+
+
+@pytest.mark.jit
+def test_scores_as_stored(tmp_path: Path) -> None:
+    assert_alike(score_answers(CrossEncoder, tmp_path), stored("score"))
+
+
+@pytest.mark.jit
+@pytest.mark.filterwarnings("ignore")
+def test_embeddings_live(tmp_path: Path, peer: Any) -> None:
+    assert_alike(embedding_answers(SentenceTransformer, tmp_path / "a"), embedding_answers(peer.load_embedder, tmp_path / "b"))
+
+
+@pytest.mark.jit
+@pytest.mark.filterwarnings("ignore")
+def test_scores_live(tmp_path: Path, peer: Any) -> None:
+    assert_alike(score_answers(CrossEncoder, tmp_path / "a"), score_answers(peer.load_scorer, tmp_path / "b"))
+
+
+@pytest.mark.jit
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name: str) -> None:
+    golden = stored("activation")
+    assert_matches_reference(ACTIVATIONS[name](golden["grid"]), golden[f"{name}/float64"], golden[f"{name}/float32"])
+
+
+def test_quantized_as_theirs(caplog: pytest.LogCaptureFixture) -> None:
+    golden = stored("quantize")
+    rows, others = golden.pop("rows"), golden.pop("others")
+    ranges = np.stack([others.min(axis=0), others.max(axis=0)])
+    options: dict[str, dict[str, Any]] = {"own": {}, "calibrated": {"calibration_embeddings": others}, "ranges": {"ranges": ranges}}
+    for name, expected in golden.items():
+        precision, how, *number = name.split("/")
+        if number:
+            found = quantize_embeddings([rows[:50], rows[50:]], precision)[int(number[0])]
+        else:
+            found = quantize_embeddings(rows, precision, **options[how])
+        assert found.dtype == expected.dtype, name
+        assert np.array_equal(found, expected), name
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        quantize_embeddings(rows[:99], "int8")
+    assert "int8 ranges are taken from 99 embeddings" in caplog.text
+    with pytest.raises(TypeError, match="must be float, got int8"):
+        quantize_embeddings(quantize_embeddings(rows, "int8"), "uint8")
+
+
+def test_stored_signatures_are_theirs(peer: Any) -> None:
+    assert peer.signatures() == {name: part for name, part in content().items() if name != "about"}
+
+
+def content() -> dict[str, Any]:
+    return dict(json.loads((DATA / "signatures.json").read_text("utf-8")))
+
+
+@pytest.mark.parametrize("name", ["SentenceTransformer", "CrossEncoder"])
+def test_signatures(name: str) -> None:
+    ours, theirs = getattr(fastattn, name), content()[name]
+    for method, parameters in theirs["methods"].items():
+        if method in LEFT_OUT:
+            assert not hasattr(ours, method), f"{name}.{method} is no longer left out"
+            continue
+        assert hasattr(ours, method), f"{name} has no {method}"
+        found = inspect.signature(getattr(ours, method)).parameters.values()
+        mine = [[p.name, p.kind.name, "" if p.default is p.empty else repr(p.default)] for p in found if p.name != "self"]
+        if method == "to":  # theirs takes what torch's takes
+            continue
+        assert mine == parameters, f"{name}.{method}: {mine} instead of {parameters}"
+    missing = [key for key in theirs["properties"] if not hasattr(ours, key) and not key.startswith("_")]
+    assert set(missing) <= PROPERTIES_LEFT_OUT | {"num_labels"}, missing

@@ -34,6 +34,7 @@ class Drawing:
             self.parts.append(f'<polygon class="head" points="{corners}"/>')
 
     def __str__(self) -> str:
+        """Return the figure on one line, as Markdown takes it."""
         width, height = self.size
         title = escape(self.caption.split(". ")[0])
         svg = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{title}">{"".join(self.parts)}</svg>'
@@ -42,7 +43,9 @@ class Drawing:
 
 def tile() -> str:
     """Draw the product tile: A from the left, a row of the panel from above, accumulators between them."""
-    d = Drawing(700, 350, "The tile on a CPU with AVX-512: 14 rows by 2 vectors of 16 floats. One step of k does 28 fused multiply-adds.")
+    d = Drawing(
+        700, 350, "The tile on a CPU with AVX-512: 14 rows by 2 vectors of 16 floats. One step of k is 28 vector multiply-adds."
+    )
     left, top, cell, wide = 210, 92, 15, 150
     d.text(left, 22, "row k of the panel B: 2 vectors, read once per step", "small")
     for j in range(2):
@@ -62,7 +65,7 @@ def tile() -> str:
     d.line((left + wide * 1.5 + 8, 58), (left + wide * 1.5 + 8, 86))
     d.text(540, 120, "28 accumulators", "small")
     d.text(540, 138, "+ 2 vectors of B", "small")
-    d.text(540, 156, "+ 1 copy of an element of A", "small")
+    d.text(540, 156, "+ 1 copy of a float of A", "small")
     d.text(540, 174, "= 31 of 32 registers", "small")
     d.text(540, 214, "k = 0, 1, 2, …: nothing is", "small")
     d.text(540, 230, "stored before the last k", "small")
@@ -71,49 +74,58 @@ def tile() -> str:
 
 def panels() -> str:
     """Draw how a weight is laid out anew: strips of W rows, each stored k by k."""
-    d = Drawing(700, 300, "A weight of 80 rows packed into panels of W = 32 columns of the product; the last panel is filled up with zeros.")
+    d = Drawing(
+        720, 316, "A weight of 80 rows packed into panels of W = 32 columns of the product; the last panel is filled up with zeros."
+    )
     kinds = ("a", "b", "c")
-    d.text(20, 24, "weight (C_out, C_in), as a checkpoint stores it")
-    d.text(20, 42, "row by row: the 32 floats that a step of k needs are far apart", "small")
+    d.text(20, 20, "weight (C_out, C_in), as stored")
+    d.text(20, 38, "the 32 floats that step k needs", "small")
+    d.text(20, 54, "are far from each other", "small")
     for p, kind in enumerate(kinds):
-        rows = 4 if p < 2 else 2
-        for r in range(rows):
-            d.box(20, 58 + p * 88 + r * 20, 210, 18, kind, f"row {p * 32 + (r if r < rows - 1 else (31 if p < 2 else 15))}" if r in (0, rows - 1) else "…")
-    d.line((106, 54), (106, 278), arrow=False, dash=True)
-    d.text(110, 290, "k", "small")
-    d.line((245, 150), (300, 150))
-    d.text(318, 24, "packed (3 panels, C_in, 32), as the kernel reads it")
-    d.text(318, 42, "panel by panel, k by k: the same 32 floats are one line after the other", "small")
+        names = ("row 0", "…", "…", "row 31") if p == 0 else (("row 32", "…", "…", "row 63") if p == 1 else ("row 64", "… row 79"))
+        for r, name in enumerate(names):
+            y = 74 + p * 88 + r * 20
+            d.box(20, y, 210, 18, kind)
+            d.text(28, y + 13, name, "small")
+    d.line((150, 68), (150, 298), arrow=False, dash=True)
+    d.text(154, 308, "k", "small")
+    d.line((245, 170), (305, 170))
+    d.text(325, 20, "packed (3 panels, C_in, 32), as the kernel reads it")
+    d.text(325, 38, "the 32 floats of step k lie side by side,", "small")
+    d.text(325, 54, "those of step k + 1 behind them", "small")
     for p, kind in enumerate(kinds):
-        y = 62 + p * 76
-        d.text(318, y + 20, f"panel {p}", "small")
-        for k in range(4):
-            label = (f"k = {k}" if k < 2 else "…") if k < 3 else "C_in − 1"
+        y = 78 + p * 76
+        d.text(325, y + 20, f"panel {p}", "small")
+        for k, label in enumerate(("k = 0", "k = 1", "…", "C_in − 1")):
             used = 70 if p < 2 else 35
-            d.box(372 + k * 78, y, used, 32, kind, label if p < 2 else "")
+            d.box(380 + k * 80, y, used, 32, kind, label if p < 2 else "")
             if p == 2:
-                d.box(372 + k * 78 + used, y, 70 - used, 32, "none", "0")
-        d.line((372, y + 46), (680, y + 46))
+                d.box(380 + k * 80 + used, y, 70 - used, 32, "none", "0")
+        d.line((380, y + 46), (690, y + 46))
     return str(d)
 
 
 def online() -> str:
     """Draw three blocks of keys that pass by a tile of queries, and the state that they change."""
-    d = Drawing(700, 330, "Online softmax. Three numbers per query and a row of sums pass from block to block; the (L, S) matrix of scores is never stored.")
+    d = Drawing(
+        710,
+        330,
+        "Online softmax. Two numbers and a row of sums per query pass from block to block. The (L, S) scores are not kept.",
+    )
     d.text(20, 22, "keys and values of one head, in blocks of 512")
     for b in range(3):
-        x = 110 + b * 195
+        x = 110 + b * 200
         d.box(x, 34, 170, 26, "b", f"keys {b * 512} … {b * 512 + 511}")
         d.line((x + 85, 62), (x + 85, 84))
-        d.box(x, 88, 170, 44, "a", "scores = tile · keysᵀ")
+        d.box(x, 88, 170, 44, "a", "scores s = tile · keysᵀ")
         d.line((x + 85, 134), (x + 85, 156))
         d.box(x, 160, 170, 26, "none", "m = max(top, max scores)")
-        d.box(x, 190, 170, 26, "none", "r = exp(top − m)")
-        d.box(x, 220, 170, 26, "c", "total = total · r + Σ exp(s − m)")
-        d.box(x, 250, 170, 26, "c", "sums = sums · r + exp(s − m) · V")
+        d.box(x, 190, 170, 26, "none", "r = exp(top − m), e = exp(s − m)")
+        d.box(x, 220, 170, 26, "c", "total = r · total + Σ e")
+        d.box(x, 250, 170, 26, "c", "sums = r · sums + e · V")
         d.box(x, 280, 170, 20, "none", "top = m")
         if b < 2:
-            d.line((x + 172, 248), (x + 193, 248))
+            d.line((x + 172, 248), (x + 198, 248))
     d.box(20, 88, 66, 44, "a", "14 queries")
     d.line((88, 110), (108, 110))
     d.text(20, 206, "top = −∞", "small")
@@ -145,14 +157,16 @@ def bits() -> str:
         d.box(20 + i * 92, 200, 78, 28, "b" if label == "+ bias" else "d", label)
         if i:
             d.line((20 + i * 92 - 14, 214), (20 + i * 92 - 1, 214))
-    d.text(20, 254, "one accumulator, k upwards, one rounding per step (fused multiply-add); longer sums are several such chains,", "small")
-    d.text(20, 270, "cut at places that depend on K alone, and added in their order", "small")
+    d.text(20, 254, "one accumulator, k upwards, one rounding per step (fused multiply-add); longer sums are several", "small")
+    d.text(20, 270, "such chains, cut at places that depend on K alone, and added in their order", "small")
     return str(d)
 
 
 def schedules() -> str:
     """Draw the time of two threads under each schedule."""
-    d = Drawing(700, 330, "Two threads under each schedule, time to the right. A vertical line is a barrier: both threads wait there.")
+    d = Drawing(
+        700, 330, "Two threads under each schedule, time to the right. A vertical line is a barrier: both threads wait there."
+    )
     d.text(20, 22, "throughput: a chunk of whole texts goes through all layers on one thread")
     for t in range(2):
         y = 34 + t * 44
@@ -181,7 +195,9 @@ def schedules() -> str:
 
 def numba() -> str:
     """Draw the way from Python functions to machine code on disk."""
-    d = Drawing(700, 300, "From Python to machine code. Every step is Python code in the package; the compiler is the LLVM inside Numba.")
+    d = Drawing(
+        700, 300, "From Python to machine code. Every step is Python code in the package; the compiler is the LLVM inside Numba."
+    )
     d.box(20, 30, 190, 46, "a", "@kernel functions, Python")
     d.box(20, 100, 190, 46, "b", "@intrinsic: load, fma, tile")
     d.text(24, 166, "emit LLVM vector instructions", "small")
@@ -194,8 +210,8 @@ def numba() -> str:
     d.box(600, 64, 84, 46, "c", "machine code")
     d.line((642, 112), (642, 152))
     d.box(520, 156, 164, 46, "c", "cache: name + source tag")
-    d.text(520, 220, "a hash of all kernel sources:", "small")
-    d.text(520, 236, "an edit anywhere compiles anew", "small")
+    d.text(506, 220, "a hash of all kernel sources:", "small")
+    d.text(506, 236, "an edit anywhere compiles anew", "small")
     d.box(20, 212, 190, 46, "d", "encoder_kernel (prange)")
     d.line((212, 235), (296, 235))
     d.text(218, 228, "by address", "small")

@@ -109,7 +109,7 @@ def online() -> str:
     """Draw three blocks of keys that pass by a tile of queries, and the state that they change."""
     d = Drawing(
         710,
-        330,
+        356,
         "Online softmax. Two numbers and a row of sums per query pass from block to block. The (L, S) scores are not kept.",
     )
     d.text(20, 22, "keys and values of one head, in blocks of 512")
@@ -119,20 +119,21 @@ def online() -> str:
         d.line((x + 85, 62), (x + 85, 84))
         d.box(x, 88, 170, 44, "a", "scores s = tile · keysᵀ")
         d.line((x + 85, 134), (x + 85, 156))
-        d.box(x, 160, 170, 26, "none", "m = max(top, max scores)")
-        d.box(x, 190, 170, 26, "none", "r = exp(top − m), e = exp(s − m)")
-        d.box(x, 220, 170, 26, "c", "total = r · total + Σ e")
-        d.box(x, 250, 170, 26, "c", "sums = r · sums + e · V")
-        d.box(x, 280, 170, 20, "none", "top = m")
+        d.box(x, 160, 170, 24, "none", "m = max(top, max s)")
+        d.box(x, 188, 170, 24, "none", "r = exp(top − m)")
+        d.box(x, 216, 170, 24, "none", "e = exp(s − m)")
+        d.box(x, 244, 170, 24, "c", "total = r · total + Σ e")
+        d.box(x, 272, 170, 24, "c", "sums = r · sums + e · V")
+        d.box(x, 300, 170, 24, "c", "top = m")
         if b < 2:
-            d.line((x + 172, 248), (x + 198, 248))
+            d.line((x + 172, 284), (x + 198, 284))
     d.box(20, 88, 66, 44, "a", "14 queries")
     d.line((88, 110), (108, 110))
-    d.text(20, 206, "top = −∞", "small")
-    d.text(20, 222, "total = 0", "small")
-    d.text(20, 238, "sums = 0", "small")
-    d.line((78, 232), (108, 232))
-    d.text(500, 320, "out = sums / total", "small")
+    d.text(20, 262, "total = 0", "small")
+    d.text(20, 288, "sums = 0", "small")
+    d.text(20, 316, "top = −∞", "small")
+    d.line((80, 284), (108, 284))
+    d.text(595, 346, "out = sums / total", "small", "middle")
     return str(d)
 
 

@@ -45,6 +45,12 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown.replace("{{ families }}", families()) if "{{ families }}" in markdown else markdown
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Tidy the reference: no backticks inside code, no dash before a description that is not there."""
+    html = re.sub(r"<code>[^<]*`[^<]*</code>", lambda found: found[0].replace("`", ""), html)
+    return re.sub(r"\s\u2013\s*<div class=\"doc-md-description\">\s*</div>", "", html)
+
+
 def _load(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
@@ -115,8 +121,9 @@ def families() -> str:
         settings = Settings(ROOT / "tests" / "data" / "golden" / name / "config.json")
         config = family.config(settings)
         positions = f"{config.positions or 'none'}{', relative bias' if config.relative_buckets else ''}"
-        norm = "before each sublayer" if config.norm_first else "after each sublayer"
+        norm = "before sublayers" if config.norm_first else "after sublayers"
         network = "gated" if config.gated else "plain"
         seen = "causal" if config.is_causal else ("all, and windows" if config.window is not None else "all")
-        lines.append(f"| `{name}` | {positions} | {norm} | {network} | {seen} | {', '.join(family.heads(settings))} |")
+        heads = ", ".join(task.removesuffix("-classification") for task in family.heads(settings))
+        lines.append(f"| `{name}` | {positions} | {norm} | {network} | {seen} | {heads} |")
     return "\n".join(lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from fastattn.kernels.encoder.layer import FF_ROWS, STOP, ff_stride, tail_scratc
 from fastattn.kernels.encoder.schedule import encoder_kernel, latency_steps, run_step, throughput_steps
 from fastattn.kernels.ops._arrays import Array, aligned_empty, panels
 from fastattn.kernels.ops._attend import scratch_size
+from fastattn.kernels.records import Batch, Model, Plan, Result, Workspace
 from fastattn.runtime.interrupt import interruptible
 from fastattn.runtime.memory import check_large
 from fastattn.runtime.threads import thread_count
@@ -38,7 +38,7 @@ _workspace = threading.local()
 def _scratch(name: str, size: int) -> Array:
     """Take this thread's array of that name, or a new one where there is none of at least `size` elements.
 
-    It is gone until it is given back: a call in the handler of a signal, in the middle of this one, finds none.
+    The buffer is removed from the thread's store while in use, so a nested call (from a signal handler) allocates its own.
     """
     array: Array | None = _workspace.__dict__.pop(name, None)
     return aligned_empty(size, np.float32) if array is None or array.size < size else array
@@ -101,13 +101,14 @@ def run(
     check_large(4 * _to_allocate(needed) + pending, "the forward of {} tokens", n)
     arrays = {name: _scratch(name, size) for name, size in needed.items()}
     x, qkv, ctx, y, expanded, scratch = (array[: needed[name]] for name, array in arrays.items())
+    ids, types, embeds, tokens, positions, token_types = inputs
     counter = np.zeros(16, np.int64)
+    model = Model(packed.matrices, packed.vectors, tokens, token_types, packed.layout, packed.sizes, config.layer_norm_eps)
+    batch = Batch(offsets, ids, types, embeds, positions, rotary, relative)
+    work = Workspace(x, qkv, ctx, y, expanded, scratch, counter)
+    result = Result(out.reshape(-1), mode, normalize)
     for part in [steps] if watch is None else np.split(steps, len(steps)):
-        _launch(
-            work_us / workers, counter, part, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative,
-            packed.weights, packed.layout, config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, counter,
-            out.reshape(-1), workers,
-        )  # fmt: skip
+        _launch(work_us / workers, Plan(part, chunks, blocks, rows_max, workers), batch, model, work, result)
         if watch is not None:
             watch(int(part[0, 0]), int(part[0, 1]), x, qkv, relative)
     for name, array in arrays.items():
@@ -115,18 +116,20 @@ def run(
             setattr(_workspace, name, array)
 
 
-def _launch(us: float, counter: Array, *arguments: Any) -> None:
-    """Call the kernel, which takes about `us` microseconds; what the handlers of signals raise meanwhile ends it."""
+def _launch(us: float, plan: Plan, batch: Batch, model: Model, work: Workspace, result: Result) -> None:
+    """Call the kernel, which takes about `us` microseconds; an exception of a signal's handler ends a long call."""
+    records = [tuple(record) for record in (plan, batch, model, work, result)]
     if us < _LONG_US:
-        encoder_kernel(run_step.address(), *arguments)
+        encoder_kernel(run_step.address(), *records)
         return
+    counter = work.counter
 
     def stop() -> None:
         counter[STOP] = 1
         # No work is left to hand out in the step that runs.
         counter[0] = 2**62
 
-    interruptible(lambda: encoder_kernel.unless(lambda: counter[STOP] != 0, run_step.address(), *arguments), stop)
+    interruptible(lambda: encoder_kernel.unless(lambda: counter[STOP] != 0, run_step.address(), *records), stop)
 
 
 def flop(config: EncoderConfig, lengths: NDArray[np.int64]) -> float:

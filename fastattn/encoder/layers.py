@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig
 from fastattn.encoder.packing import Packed
-from fastattn.kernels.encoder import layer
 from fastattn.kernels.ops._arrays import panels
 from fastattn.kernels.ops.attention import scaled_dot_product_attention
 from fastattn.kernels.ops.layer_norm import layer_norm
 from fastattn.kernels.ops.linear import linear_kernel
 from fastattn.kernels.ops.rotary_embedding import rotary_embedding
+from fastattn.kernels.records import Sizes
 from fastattn.kernels.vector.activations import ACTIVATIONS
 from fastattn.runtime.threads import thread_count
 
@@ -39,14 +39,14 @@ def forward(
 
     def product(x: Array, w: int, b: int, size: int, activation: str | None = None) -> Array:
         count, width = panels(size, np.float32)
-        weight = packed.weights[w : w + count * width * x.shape[1]]
-        bias = packed.weights[b : b + count * width]
+        weight = packed.matrices[w : w + count * width * x.shape[1]]
+        bias = packed.vectors[b : b + count * width]
         out = np.empty((n, size), np.float32)
         linear_kernel(x, weight, bias, out, ACTIVATIONS[activation], np.zeros(8, np.int64), thread_count())
         return out
 
     def norm(x: Array, w: int, b: int, residual: Array | None = None) -> Array:
-        weights, size = packed.weights, x.shape[1]
+        weights, size = packed.vectors, x.shape[1]
         return x if w < 0 else layer_norm(x, weights[w : w + size], weights[b : b + size], residual=residual, eps=eps)
 
     def drop(x: Array) -> Array:
@@ -58,36 +58,36 @@ def forward(
         x = x + positions.reshape(-1, e)[place]
     if token_types.size:
         x = x + token_types.reshape(-1, e)[types if types.size else np.zeros(n, np.int32)]
-    dims = packed.dims
-    x = norm(x, dims[layer.EMBED_NORM_W], dims[layer.EMBED_NORM_B])
-    if dims[layer.PROJECT_W] >= 0:
-        x = product(x, dims[layer.PROJECT_W], dims[layer.PROJECT_B], c)
-    tables = rotary.reshape(dims[layer.ROTARY_TABLES], -1, 2, config.head_dim // 2)
+    sizes = Sizes(*map(int, packed.sizes))
+    x = norm(x, sizes.embed_norm, sizes.embed_norm_bias)
+    if sizes.project >= 0:
+        x = product(x, sizes.project, sizes.project_bias, c)
+    tables = rotary.reshape(sizes.rotary_tables, -1, 2, config.head_dim // 2)
     biases = relative.reshape(heads, -1)
-    for at in packed.layout:
-        norm1, norm2 = (at[layer.NORM1_W], at[layer.NORM1_B]), (at[layer.NORM2_W], at[layer.NORM2_B])
+    for at in packed.layers():
+        norm1, norm2 = (at.norm1, at.norm1_bias), (at.norm2, at.norm2_bias)
         normed = norm(x, *norm1) if config.norm_first else x
-        qkv = product(normed, at[layer.QKV_W], at[layer.QKV_B], 3 * c).reshape(n, 3, heads, c // heads)
+        qkv = product(normed, at.qkv, at.qkv_bias, 3 * c).reshape(n, 3, heads, c // heads)
         ctx = np.empty((n, c), np.float32)
         for start, stop in itertools.pairwise(offsets):
             q, k, v = qkv[start:stop].transpose(1, 2, 0, 3)
             bias = None
             if rotary.size:
-                cos, sin = tables[at[layer.ROTARY], : stop - start].swapaxes(0, 1)
+                cos, sin = tables[at.rotary, : stop - start].swapaxes(0, 1)
                 q, k = rotary_embedding(q, cos, sin), rotary_embedding(k, cos, sin)
             if relative.size:
                 t = np.arange(stop - start)
                 bias = biases[:, biases.shape[1] // 2 + t[None, :] - t[:, None]]
-            head_out = scaled_dot_product_attention(q, k, v, bias, window=(at[layer.LEFT], at[layer.RIGHT]))
+            head_out = scaled_dot_product_attention(q, k, v, bias, window=(at.left, at.right))
             ctx[start:stop] = head_out.transpose(1, 0, 2).reshape(stop - start, c)
-        y = drop(product(ctx, at[layer.OUT_W], at[layer.OUT_B], c))
+        y = drop(product(ctx, at.out, at.out_bias, c))
         x = x + y if config.norm_first else norm(y, *norm1, residual=x)
         normed = norm(x, *norm2) if config.norm_first else x
         if config.gated:
-            gate = product(normed, at[layer.GATE_W], at[layer.GATE_B], config.ff_dim, config.activation)
-            expanded = gate * product(normed, at[layer.IN_W], at[layer.IN_B], config.ff_dim)
+            gate = product(normed, at.gate, at.gate_bias, config.ff_dim, config.activation)
+            expanded = gate * product(normed, at.up, at.up_bias, config.ff_dim)
         else:
-            expanded = product(normed, at[layer.IN_W], at[layer.IN_B], config.ff_dim, config.activation)
-        y = drop(product(drop(expanded), at[layer.FF_W], at[layer.FF_B], c))
+            expanded = product(normed, at.up, at.up_bias, config.ff_dim, config.activation)
+        y = drop(product(drop(expanded), at.down, at.down_bias, c))
         x = x + y if config.norm_first else norm(y, *norm2, residual=x)
-    return norm(x, dims[layer.FINAL_NORM_W], dims[layer.FINAL_NORM_B])
+    return norm(x, sizes.final_norm, sizes.final_norm_bias)

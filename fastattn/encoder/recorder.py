@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig
 from fastattn.encoder.packing import Packed
-from fastattn.kernels.encoder.layer import LEFT, RIGHT
 from fastattn.kernels.encoder.schedule import EMBED_ROWS, HEADS, TAIL_ROWS
 from fastattn.kernels.ops._arrays import Array
 from fastattn.kernels.ops.attention_weights import attention_weights
@@ -44,9 +43,9 @@ class Walk:
             self.hidden_states[following][self._real] = x.reshape(-1, self._config.hidden_dim)
 
     def _weigh(self, layer: int, qkv: Array, relative: Array) -> None:
-        heads, at = self._config.num_heads, self._packed.layout[layer]
+        heads, at = self._config.num_heads, self._packed.layers()[layer]
         rows = qkv.reshape(-1, 3, heads, self._config.head_dim)
-        window = (int(at[LEFT]), int(at[RIGHT]))
+        window = (at.left, at.right)
         biases, start = relative.reshape(heads, -1), 0
         for b, place in enumerate(self._places):
             count = int(self._real[b].sum())

@@ -19,7 +19,7 @@ import fastattn
 from fastattn import Encoder, EncoderConfig
 from fastattn.encoder import forward, heads, packing, tables
 from fastattn.kernels.compile import jit
-from fastattn.kernels.encoder.pool import POOLINGS
+from fastattn.kernels.encoder.pool import POOLINGS, normalize_kernel, pool_kernel
 from fastattn.kernels.ops import _arrays, attention, attention_weights, linear
 from fastattn.kernels.vector.activations import ACTIVATIONS
 from fastattn.kernels.vector.target import TILE_ROWS
@@ -177,6 +177,20 @@ def choices(guard: Guard) -> Iterator[str]:
         dropping(ids, training=True, rng=np.random.default_rng(0))
 
 
+def poolings(guard: Guard) -> Iterator[str]:
+    """Pool rows that are at hand, and divide them by their lengths."""
+    for c, lengths, skip in itertools.product(EDGES, ([1], [17, 0, 3]), (0, 2)):
+        offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
+        x = normal(guard, int(offsets[-1]), c)
+        for mode in filter(None, POOLINGS):
+            yield f"pooling {c} {lengths} {skip} {mode}"
+            out = guard.empty((len(lengths), c))
+            pool_kernel(x, offsets, skip, POOLINGS[mode], out, 1)
+            pool_kernel(x, offsets, skip, POOLINGS[mode], out, 2)
+            normalize_kernel(out, 1)
+            normalize_kernel(out, 2)
+
+
 def families(guard: Guard) -> Iterator[str]:
     """Run a checkpoint of every family, with each head that it has."""
     for folder in sorted(path for path in GOLDEN.iterdir() if (path / "config.json").is_file()):
@@ -216,7 +230,7 @@ def main() -> None:
         # So short a call that a second thread is worth it, or none that is.
         _arrays._US_PER_THREAD = 1e-9 if threads else 1e9
         ops = (cases(guard, np.float32), cases(guard, np.float64), halves(guard))
-        for steps in ops if threads else (*ops, encoders(guard), choices(guard), families(guard)):
+        for steps in ops if threads else (*ops, encoders(guard), choices(guard), poolings(guard), families(guard)):
             for name in steps:
                 print(name, file=sys.stderr, flush=True)
                 done += 1

@@ -15,9 +15,9 @@ GELU, GELU_TANH, RELU, SILU = 1, 2, 3, 4
 def gelu_erf(x):  # type: ignore[no-untyped-def]
     """x Phi(x) = max(x, 0) - |x| Phi(-|x|): no cancellation on either side."""
     u = absolute(x)
-    # From 13 on the tail is below 1e-37 of anything.
+    # The tail of 13 is below 1e-37: larger arguments are clipped.
     u = where_less(u, 13.0, u, 13.0)
-    # x - x: at -inf the product of infinity and 0, as in the definition.
+    # x - x is 0, but NaN at -inf, as the product of infinity and 0 in the definition.
     return fma(0.0 - u, normal_tail(u), where_less(x, 0.0, x - x, x))
 
 

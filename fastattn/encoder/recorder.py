@@ -1,4 +1,4 @@
-"""A walk through a forward, layer by layer: keeps the hidden states and the attention weights of each."""
+"""Records the hidden states and the attention weights of each layer during a forward."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig
+from fastattn.encoder.layers import layer_window
 from fastattn.encoder.packing import Packed
-from fastattn.kernels.encoder.layer import LEFT, RIGHT
+from fastattn.encoder.tables import bias_by_position
 from fastattn.kernels.encoder.schedule import EMBED_ROWS, HEADS, TAIL_ROWS
 from fastattn.kernels.ops._arrays import Array
 from fastattn.kernels.ops.attention_weights import attention_weights
 from fastattn.runtime.memory import check_fits
 
 
-class Walk:
+class Recorder:
     """Arrays of a batch's hidden states and attention weights, filled after each step of a forward by rows.
 
     `real` (B, T) marks the tokens that are encoded; all else is 0.
@@ -44,18 +45,13 @@ class Walk:
             self.hidden_states[following][self._real] = x.reshape(-1, self._config.hidden_dim)
 
     def _weigh(self, layer: int, qkv: Array, relative: Array) -> None:
-        heads, at = self._config.num_heads, self._packed.layout[layer]
-        rows = qkv.reshape(-1, 3, heads, self._config.head_dim)
-        window = (int(at[LEFT]), int(at[RIGHT]))
-        biases, start = relative.reshape(heads, -1), 0
+        heads, window = self._config.num_heads, layer_window(self._packed, layer)
+        rows, start = qkv.reshape(-1, 3, heads, self._config.head_dim), 0
         for b, place in enumerate(self._places):
             count = int(self._real[b].sum())
             query, key = rows[start : start + count, :2].transpose(1, 2, 0, 3)
             start += count
-            bias = None
-            if relative.size:
-                t = np.arange(count)
-                bias = biases[:, biases.shape[1] // 2 + t[None, :] - t[:, None]]
+            bias = bias_by_position(relative, heads, count)
             target = self.attention[layer, b]
             if isinstance(place, slice):
                 attention_weights(query, key, bias, window=window, out=target[:, place, place])

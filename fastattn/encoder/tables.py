@@ -106,3 +106,11 @@ def relative_biases(weight: Array, max_distance: int, tokens: int) -> Array:
     bucket = np.where(away < exact, away, far)
     both = np.concatenate([bucket[:0:-1], bucket[:1], bucket[1:] + side])
     return np.ascontiguousarray(weight[both].T).reshape(-1)
+
+
+def bias_by_position(relative: Array, heads: int, tokens: int) -> Array | None:
+    """Return the relative bias of each query and key, (H, T, T), of the table (H, 2 S - 1) for S >= T; None for no table."""
+    if not relative.size:
+        return None
+    biases, place = relative.reshape(heads, -1), np.arange(tokens)
+    return biases[:, biases.shape[1] // 2 + place[None, :] - place[:, None]]

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from fastattn.checkpoint.torch_errors import Unfit
 from fastattn.checkpoint.torch_nn import Stack, check_attention, read_stack
-from fastattn.encoder.encoder import Encoder
+from fastattn.encoder.encoder import Encoder, encode_with_mask
 from fastattn.encoder.packed_linear import PackedLinear
+from fastattn.encoder.padding import pack, unpack
 from fastattn.kernels.ops.attention import scaled_dot_product_attention
 from fastattn.kernels.ops.attention_weights import attention_weights
 from fastattn.pytorch.forward import Forward
-from fastattn.pytorch.masked_layers import masked_layers
 from fastattn.pytorch.masks import attention_mask, ignored, is_causal, mask_array
 from fastattn.pytorch.watch import array
 
@@ -80,7 +80,7 @@ class StackForward(Forward):
             encoder = plan.encoder(causal)
             whole = attention_mask(mask, padding, heads)
             if whole is not None:
-                target[...] = masked_layers(encoder.config, encoder._packed, x, whole)
+                target[...] = encode_with_mask(encoder, x, whole)
         result = torch.from_numpy(out)
         if plan.stack.after is not None:
             result = plan.stack.after(result)
@@ -92,17 +92,11 @@ class StackForward(Forward):
 
 def _encode(encoder: Encoder, x: Array, hidden: Array | None, out: Array) -> None:
     """Write the hidden states of x (B, T, C) to `out`, without the positions that are hidden."""
-    b, t, c = x.shape
-    if hidden is None or not hidden.any():
-        offsets = np.arange(b + 1, dtype=np.int64) * t
-        if out.flags.c_contiguous:
-            encoder.forward_packed(x.reshape(b * t, c), offsets, out=out.reshape(b * t, c))
-        else:
-            out[...] = encoder.forward_packed(x.reshape(b * t, c), offsets).reshape(b, t, c)
-        return
-    real = ~hidden
-    offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
-    out[real] = encoder.forward_packed(x[real], offsets)
+    batch = pack(x, None if hidden is None else ~hidden)
+    if out.flags.c_contiguous and len(batch.rows) == batch.real.size:
+        encoder.forward_packed(batch.rows, batch.offsets, out=out.reshape(batch.rows.shape))
+    else:
+        unpack(encoder.forward_packed(batch.rows, batch.offsets), batch.real, out)
 
 
 class _Projections:

@@ -15,6 +15,7 @@ from torch import nn
 from fastattn.checkpoint.torch_errors import Unfit, Unsupported
 from fastattn.checkpoint.torch_transformers import read_pretrained
 from fastattn.encoder.encoder import Encoder
+from fastattn.encoder.padding import pack, unpack
 from fastattn.pytorch.forward import Forward
 from fastattn.pytorch.watch import IDS, array
 
@@ -202,15 +203,8 @@ def _compute(model: _Model, given: dict[str, Any], hidden_states: bool, attentio
 
 def _encode(encoder: Encoder, source: Array, real: Array | None, types: Array | None) -> Array:
     """Return hidden states (B, T, C) of ids (B, T) or embeddings (B, T, C)."""
-    b, t = source.shape[:2]
-    if real is None or real.all():
-        flat, offsets = source.reshape(b * t, *source.shape[2:]), np.arange(b + 1, dtype=np.int64) * t
-        types = None if types is None else types.reshape(b * t)
-        return encoder.forward_packed(flat, offsets, token_type_ids=types).reshape(b, t, -1)
-    out = np.zeros((b, t, encoder.config.hidden_dim), np.float32)
-    offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
-    out[real] = encoder.forward_packed(source[real], offsets, token_type_ids=None if types is None else types[real])
-    return out
+    batch = pack(source, real, types)
+    return unpack(encoder.forward_packed(batch.rows, batch.offsets, token_type_ids=batch.token_types), batch.real)
 
 
 def _inputs(model: _Model, given: dict[str, Any]) -> tuple[Encoder, Array, Array | None, Array | None]:

@@ -21,7 +21,8 @@ from fastattn import (
     EncoderForTokenClassification,
     SentenceTransformer,
 )
-from fastattn.encoder import forward, packing
+from fastattn.encoder import forward
+from fastattn.parameters import random_parameters
 from fastattn.runtime import memory as _memory
 from fastattn.text import similarity
 from soak import memory
@@ -247,7 +248,7 @@ def test_packing_that_would_not_fit(free: Free) -> None:
 def test_many_layers_that_would_not_fit(free: Free) -> None:
     """Nothing is made for each layer, neither weights nor their names; without weights the first that lacks is found."""
     config = EncoderConfig(10**5, 1, 1, 1, vocab_size=9)
-    parameters = packing.random_parameters(EncoderConfig(2, 1, 1, 1, vocab_size=9), 0)
+    parameters = random_parameters(EncoderConfig(2, 1, 1, 1, vocab_size=9), 0)
     free(2**20)
     tracemalloc.start()
     try:

@@ -17,12 +17,13 @@ import numpy as np
 
 import fastattn
 from fastattn import Encoder, EncoderConfig
-from fastattn.encoder import forward, heads, packing, tables
+from fastattn.encoder import forward, packed_linear, packing, tables
 from fastattn.kernels.compile import jit
 from fastattn.kernels.encoder.pool import POOLINGS
 from fastattn.kernels.ops import _arrays, attention, attention_weights, linear
 from fastattn.kernels.vector.activations import ACTIVATIONS
 from fastattn.kernels.vector.target import TILE_ROWS
+from fastattn.parameters import random_parameters
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -131,7 +132,7 @@ def encoders(guard: Guard) -> Iterator[str]:
         ({"positions": "learned"}, {**blocks, "embedding_dim": 17}, {**blocks, "embedding_dim": 65}),
     ):
         config = EncoderConfig(2, count, c, ff, vocab_size=9, max_positions=70, type_vocab_size=2, norm_first=first, **options)
-        parameters = {name: guard.copy(value) for name, value in packing.random_parameters(config, 0).items()}
+        parameters = {name: guard.copy(value) for name, value in random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters)
         if config.positions == "rotary":
             # Tables of the longest sequence's length and no more.
@@ -159,7 +160,7 @@ def choices(guard: Guard) -> Iterator[str]:
         c, e = ((32, None), (30, 17))[number % 2]
         options: dict[str, Any] = {"gated": gated, "positions": positions, "is_causal": causal, "embedding_dim": e}
         config = EncoderConfig(2, 1 if c == 32 else 5, c, 33, activation=activation, vocab_size=9, **options)
-        parameters = {name: guard.copy(value) for name, value in packing.random_parameters(config, 0).items()}
+        parameters = {name: guard.copy(value) for name, value in random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters)
         for lengths in ([1], [17, 0, 33]):
             offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
@@ -209,7 +210,7 @@ def main() -> None:
     done = 0
     for behind, threads in itertools.product((True, False), (False, True)):
         guard = Guard(behind)
-        for module in (attention, attention_weights, linear, packing, heads):
+        for module in (attention, attention_weights, linear, packing, packed_linear):
             module.aligned_empty = guard.empty  # type: ignore[attr-defined]
         forward._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
         # So short a call that a second thread is worth it, or none that is.

@@ -13,35 +13,17 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.checkpoint.families import FAMILIES, Dense, Family, Head, Names, Rows, Settings
+from fastattn.checkpoint.families import FAMILIES, Block, Family, Head, Names, Settings, Step
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.checkpoint.heads import HeadStep, StoredHead
 from fastattn.checkpoint.weights import Tensors
 from fastattn.config import EncoderConfig
+from fastattn.parameters import SCHEMA
 
 __all__ = ["CheckpointError", "encoder_of", "read_encoder", "read_head"]
 
 Array = NDArray[np.float32]
 
-# What of EncoderConfig gives each weight its shape; a bias has the first.
-_SHAPES: dict[str, tuple[str, ...]] = {
-    "embeddings.token": ("vocab_size", "input_dim"),
-    "embeddings.position": ("max_positions", "input_dim"),
-    "embeddings.token_type": ("type_vocab_size", "input_dim"),
-    "embeddings.layer_norm": ("input_dim",),
-    "embeddings.projection": ("hidden_dim", "input_dim"),
-    "relative_bias": ("relative_buckets", "num_heads"),
-    "layer_norm": ("hidden_dim",),
-    "attention.query": ("hidden_dim", "hidden_dim"),
-    "attention.key": ("hidden_dim", "hidden_dim"),
-    "attention.value": ("hidden_dim", "hidden_dim"),
-    "attention.output": ("hidden_dim", "hidden_dim"),
-    "attention.layer_norm": ("hidden_dim",),
-    "feed_forward.input": ("ff_dim", "hidden_dim"),
-    "feed_forward.gate": ("ff_dim", "hidden_dim"),
-    "feed_forward.output": ("hidden_dim", "ff_dim"),
-    "feed_forward.layer_norm": ("hidden_dim",),
-}
 # What old checkpoints call a layer norm's tensors.
 _LEGACY = {"weight": "gamma", "bias": "beta"}
 _TASKS = {
@@ -169,7 +151,7 @@ class _Checkpoint:
         names = self.family.names
         # The first layer is enough to tell.
         there = {
-            (prefix, n): sum(f"{prefix}{rows.name}.weight" in self.tensors for _, _, rows in self._stems(names[n], 1))
+            (prefix, n): sum(f"{prefix}{block.name}.weight" in self.tensors for _, _, block in self._stems(names[n], 1))
             for prefix in self.family.prefixes
             for n in range(len(names))
         }
@@ -179,39 +161,29 @@ class _Checkpoint:
     def parameters(self) -> dict[str, Array]:
         """Return the encoder's parameters."""
         parameters, known = {}, set()
-        for ours, stem, rows in self._stems(self.names):
+        for ours, stem, block in self._stems(self.names):
             for part in ("weight", "bias") if self.family.has_bias(self.settings, stem) else ("weight",):
-                name = self._find(f"{rows.name}.{part}")
+                name = self._find(f"{block.name}.{part}")
                 if name is None:
-                    raise CheckpointError(f"{self.tensors.where}: tensor {f'{self.prefix}{rows.name}.{part}'!r} is missing")
+                    raise CheckpointError(f"{self.tensors.where}: tensor {f'{self.prefix}{block.name}.{part}'!r} is missing")
                 known.add(name)
-                shape = tuple(getattr(self.config, field) for field in _SHAPES[stem])
+                shape = SCHEMA[stem].shape_in(self.config)
                 first = self.family.first_position(self.settings) if stem == "embeddings.position" else 0
-                parameters[f"{ours}.{part}"] = self._rows(name, rows, shape if part == "weight" else shape[:1], first)
+                parameters[f"{ours}.{part}"] = self._block(name, block, shape if part == "weight" else shape[:1], first)
         self._check_for_more(known)
         return parameters
 
-    def _stems(self, names: Names, layers: int | None = None) -> Iterator[tuple[str, str, Rows]]:
+    def _stems(self, names: Names, layers: int | None = None) -> Iterator[tuple[str, str, Block]]:
         """Yield for each tensor of so many layers, or of all, its stem, the same without the layer, and where it is stored."""
         for stem, source in names.outside.items():
-            if self._needed(stem):
-                yield stem, stem, Rows(source)
+            if SCHEMA[stem].exists(self.config):
+                yield stem, stem, Block(source)
         for i in range(self.config.num_layers if layers is None else layers):
             layer = names.layer(self.settings, i)
             for stem, part in names.inside.items():
-                rows = Rows(part) if isinstance(part, str) else part
+                block = Block(part) if isinstance(part, str) else part
                 if f"layers.{i}.{stem}" not in self.family.absent:
-                    yield f"layers.{i}.{stem}", stem, rows._replace(name=layer + rows.name)
-
-    def _needed(self, stem: str) -> bool:
-        """Tell whether the configuration asks for a tensor outside the layers."""
-        config = self.config
-        needed = {
-            "embeddings.position": config.positions == "learned",
-            "embeddings.token_type": config.type_vocab_size > 0,
-            "embeddings.projection": config.embedding_dim is not None,
-        }
-        return needed.get(stem, True)
+                    yield f"layers.{i}.{stem}", stem, block._replace(name=layer + block.name)
 
     def _find(self, *names: str) -> str | None:
         """Return the first of these tensors that is there, under any of the names it may have."""
@@ -224,13 +196,10 @@ class _Checkpoint:
                         return f"{prefix}{stem}.{ending}"
         return None
 
-    def _rows(self, name: str, rows: Rows, shape: tuple[int, ...], first: int = 0) -> Array:
+    def _block(self, name: str, block: Block, shape: tuple[int, ...], first: int = 0) -> Array:
         """Return the part of a stored tensor that has this shape."""
-        whole = self.tensors.read(name, (first + shape[0] * rows.parts, *shape[1:]))
-        if len(whole) == shape[0]:
-            return whole
-        start = first + shape[0] * rows.part
-        return whole[start : start + shape[0]]
+        whole = self.tensors.read(name, (first + shape[0] * block.parts, *shape[1:]))
+        return whole if len(whole) == shape[0] else block.of(whole[first:])
 
     def _check_for_more(self, known: set[str]) -> None:
         """Raise where a layer has a tensor that nothing reads: it would change the result."""
@@ -258,7 +227,7 @@ class _Checkpoint:
             width = size
         return StoredHead(tuple(steps), head.pooling, self.config.layer_norm_eps, labels)
 
-    def _step_names(self, step: Dense) -> dict[str, list[str]]:
+    def _step_names(self, step: Step) -> dict[str, list[str]]:
         """Return the names that each tensor of a step may have."""
         names = {"weight": [f"{step.name}.weight"]}
         if step.tied and self.settings.flag("tie_word_embeddings", True):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fastattn.checkpoint.families import Block
 from fastattn.checkpoint.torch_errors import Unsupported
 from fastattn.config import EncoderConfig
+from fastattn.parameters import INSIDE
 
 Array = NDArray[Any]
 Read = Callable[[str, Any], Array]
@@ -22,13 +26,16 @@ _ACTIVATIONS: tuple[tuple[Any, str], ...] = (
     (nn.functional.gelu, "gelu"),
     (nn.functional.silu, "silu"),
 )
-# A part of ours -> a part of theirs; the norms and the projections of the attention are read apart.
-_PARTS = {
-    "attention.output": "self_attn.out_proj",
-    "attention.layer_norm": "norm1",
-    "feed_forward.input": "linear1",
-    "feed_forward.output": "linear2",
-    "feed_forward.layer_norm": "norm2",
+# The encoder's stem of a parameter in a layer -> torch's name up to "weight" or "bias"; query, key and value are one matrix.
+_NAMES = {
+    "attention.query": Block("self_attn.in_proj_", 0, 3),
+    "attention.key": Block("self_attn.in_proj_", 1, 3),
+    "attention.value": Block("self_attn.in_proj_", 2, 3),
+    "attention.output": Block("self_attn.out_proj."),
+    "attention.layer_norm": Block("norm1."),
+    "feed_forward.input": Block("linear1."),
+    "feed_forward.output": Block("linear2."),
+    "feed_forward.layer_norm": Block("norm2."),
 }
 
 
@@ -51,26 +58,24 @@ class Stack(NamedTuple):
     def parameters(self, read: Read) -> dict[str, Array]:
         """Return the parameters under the encoder's names, each as `read` gives it."""
         found: dict[str, Array] = {}
+        inside = [(stem, parameter) for stem, parameter in INSIDE.items() if parameter.exists(self.config)]
         for i, layer in enumerate(self.layers):
-            attention, to = layer.self_attn, f"layers.{i}."
-            for part, rows in (("weight", attention.in_proj_weight), ("bias", attention.in_proj_bias)):
-                if rows is not None:
-                    whole, c = read(f"layers.{i}.self_attn.in_proj_{part}", rows), attention.embed_dim
-                    for j, name in enumerate(("query", "key", "value")):
-                        found[f"{to}attention.{name}.{part}"] = whole[j * c : (j + 1) * c]
-            for ours, theirs in _PARTS.items():
-                _affine(read, layer.get_submodule(theirs), f"layers.{i}.{theirs}", to + ours, found)
+            whole: dict[str, Array] = {}
+            for (stem, parameter), part in itertools.product(inside, ("weight", "bias")):
+                block = _NAMES[stem]
+                name, tensor = f"layers.{i}.{block.name}{part}", operator.attrgetter(block.name + part)(layer)
+                if tensor is None and part == "bias":
+                    continue
+                if name not in whole:
+                    # A norm without a weight has ones.
+                    whole[name] = read(name, torch.ones(parameter.shape_in(self.config)) if tensor is None else tensor)
+                found[f"layers.{i}.{stem}.{part}"] = block.of(whole[name])
         if self.norm is not None:
-            _affine(read, self.norm, "norm", "layer_norm", found)
+            weight, bias = self.norm.weight, self.norm.bias
+            found["layer_norm.weight"] = read("norm.weight", torch.ones(self.norm.normalized_shape) if weight is None else weight)
+            if bias is not None:
+                found["layer_norm.bias"] = read("norm.bias", bias)
         return found
-
-
-def _affine(read: Read, module: Any, source: str, name: str, found: dict[str, Array]) -> None:
-    """Read a weight and, where there is one, a bias; a norm without a weight has ones."""
-    weight = torch.ones(module.normalized_shape) if module.weight is None else module.weight
-    found[f"{name}.weight"] = read(f"{source}.weight", weight)
-    if module.bias is not None:
-        found[f"{name}.bias"] = read(f"{source}.bias", module.bias)
 
 
 def read_stack(module: Any) -> Stack | None:

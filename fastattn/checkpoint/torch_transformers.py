@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fastattn.checkpoint.families import Settings
+from fastattn.checkpoint.families import FAMILIES, Settings
 from fastattn.checkpoint.folder import CheckpointError
 from fastattn.checkpoint.reader import encoder_of
 from fastattn.checkpoint.torch_errors import Unsupported
@@ -21,18 +21,7 @@ from fastattn.config import EncoderConfig
 Array = NDArray[Any]
 Read = Callable[[str, Any], Array]
 
-_CLASSES = (
-    "AlbertModel",
-    "BertModel",
-    "CamembertModel",
-    "DistilBertModel",
-    "ElectraModel",
-    "MPNetModel",
-    "ModernBertModel",
-    "NomicBertModel",
-    "RobertaModel",
-    "XLMRobertaModel",
-)
+_CLASSES = {family.model_class for family in FAMILIES.values()}
 # Parts of other classes than these and the model's own may compute something else.
 _PARTS = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout, nn.ModuleList, nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU)
 

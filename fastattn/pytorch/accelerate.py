@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fastattn.checkpoint.families import FAMILIES
 from fastattn.pytorch.fallback import FallbackWarning, Notices
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ __all__ = ["FallbackWarning", "accelerate", "restore"]
 M = TypeVar("M")
 
 _SUPPORTED = (
-    "encoders of transformers (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, ELECTRA, ALBERT, ModernBERT, NomicBERT), "
+    f"encoders of transformers ({', '.join(family.title for family in FAMILIES.values())}), "
     "torch.nn.TransformerEncoder, TransformerEncoderLayer and MultiheadAttention, and whatever holds one, such as a model with a "
     "head, a SentenceTransformer or a CrossEncoder"
 )

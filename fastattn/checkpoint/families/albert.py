@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastattn.checkpoint.config_json import Settings
 from fastattn.checkpoint.families.bert import EMBEDDINGS, bert_config
-from fastattn.checkpoint.families.family import Dense, Family, Head, Names
+from fastattn.checkpoint.families.family import Family, Head, Names, Step
 from fastattn.config import EncoderConfig
 
 __all__ = ["ALBERT"]
@@ -37,7 +37,7 @@ def _layer(settings: Settings, index: int) -> str:
 
 
 def _heads(settings: Settings) -> dict[str, Head]:
-    pooler, classifier = Dense("pooler", activation="tanh"), Dense("classifier", "labels")
+    pooler, classifier = Step("pooler", activation="tanh"), Step("classifier", "labels")
     activation = settings.activation(default=_ACTIVATION)
     return {
         "pooler": Head((pooler,), "cls"),
@@ -45,14 +45,16 @@ def _heads(settings: Settings) -> dict[str, Head]:
         "token-classification": Head((classifier,)),
         "masked-lm": Head(
             (
-                Dense("predictions.dense", "input_dim", activation=activation, norm="predictions.LayerNorm"),
-                Dense("predictions.decoder", "vocab_size", bias_name="predictions.bias", tied=True),
+                Step("predictions.dense", "input_dim", activation=activation, norm="predictions.LayerNorm"),
+                Step("predictions.decoder", "vocab_size", bias_name="predictions.bias", tied=True),
             )
         ),
     }
 
 
 ALBERT = Family(
+    title="ALBERT",
+    model_class="AlbertModel",
     prefixes=("", "albert."),
     config=_config,
     names=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastattn.checkpoint.config_json import ACTIVATIONS, Settings
-from fastattn.checkpoint.families.family import Dense, Family, Head, Names, Rows, all_but_tables
+from fastattn.checkpoint.families.family import Block, Family, Head, Names, Step, all_but_tables
 from fastattn.config import EncoderConfig
 
 __all__ = ["MODERNBERT"]
@@ -73,15 +73,15 @@ def _layer(settings: Settings, index: int) -> str:
 
 
 def _heads(settings: Settings) -> dict[str, Head]:
-    dense = Dense(
+    dense = Step(
         "head.dense",
         activation=settings.activation("classifier_activation", known={**ACTIVATIONS, "tanh": "tanh"}),
         norm="head.norm",
         bias=settings.flag("classifier_bias", False),
         norm_bias=settings.flag("norm_bias", False),
     )
-    classifier = Dense("classifier", "labels")
-    decoder = Dense("decoder", "vocab_size", bias=settings.flag("decoder_bias", True), tied=True)
+    classifier = Step("classifier", "labels")
+    decoder = Step("decoder", "vocab_size", bias=settings.flag("decoder_bias", True), tied=True)
     pooling = settings.choice("classifier_pooling", "cls", ("cls", "mean"))
     return {
         "sequence-classification": Head((dense, classifier), pooling),
@@ -91,6 +91,8 @@ def _heads(settings: Settings) -> dict[str, Head]:
 
 
 MODERNBERT = Family(
+    title="ModernBERT",
+    model_class="ModernBertModel",
     prefixes=("", "model."),
     config=_config,
     names=(
@@ -103,13 +105,13 @@ MODERNBERT = Family(
             layer=_layer,
             inside={
                 "attention.layer_norm": "attn_norm",
-                "attention.query": Rows("attn.Wqkv", 0, 3),
-                "attention.key": Rows("attn.Wqkv", 1, 3),
-                "attention.value": Rows("attn.Wqkv", 2, 3),
+                "attention.query": Block("attn.Wqkv", 0, 3),
+                "attention.key": Block("attn.Wqkv", 1, 3),
+                "attention.value": Block("attn.Wqkv", 2, 3),
                 "attention.output": "attn.Wo",
                 "feed_forward.layer_norm": "mlp_norm",
-                "feed_forward.gate": Rows("mlp.Wi", 0, 2),
-                "feed_forward.input": Rows("mlp.Wi", 1, 2),
+                "feed_forward.gate": Block("mlp.Wi", 0, 2),
+                "feed_forward.input": Block("mlp.Wi", 1, 2),
                 "feed_forward.output": "mlp.Wo",
             },
         ),

@@ -26,6 +26,8 @@ def _first_position(settings: Settings) -> int:
 
 
 MPNET = Family(
+    title="MPNet",
+    model_class="MPNetModel",
     prefixes=("", "mpnet."),
     config=_config,
     names=(

@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastattn.checkpoint.families import FAMILIES
-from fastattn.pytorch.fallback import FallbackWarning, Notices
+from fastattn.pytorch.fallback import FallbackNotices, FallbackWarning
 
 if TYPE_CHECKING:
     from fastattn.pytorch.forward import Forward
@@ -67,7 +67,7 @@ def accelerate(module: M) -> M:
     if not found:
         what = "; ".join(dict.fromkeys(left)) or "none of them"
         raise ValueError(f"{type(module).__name__} must hold a module to accelerate, found {what}; supported: {_SUPPORTED}")
-    notices = Notices()
+    notices = FallbackNotices()
     for part, kind in found:
         restore(part)
         part.forward = kind(part, notices)

@@ -1,4 +1,4 @@
-"""torch.nn.TransformerEncoder and TransformerEncoderLayer: what of them an `Encoder` can stand for."""
+"""Reads torch.nn.TransformerEncoder and TransformerEncoderLayer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastattn.parameters import INSIDE
 Array = NDArray[Any]
 Read = Callable[[str, Any], Array]
 
-_ACTIVATIONS: tuple[tuple[Any, str], ...] = (
+_TORCH_ACTIVATIONS: tuple[tuple[Any, str], ...] = (
     (nn.functional.relu, "relu"),
     (torch.relu, "relu"),
     (nn.functional.gelu, "gelu"),
@@ -40,17 +40,17 @@ _NAMES = {
 
 
 class Stack(NamedTuple):
-    """Layers that an `Encoder` can stand for."""
+    """Layers of torch.nn that an `Encoder` computes."""
 
     config: EncoderConfig
     layers: list[Any]
-    # The final norm: one that the configuration covers, or one that comes after the encoder.
+    # The final norm is either `norm`, which the configuration covers, or `after`, which is applied to the encoder's result.
     norm: Any
     after: Any
     batch_first: bool
 
     def read(self, read: Read) -> tuple[EncoderConfig, dict[str, Array]]:
-        """Return the configuration and the parameters; `Unsupported` where a norm comes after the encoder."""
+        """Return the configuration and the parameters; `Unsupported` if a norm is to be applied to the encoder's result."""
         if self.after is not None:
             raise Unsupported(f"the final {type(self.after).__name__} is not a LayerNorm with the eps of the layers")
         return self.config, self.parameters(read)
@@ -79,9 +79,9 @@ class Stack(NamedTuple):
 
 
 def read_stack(module: Any) -> Stack | None:
-    """Describe a TransformerEncoder or a TransformerEncoderLayer; None for anything else, and for overridden methods.
+    """Return the layers of a TransformerEncoder or a TransformerEncoderLayer; None for other modules and overridden methods.
 
-    Raises `Unsupported` where the layers are not such as an `Encoder` has.
+    Raises `Unsupported` if an `Encoder` has no such layers.
     """
     if overrides(module, nn.TransformerEncoderLayer, "forward", "_sa_block", "_ff_block") is False:
         layers: list[Any] = [module]
@@ -105,20 +105,20 @@ def read_stack(module: Any) -> Stack | None:
 
 
 def overrides(module: Any, base: Any, *methods: str) -> bool | None:
-    """Tell whether a module changes one of these methods of `base`; None where it is no `base` at all."""
+    """Tell whether a module overrides one of these methods of `base`; None if it is no instance of `base`."""
     if not isinstance(module, base):
         return None
     return any(getattr(type(module), name) is not getattr(base, name) or patched(module, name) for name in methods)
 
 
 def patched(module: Any, method: str) -> bool:
-    """Tell whether somebody else than this package set the method on the instance."""
+    """Tell whether a method was set on the instance, other than by `accelerate`."""
     own = module.__dict__.get(method)
     return own is not None and not hasattr(own, "stands_in")
 
 
 def _describe(layer: Any) -> tuple[tuple[int, ...], tuple[tuple[str, Any], ...], bool]:
-    """Return the sizes and options of a layer, after checking that its parts are torch's own."""
+    """Return the sizes and options of a layer, after a check that its submodules are torch's own."""
     for name, kind in (("linear1", nn.Linear), ("linear2", nn.Linear), ("norm1", nn.LayerNorm), ("norm2", nn.LayerNorm)):
         part = getattr(layer, name)
         if type(part) is not kind:
@@ -150,7 +150,7 @@ def check_attention(attention: Any) -> None:
 
 def activation_of(activation: Any) -> str:
     """Return the encoder's name of an activation: a function of torch.nn.functional, or a module."""
-    for function, name in _ACTIVATIONS:
+    for function, name in _TORCH_ACTIVATIONS:
         if activation is function:
             return name
     if isinstance(activation, functools.partial) and activation.func is nn.functional.gelu and not activation.args:

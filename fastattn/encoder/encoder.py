@@ -1,4 +1,4 @@
-"""Encoder: checks at the boundary, owns the packed weights and the tables."""
+"""Encoder: checks arguments, and owns the packed weights and the tables by position."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Encoder:
     TypeError
         `parameters` are no mapping, or one of them is no array of floats.
     ValueError
-        A parameter is missing, has the wrong shape, or is one that `config` does not call for.
+        A parameter is missing, has the wrong shape, or is not used with `config`.
     MemoryError
-        The parameters would not fit in the memory that is free: found out before any is made.
+        The parameters would not fit in the memory that is free; raised before any is allocated.
 
     Notes
     -----
@@ -70,11 +70,11 @@ class Encoder:
         self._tables = Tables(config, self._packed.positions, self._packed.relative)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle without the tables, which are made again."""
+        """Pickle without the tables, which are computed again."""
         return {name: value for name, value in vars(self).items() if name != "_tables"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Unpickle; arrays whose bytes come from elsewhere may be read-only, for which there are no kernels."""
+        """Unpickle.  Arrays over a shared buffer come back read-only, a type for which the kernels would be compiled anew."""
         vars(self).update(state)
         self._packed = packing.Packed(*map(writable, self._packed))
         self._tables = Tables(self.config, self._packed.positions, self._packed.relative)
@@ -114,7 +114,7 @@ class Encoder:
         ----------
         module : torch.nn.Module
             An encoder of transformers, ``torch.nn.TransformerEncoder`` or ``TransformerEncoderLayer``, or a model that holds
-            one; of any dtype and on any device.  The result computes what it does in evaluation mode, in float32.
+            one; of any dtype and on any device.  The result computes the same as the module in evaluation mode, in float32.
 
         Returns
         -------
@@ -128,7 +128,7 @@ class Encoder:
         TypeError
             `module` is not a torch module.
         ValueError
-            It holds no encoder of a supported kind, or several; the message says what was found.
+            It holds no encoder of a supported kind, or several; the message says which modules were found.
         """
         from fastattn.checkpoint.torch_module import read_module
 
@@ -179,7 +179,7 @@ class Encoder:
         x : int (B, T) or float (B, T, C)
             Token ids, or vectors that take the place of the token embeddings (of width E with an `embedding_dim`).
         attention_mask : bool or 0/1, (B, T), optional
-            True marks a real token.  The others are not read, take up no position, and come back as zeros.
+            True marks a real token.  Padding is not read, takes up no position, and comes back as zeros.
         token_type_ids : int, (B, T), optional
             Zeros by default.
         training : bool
@@ -198,8 +198,8 @@ class Encoder:
         hidden_states : float32, (layers + 1, B, T, C)
             With `return_hidden_states`: the input of each layer, then `hidden`.
         attention : float32, (layers, B, H, T, T)
-            With `return_attention`: how much of token s token t takes in, at [layer, b, head, t, s].  Rows of real tokens sum
-            to 1; 0 from and to padding.
+            With `return_attention`: the weight of token s in the context of token t, at [layer, b, head, t, s].  Rows of real
+            tokens sum to 1; 0 from and to padding.
 
         Raises
         ------
@@ -209,7 +209,7 @@ class Encoder:
             A shape is wrong, an id is out of range, a sequence is longer than the positions, or `rng` is missing; hidden states
             or attention are asked for and dropout as well.
         MemoryError
-            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
+            The result and the working memory would not fit in the memory that is free; raised before anything is computed.
 
         Notes
         -----
@@ -261,7 +261,7 @@ class Encoder:
         token_type_ids : int, (N,), optional
             Zeros by default.
         pooling : "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken" or None
-            How a sequence becomes one vector; None leaves its tokens.
+            How a sequence becomes one vector; None returns the hidden states of its tokens.
         normalize : bool
             Divide each pooled vector by its L2 norm, or by 1e-12 where that is less.
         out : float32, (B, C) or (N, C), optional
@@ -279,7 +279,7 @@ class Encoder:
             A shape is wrong, the offsets do not rise from 0 to N, an id is out of range, or a sequence is longer than the
             positions.
         MemoryError
-            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
+            The result and the working memory would not fit in the memory that is free; raised before anything is computed.
         """
         return encode_rows(self, ids, offsets, token_type_ids, pooling, normalize, out)
 
@@ -342,7 +342,7 @@ class Encoder:
         return out
 
 
-# For the package's own use: what a user calls would show these arguments.
+# Functions for this package, with arguments that the public methods do not show.
 def encode_rows(
     encoder: Encoder,
     rows: Any,

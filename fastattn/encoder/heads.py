@@ -42,9 +42,9 @@ class _Step:
         self._eps = eps
 
     def size(self, rows: int, *, first: bool) -> int:
-        """Return the bytes of the arrays that live at once: the result, again where it is normalised, and the step's input.
+        """Return the peak bytes of the step: the result, twice with a layer norm, and the input.
 
-        The input of the first one is not of a step, but the encoder's.
+        The input of the first step is the encoder's result, which is counted there.
         """
         widths = self.width * (1 if self._norm is None else 2) + (0 if first else self.inputs)
         return 4 * rows * int(widths)
@@ -65,14 +65,14 @@ def _copy(array: Array | None) -> Array | None:
 
 
 class _EncoderWithHead:
-    """What the encoders with a head share.
+    """Base class of the encoders with a head.
 
     Parameters
     ----------
     encoder : Encoder
-        Makes the hidden states.
+        Computes the hidden states.
     head : StoredHead
-        What is computed from them.
+        The steps that follow on the hidden states.
     """
 
     task: ClassVar[str]
@@ -140,7 +140,7 @@ class _EncoderWithHead:
         ValueError
             As of `Encoder`.
         MemoryError
-            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
+            The result and the working memory would not fit in the memory that is free; raised before anything is computed.
         """
         x = np.asarray(x)
         if x.ndim not in (2, 3):
@@ -176,7 +176,7 @@ class _EncoderWithHead:
         ValueError
             As of `Encoder.forward_packed`.
         MemoryError
-            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
+            The result and the working memory would not fit in the memory that is free; raised before anything is computed.
         """
         return self._forward(ids, offsets, token_type_ids)
 
@@ -185,7 +185,7 @@ class _EncoderWithHead:
         return self._steps[-1].width if self._steps else self.config.hidden_dim
 
     def _forward(self, ids: Any, offsets: Any, types: Any, reserved_bytes: int = 0, padded_bytes: int = 0) -> Array:
-        """Apply the encoder and the head; the caller holds `reserved_bytes` all the time, and `padded_bytes` for its result."""
+        """Apply the encoder and the head; the caller holds `reserved_bytes` throughout, and `padded_bytes` for its result."""
         ids, offsets = np.asarray(ids), np.asarray(offsets)
         rows = len(ids) if self._pooling is None else max(0, offsets.size - 1)
         sizes = [step.size(rows, first=i == 0) for i, step in enumerate(self._steps)]
@@ -202,7 +202,7 @@ class EncoderForSequenceClassification(_EncoderWithHead):
 
     Notes
     -----
-    What is between the hidden states and the logits is what transformers' class of the family has: BERT's pooler, RoBERTa's
+    Between the hidden states and the logits are the steps of the family's class in transformers: BERT's pooler, RoBERTa's
     two layers on the first token, ModernBERT's head on the first token or the mean.  `id2label` has the names of the classes.
 
     References

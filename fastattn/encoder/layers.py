@@ -1,4 +1,4 @@
-"""The encoder op by op, for the two calls that the fused forward does not take: with dropout, and with an arbitrary mask."""
+"""The encoder op by op, for calls that the fused forward does not take: with dropout, or with an arbitrary attention mask."""
 
 from __future__ import annotations
 

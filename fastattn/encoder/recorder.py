@@ -16,9 +16,9 @@ from fastattn.runtime.memory import check_fits
 
 
 class Recorder:
-    """Arrays of a batch's hidden states and attention weights, filled after each step of a forward by rows.
+    """A batch's hidden states and attention weights, filled in after each step of a forward that goes by rows.
 
-    `real` (B, T) marks the tokens that are encoded; all else is 0.
+    `real` (B, T) marks the tokens that are encoded; the others stay 0.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Recorder:
         (b, t), layers = real.shape, config.num_layers
         shapes = {"hidden states": (layers + 1, b, t, config.hidden_dim), "attention": (layers, b, config.num_heads, t, t)}
         wanted = {"hidden states": hidden_states, "attention": attention}
-        # In Python's numbers, which do not overflow; and the forward's own rows.
+        # In Python's integers, which do not overflow; `own` is the working memory of the forward.
         sizes = [4 * int(np.prod(shapes[name], dtype=object)) for name in shapes if wanted[name]]
         own = 4 * (7 * config.hidden_dim * b * t + (3 * config.num_heads * t * t if attention else 0))
         about = " and ".join(f"{name} {shapes[name]}" for name in shapes if wanted[name])
@@ -37,7 +37,7 @@ class Recorder:
         self.hidden_states, self.attention = (np.zeros(shapes[name] if wanted[name] else 0, np.float32) for name in shapes)
 
     def __call__(self, step: int, layer: int, x: Array, qkv: Array, relative: Array) -> None:
-        """Keep what a step has made: x (N, C), the sum so far; qkv (N, 3 C), with the rotation of queries and keys."""
+        """Record a step: x (N, C) is the residual stream, qkv (N, 3 C) has rotated queries and keys."""
         if step == HEADS and self.attention.size:
             self._weigh(layer, qkv, relative)
         elif step != HEADS and self.hidden_states.size:
@@ -60,7 +60,7 @@ class Recorder:
 
 
 def _place(real: NDArray[np.bool_]) -> slice | NDArray[np.int64]:
-    """Return where a row's tokens are: a slice if they lie side by side."""
+    """Return the positions of a row's real tokens: a slice if they are contiguous."""
     found = np.flatnonzero(real)
     if len(found) and found[-1] - found[0] + 1 != len(found):
         return found

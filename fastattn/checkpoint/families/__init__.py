@@ -1,4 +1,4 @@
-"""The model families that are read: one module for each kind of names, one entry for each ``model_type``."""
+"""The supported model families by ``model_type``, and the only list of them; a module for each set of tensor names."""
 
 from fastattn.checkpoint.config_json import Settings
 from fastattn.checkpoint.families.albert import ALBERT

@@ -12,7 +12,7 @@ __all__ = ["BERT", "EMBEDDINGS", "NAMES", "bert_config", "bert_layer"]
 
 
 def bert_layer(settings: Settings, index: int) -> str:
-    """Return what precedes the names of a layer's tensors."""
+    """Return the prefix of a layer's tensors."""
     return f"encoder.layer.{index}."
 
 
@@ -39,7 +39,7 @@ NAMES = Names(
 
 
 def bert_config(settings: Settings, **changes: Any) -> EncoderConfig:
-    """Read the keys that BERT and its kin have."""
+    """Return the configuration from the keys that BERT and the models derived from it have, with `changes`."""
     settings.only(position_embedding_type="absolute", is_decoder=False, add_cross_attention=False, pruned_heads={})
     fields: dict[str, Any] = {
         "num_layers": settings.size("num_hidden_layers"),

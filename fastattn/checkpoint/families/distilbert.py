@@ -1,4 +1,4 @@
-"""DistilBERT: no token types, and a configuration in words of its own."""
+"""DistilBERT: BERT without token types, and with its own keys in ``config.json``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ELECTRA: BERT whose embeddings may be narrower than its hidden states, with heads of its own and no pooler."""
+"""ELECTRA: BERT with embeddings that may be narrower than the hidden states, other heads and no pooler."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""ModernBERT: pre-norm, rotary positions, a gate, and layers that see a window between those that see everything."""
+"""ModernBERT: pre-norm, rotary positions, a gate, and local layers, which attend to a window, between global ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastattn.checkpoint.config_json import ACTIVATIONS, Settings
+from fastattn.checkpoint.config_json import TRANSFORMERS_ACTIVATIONS, Settings
 from fastattn.checkpoint.families.family import Block, Family, Head, Names, Step, all_but_tables
 from fastattn.config import EncoderConfig
 
@@ -18,12 +18,12 @@ def _config(settings: Settings) -> EncoderConfig:
     settings.only(rope_scaling={}, partial_rotary_factor=1.0, head_dim=width // heads)
     global_every, has_local = _layer_types(settings)
     theta = settings.theta("global_rope_theta", 160000.0, _FULL)
-    # Where local_rope_theta is null, the global one is meant.
+    # A null local_rope_theta means the global base.
     null = "local_rope_theta" in settings.values and settings.values["local_rope_theta"] is None
     local = theta if null else settings.theta("local_rope_theta", 10000.0, _SLIDING)
     fields: dict[str, Any] = {}
     if has_local:
-        # local_attention is the whole window, sliding_window one side of it.
+        # local_attention is the whole window, sliding_window one side of the window.
         window = settings.size("sliding_window", settings.size("local_attention", 128, least=0) // 2, least=0)
         fields = {"window": window, "global_every": global_every, "local_rotary_theta": local}
     return EncoderConfig(
@@ -45,7 +45,7 @@ def _config(settings: Settings) -> EncoderConfig:
 
 
 def _layer_types(settings: Settings) -> tuple[int, bool]:
-    """Return n where every n-th layer from the first sees everything, and whether there are others."""
+    """Return n if every n-th layer from the first is global, and whether there are local ones."""
     layers = settings.size("num_hidden_layers")
     types = settings.values.get("layer_types")
     if types is None:
@@ -75,7 +75,7 @@ def _layer(settings: Settings, index: int) -> str:
 def _heads(settings: Settings) -> dict[str, Head]:
     dense = Step(
         "head.dense",
-        activation=settings.activation("classifier_activation", known={**ACTIVATIONS, "tanh": "tanh"}),
+        activation=settings.activation("classifier_activation", known={**TRANSFORMERS_ACTIVATIONS, "tanh": "tanh"}),
         norm="head.norm",
         bias=settings.flag("classifier_bias", False),
         norm_bias=settings.flag("norm_bias", False),

@@ -1,7 +1,7 @@
 """NomicBERT: BERT with rotary positions, a gate and few biases.
 
-Its ``config.json`` has the keys of the code that came with the first checkpoints (``n_embd``), or those of transformers; its
-tensors have the names of either, independently of that.
+``config.json`` has the keys of the first checkpoints' own code (``n_embd``), or those of transformers; independently of that,
+the tensors have the names of either.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that begin behind the padding's, and heads of its own.
+"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that begin behind the padding id's, and other heads.
 
-A padding token that `attention_mask` calls real has the position of any other token; transformers gives it the padding's.
+A padding token that `attention_mask` marks as real gets the next position; transformers gives it the padding id's.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from fastattn.kernels.ops._arrays import aligned_empty, panels
 from fastattn.kernels.ops._attend import NO_BOUND
 from fastattn.kernels.ops.linear import pack_weight
 from fastattn.kernels.records import Layer, Sizes
-from fastattn.kernels.vector.activations import ACTIVATIONS
+from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.parameters import check_parameters
 from fastattn.runtime.memory import check_large
 
@@ -34,9 +34,13 @@ class Packed(NamedTuple):
     token_types: Array
     relative: Array
 
-    def layers(self) -> list[Layer]:
-        """Offsets and choices of each layer."""
-        return [Layer(*map(int, row)) for row in self.layout]
+    def layer(self, index: int) -> Layer:
+        """Return offsets and choices of a layer."""
+        return Layer(*map(int, self.layout[index]))
+
+    def outside(self) -> Sizes:
+        """Return sizes, and offsets outside the layers."""
+        return Sizes(*map(int, self.sizes))
 
 
 class _Arena:
@@ -137,7 +141,7 @@ def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
         qkv=3 * c,
         ff=f,
         ff_stride=ff_stride(f),
-        activation=ACTIVATIONS[config.activation],
+        activation=ACTIVATION_KINDS[config.activation],
         norm_first=config.norm_first,
         embed=config.input_dim,
         embed_norm=embed_norm,

@@ -149,7 +149,7 @@ class Model(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Packed sequences: token ids and types, or rows `embeds` in place of token embeddings, and tables for their places.
+    """Packed sequences: token ids and types, or rows `input_embeds` in place of token embeddings, and tables for their places.
 
     Sequence s is tokens offsets[s] .. offsets[s + 1] - 1.  positions (T, E), rotary (tables, T, D) with the cosines of a place
     before its sines, relative (H, 2 T - 1) with a head's bias for each distance: T the longest sequence; empty where absent.
@@ -158,7 +158,7 @@ class Batch(NamedTuple):
     offsets: Any
     ids: Any
     types: Any
-    embeds: Any
+    input_embeds: Any
     positions: Any
     rotary: Any
     relative: Any

@@ -17,11 +17,11 @@ import numpy as np
 
 import fastattn
 from fastattn import Encoder, EncoderConfig
-from fastattn.encoder import forward, heads, packing, tables
+from fastattn.encoder import forward, packed_linear, packing, tables
 from fastattn.kernels.compile import jit
 from fastattn.kernels.encoder.pool import POOLINGS, normalize_kernel, pool_kernel
 from fastattn.kernels.ops import _arrays, attention, attention_weights, linear
-from fastattn.kernels.vector.activations import ACTIVATIONS
+from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.kernels.vector.target import TILE_ROWS
 from fastattn.parameters import random_parameters
 
@@ -86,7 +86,9 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
         bias = normal(guard, n, dtype=dtype)
         out = guard.empty((m, n), dtype)
         fastattn.linear(normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype), bias, activation="gelu", out=out)
-    for activation, (m, n, k) in itertools.product(ACTIVATIONS, ((3, 17, 3), (linear.ROW_BLOCK + 1, 33, linear.SUM_BLOCK + 1))):
+    for activation, (m, n, k) in itertools.product(
+        ACTIVATION_KINDS, ((3, 17, 3), (linear.ROW_BLOCK + 1, 33, linear.SUM_BLOCK + 1))
+    ):
         yield f"linear {m} {n} {k} {activation}"
         x, weight = normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype)
         fastattn.linear(x, weight, activation=activation, out=guard.empty((m, n), dtype))
@@ -155,7 +157,7 @@ def encoders(guard: Guard) -> Iterator[str]:
 def choices(guard: Guard) -> Iterator[str]:
     """Run every choice of a configuration that the schedules do not share, on ids and on hidden states."""
     for number, (activation, gated, positions, causal) in enumerate(
-        itertools.product([name for name in ACTIVATIONS if name], (False, True), ("sinusoidal", "rotary", None), (False, True))
+        itertools.product([name for name in ACTIVATION_KINDS if name], (False, True), ("sinusoidal", "rotary", None), (False, True))
     ):
         c, e = ((32, None), (30, 17))[number % 2]
         options: dict[str, Any] = {"gated": gated, "positions": positions, "is_causal": causal, "embedding_dim": e}
@@ -224,7 +226,7 @@ def main() -> None:
     done = 0
     for behind, threads in itertools.product((True, False), (False, True)):
         guard = Guard(behind)
-        for module in (attention, attention_weights, linear, packing, heads):
+        for module in (attention, attention_weights, linear, packing, packed_linear):
             module.aligned_empty = guard.empty  # type: ignore[attr-defined]
         forward._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
         # So short a call that a second thread is worth it, or none that is.

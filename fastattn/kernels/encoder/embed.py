@@ -14,8 +14,8 @@ from fastattn.kernels.vector.simd import tile_width
 def sum_tables(start, stop, e, batch, model, x):  # type: ignore[no-untyped-def]
     """x = the sums of the tables' rows of size e for packed tokens start .. stop - 1.
 
-    Rows of `embeds` take the place of token embeddings where there are no ids; an empty table is not added; without types they
-    are zeros.
+    Rows of `input_embeds` take the place of token embeddings where there are no ids.  An empty table is not added; without types
+    all tokens have type 0.
     """
     offsets, types = batch.offsets, batch.types
     # Binary search for the sequence of the first token: np.searchsorted takes a second to compile.
@@ -33,7 +33,7 @@ def sum_tables(start, stop, e, batch, model, x):  # type: ignore[no-untyped-def]
         if batch.ids.size:
             copy_row(e, model.tokens, batch.ids[row] * e, x.data, to)
         else:
-            copy_row(e, batch.embeds, row * e, x.data, to)
+            copy_row(e, batch.input_embeds, row * e, x.data, to)
         if batch.positions.size:
             add_row(e, x.data, to, batch.positions, (row - offsets[s]) * e)
         if model.token_types.size:

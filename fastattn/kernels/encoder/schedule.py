@@ -200,7 +200,7 @@ run_step = AddressedKernel(
         _WHOLE,
         _WHOLE,
         types.Tuple(Plan(steps=_ROWS, chunks=_WHOLES, blocks=_WHOLE, rows_max=_WHOLE, workers=_WHOLE)),
-        types.Tuple(Batch(_WHOLES, _IDS, _IDS, embeds=_REALS, positions=_REALS, rotary=_REALS, relative=_REALS)),
+        types.Tuple(Batch(_WHOLES, _IDS, _IDS, input_embeds=_REALS, positions=_REALS, rotary=_REALS, relative=_REALS)),
         types.Tuple(Model(_REALS, _REALS, tokens=_REALS, token_types=_REALS, layout=_ROWS, sizes=_WHOLES, eps=types.float64)),
         types.Tuple(Workspace(*(_REALS,) * 6, counter=_WHOLES)),
         types.Tuple(Result(_REALS, pooling=_WHOLE, normalize=types.boolean)),

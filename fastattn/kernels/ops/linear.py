@@ -20,7 +20,7 @@ from fastattn.kernels.ops._arrays import (
     working,
 )
 from fastattn.kernels.records import Weight, matrix, shifted
-from fastattn.kernels.vector.activations import ACTIVATIONS, activate_rows
+from fastattn.kernels.vector.activations import ACTIVATION_KINDS, activate_rows
 from fastattn.kernels.vector.simd import atomic_next, tile_width
 from fastattn.kernels.vector.tile import panel_product
 from fastattn.runtime.memory import check_large
@@ -146,8 +146,8 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
     x, weight = float_array("x", x), float_array("weight", weight)
     bias = None if bias is None else float_array("bias", bias)
     same_dtype("x", x, weight=weight, bias=bias)
-    if activation not in ACTIVATIONS:
-        known = ", ".join(repr(name) for name in ACTIVATIONS)
+    if activation not in ACTIVATION_KINDS:
+        known = ", ".join(repr(name) for name in ACTIVATION_KINDS)
         raise ValueError(f"activation must be one of {known}, got {activation!r}")
     if weight.ndim != 2:
         raise ValueError(f"weight must have two axes (C_out, C_in), got shape {weight.shape}")
@@ -172,7 +172,7 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
         m = result.size // n
         workers = workers_for(2e-5 * m * max(k, 1) * n, count * -(-m // ROW_BLOCK))
         rows, target = work.reshape(m, k), result.reshape(m, n)
-        linear_kernel(rows, packed, padded, target, ACTIVATIONS[activation], np.zeros(8, np.int64), workers)
+        linear_kernel(rows, packed, padded, target, ACTIVATION_KINDS[activation], np.zeros(8, np.int64), workers)
     return finish(result, out, x.dtype)
 
 

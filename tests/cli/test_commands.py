@@ -1,5 +1,6 @@
 """The command line: what it writes and prints, and one red line and exit code 2 for every bad input."""
 
+import inspect
 import json
 import os
 import re
@@ -16,9 +17,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+import fastattn
 from fastattn import SentenceTransformer
 from fastattn.cli import terminal
 from fastattn.cli.app import app
+from fastattn.cli.cases import cases, ops
 from fastattn.cli.files import write_embeddings
 from fastattn.runtime.files import replacing, write_file
 from tests.support.models import C, write_sentence_model
@@ -252,7 +255,7 @@ def test_compare() -> None:
     result = run("compare")
     rows = re.findall(r"^(\S.*?) +(\S+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)x$", result.stdout, re.M)
     assert {row[0].split(",")[0] for row in rows} == {
-        "softmax", "layer_norm", "gelu", "linear", "attention", "attention weights", "encoder",
+        "softmax", "layer_norm", "gelu", "linear", "attention", "attention weights", "rotary embedding", "encoder",
     }  # fmt: skip
     for label, _, error, reference_error, ours, theirs, ratio in rows:
         # What is right to the last few bits, and what is not, lie five orders of magnitude apart; the tests of the ops
@@ -263,10 +266,18 @@ def test_compare() -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def test_every_op_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    public = {name for name in fastattn.__all__ if inspect.isfunction(getattr(fastattn, name))} - {"accelerate", "restore"}
+    assert set(ops()) == public == {case.op for case in cases()}
+    monkeypatch.setattr("fastattn.cli.cases.ops", lambda: {"softmax": fastattn.softmax, "rms_norm": print})
+    with pytest.raises(NotImplementedError, match="no inputs for rms_norm"):
+        cases()
+
+
 def test_warmup() -> None:
     result = run("warmup")
     assert "encoder, one text" in result.stdout
-    assert "scaled_dot_product_attention" in result.stdout
+    assert set(ops()) <= set(re.findall(r"^ +[\d.]+ s  (\w+)$", result.stdout, re.M))
     assert re.search(r"\d\.\d s  in total", result.stdout)
 
 

@@ -121,6 +121,8 @@ def halves(guard: Guard) -> Iterator[str]:
             op(x, out=guard.empty(x.shape, np.float16))
         fastattn.linear(x, x, out=guard.empty((3, 3), np.float16))
         fastattn.scaled_dot_product_attention(x, x, x, out=guard.empty(x.shape, np.float16))
+        fastattn.attention_weights(x, x, out=guard.empty((3, 3), np.float16))
+        fastattn.rotary_embedding(normal(guard, 3, 2 * n, dtype=np.float16), x, x, out=guard.empty((3, 2 * n), np.float16))
 
 
 def encoders(guard: Guard) -> Iterator[str]:

@@ -11,18 +11,20 @@ import mmap
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 import fastattn
 from fastattn import Encoder, EncoderConfig
-from fastattn.encoder import forward, heads, packing, tables
+from fastattn.encoder import forward, tables
 from fastattn.kernels.compile import jit
 from fastattn.kernels.encoder.pool import POOLINGS
-from fastattn.kernels.ops import _arrays, attention, attention_weights, linear
+from fastattn.kernels.ops import _arrays, linear
 from fastattn.kernels.vector.activations import ACTIVATIONS
 from fastattn.kernels.vector.target import TILE_ROWS
+from fastattn.parameters import random_parameters
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -133,7 +135,7 @@ def encoders(guard: Guard) -> Iterator[str]:
         ({"positions": "learned"}, {**blocks, "embedding_dim": 17}, {**blocks, "embedding_dim": 65}),
     ):
         config = EncoderConfig(2, count, c, ff, vocab_size=9, max_positions=70, type_vocab_size=2, norm_first=first, **options)
-        parameters = {name: guard.copy(value) for name, value in packing.random_parameters(config, 0).items()}
+        parameters = {name: guard.copy(value) for name, value in random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters)
         if config.positions == "rotary":
             # Tables of the longest sequence's length and no more.
@@ -161,7 +163,7 @@ def choices(guard: Guard) -> Iterator[str]:
         c, e = ((32, None), (30, 17))[number % 2]
         options: dict[str, Any] = {"gated": gated, "positions": positions, "is_causal": causal, "embedding_dim": e}
         config = EncoderConfig(2, 1 if c == 32 else 5, c, 33, activation=activation, vocab_size=9, **options)
-        parameters = {name: guard.copy(value) for name, value in packing.random_parameters(config, 0).items()}
+        parameters = {name: guard.copy(value) for name, value in random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters)
         for lengths in ([1], [17, 0, 33]):
             offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
@@ -197,10 +199,13 @@ def families(guard: Guard) -> Iterator[str]:
                 model(guard.copy(np.arange(2 * tokens).reshape(2, tokens) % 9 + 3))
 
 
+def package_modules() -> list[ModuleType]:
+    return [module for name, module in sys.modules.items() if name.startswith("fastattn.")]
+
+
 def all_kernels() -> set[str]:
     """Return the names of the kernels in the package's modules."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("fastattn.")]
-    return {x.__name__ for module in modules for x in vars(module).values() if isinstance(x, jit.ParallelKernel)}
+    return {x.__name__ for module in package_modules() for x in vars(module).values() if isinstance(x, jit.ParallelKernel)}
 
 
 def main() -> None:
@@ -209,9 +214,10 @@ def main() -> None:
     call = jit.ParallelKernel.__call__
     jit.ParallelKernel.__call__ = lambda self, *args: (run.add(self.__name__), call(self, *args))[1]  # type: ignore[method-assign]
     done = 0
+    allocating = [module for module in package_modules() if module is not _arrays and hasattr(module, "aligned_empty")]
     for behind, threads in itertools.product((True, False), (False, True)):
         guard = Guard(behind)
-        for module in (attention, attention_weights, linear, packing, heads):
+        for module in allocating:
             module.aligned_empty = guard.empty  # type: ignore[attr-defined]
         forward._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
         # So short a call that a second thread is worth it, or none that is.

@@ -11,16 +11,17 @@ import mmap
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 import fastattn
 from fastattn import Encoder, EncoderConfig
-from fastattn.encoder import forward, packed_linear, packing, tables
+from fastattn.encoder import forward, tables
 from fastattn.kernels.compile import jit
 from fastattn.kernels.encoder.pool import POOLINGS, normalize_kernel, pool_kernel
-from fastattn.kernels.ops import _arrays, attention, attention_weights, linear
+from fastattn.kernels.ops import _arrays, linear
 from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.kernels.vector.target import TILE_ROWS
 from fastattn.parameters import random_parameters
@@ -124,6 +125,8 @@ def halves(guard: Guard) -> Iterator[str]:
             op(x, out=guard.empty(x.shape, np.float16))
         fastattn.linear(x, x, out=guard.empty((3, 3), np.float16))
         fastattn.scaled_dot_product_attention(x, x, x, out=guard.empty(x.shape, np.float16))
+        fastattn.attention_weights(x, x, out=guard.empty((3, 3), np.float16))
+        fastattn.rotary_embedding(normal(guard, 3, 2 * n, dtype=np.float16), x, x, out=guard.empty((3, 2 * n), np.float16))
 
 
 def encoders(guard: Guard) -> Iterator[str]:
@@ -212,10 +215,13 @@ def families(guard: Guard) -> Iterator[str]:
                 model(guard.copy(np.arange(2 * tokens).reshape(2, tokens) % 9 + 3))
 
 
+def package_modules() -> list[ModuleType]:
+    return [module for name, module in sys.modules.items() if name.startswith("fastattn.")]
+
+
 def all_kernels() -> set[str]:
     """Return the names of the kernels in the package's modules."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("fastattn.")]
-    return {x.__name__ for module in modules for x in vars(module).values() if isinstance(x, jit.ParallelKernel)}
+    return {x.__name__ for module in package_modules() for x in vars(module).values() if isinstance(x, jit.ParallelKernel)}
 
 
 def main() -> None:
@@ -224,9 +230,10 @@ def main() -> None:
     call = jit.ParallelKernel.__call__
     jit.ParallelKernel.__call__ = lambda self, *args: (run.add(self.__name__), call(self, *args))[1]  # type: ignore[method-assign]
     done = 0
+    allocating = [module for module in package_modules() if module is not _arrays and hasattr(module, "aligned_empty")]
     for behind, threads in itertools.product((True, False), (False, True)):
         guard = Guard(behind)
-        for module in (attention, attention_weights, linear, packing, packed_linear):
+        for module in allocating:
             module.aligned_empty = guard.empty  # type: ignore[attr-defined]
         forward._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
         # So short a call that a second thread is worth it, or none that is.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastattn.checkpoint.folder import CheckpointError, own_file
 from fastattn.checkpoint.hub import find_model
 from fastattn.runtime.files import write_file, write_json
-from fastattn.text.batches import Packed, checked, tokenize
+from fastattn.text.batches import Packed, checked, groups, joined, tokenize
 from fastattn.text.compatibility import (
     CardData,
     Device,
@@ -313,7 +313,8 @@ class TextModel:
         if not len(inputs):
             return {}
         tokenizer = self.tokenizer
-        found = tokenize(tokenizer, checked(inputs), prompt or "", self.max_seq_length)
+        texts, prompt, limit = checked(inputs), prompt or "", self.max_seq_length
+        found = joined([tokenize(tokenizer, texts[group], prompt, limit, group.start) for group in groups(texts, prompt)])
         width = max(map(len, found.ids))
         columns: dict[str, Any] = {"input_ids": _padded(found.ids, width, tokenizer.pad_token_id or 0)}
         if "token_type_ids" in tokenizer.model_input_names:

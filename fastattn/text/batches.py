@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 from fastattn.tokenizer.inputs import check_inputs, check_unicode
 from fastattn.tokenizer.tokenizer import Rows, Tokenizer
 
-__all__ = ["Packed", "checked", "pack", "tokenize"]
+__all__ = ["LONG", "Packed", "characters", "checked", "groups", "joined", "pack", "tokenize"]
 
 # Tokens of one forward: enough to share among many threads, and a few tens of megabytes of hidden states.
 _TOKENS_PER_FORWARD = 16_384
+# Texts that the tokenizers library is given at a time, and their characters: before it returns, it holds ninety times the memory
+# of the ids that are kept, and nothing interrupts a call of it.
+_AT_A_TIME = 64
+LONG = 200_000
 
 
 class Packed(NamedTuple):
@@ -69,6 +73,24 @@ def checked(inputs: Sequence[Any]) -> list[Any]:
     return found
 
 
+def characters(item: str | Sequence[str]) -> int:
+    """Return the characters of a text, or of a pair of texts."""
+    return len(item) if isinstance(item, str) else len(item[0]) + len(item[1])
+
+
+def groups(inputs: Sequence[Any], prompt: str = "") -> Iterator[slice]:
+    """Cut inputs into groups: at most 64 texts of 200,000 characters in all, prompts included, or one longer text."""
+    start, room = 0, LONG
+    for i, item in enumerate(inputs):
+        size = len(prompt) + characters(item)
+        if i > start and (i - start == _AT_A_TIME or size > room):
+            yield slice(start, i)
+            start, room = i, LONG
+        room -= size
+    if start < len(inputs):
+        yield slice(start, len(inputs))
+
+
 def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_length: int, start: int = 0) -> Rows:
     """Tokenise texts, or pairs of texts.
 
@@ -106,6 +128,15 @@ def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_lengt
             for part in (text,) if isinstance(text, str) else text:
                 check_unicode(part, f"inputs[{start + i}]")
         raise
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Join token ids of several groups; a group without token types has zeros."""
+    ids = [row for part in parts for row in part.ids]
+    types = None
+    if any(part.types is not None for part in parts):
+        types = [row for part in parts for row in part.types or [np.zeros(len(row), np.int32) for row in part.ids]]
+    return Rows(ids, types, sum(part.truncated for part in parts))
 
 
 def pack(found: Rows, vocab_size: int, tokenizer: Tokenizer, start: int = 0) -> list[Packed]:

@@ -14,7 +14,6 @@ from fastattn.checkpoint.folder import CheckpointError, read_object, transformer
 from fastattn.kernels.ops.softmax import softmax
 from fastattn.runtime.memory import check_large
 from fastattn.text.base import TextModel
-from fastattn.text.batches import Packed
 from fastattn.text.compatibility import check_mappings, renamed
 from fastattn.text.model_folder import Recipe, check_modules, read_modules_of
 from fastattn.text.modules import Module, Transformer
@@ -343,11 +342,10 @@ class CrossEncoder(TextModel):
         skip = self._pipeline.prompt_tokens(text)
         check_large(4 * len(pairs) * self.num_labels, "scores of shape {}", (len(pairs), self.num_labels))
         logits = np.empty((len(pairs), self.num_labels), np.float32)
-
-        def put(batch: Packed) -> None:
-            logits[batch.rows] = self._pipeline.features(batch, skip)[SCORES]
-
-        self.counts = self._pipeline.run(pairs, text, put, show_progress_bar=bool(show_progress_bar), title="Scoring")
+        with self._pipeline.batches(pairs, text, show_progress_bar=bool(show_progress_bar), title="Scoring") as batches:
+            for batch in batches:
+                logits[batch.rows] = self._pipeline.features(batch, skip)[SCORES]
+        self.counts = batches.counts
         scores: Any = np.asarray(activation(logits), np.float32)
         if scores.shape[:1] != (len(pairs),) or 0 in scores.shape[1:]:
             raise ValueError(f"activation_fn must return a row for each of {len(pairs)} pairs, got shape {scores.shape}")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.encoder.encoder import Encoder
@@ -311,20 +312,17 @@ class SentenceTransformer(TextModel):
             copies = 1 if precision == "float32" else 4
             check_large(4 * len(texts) * width * copies, "embeddings of shape {}", (len(texts), width))
             result = np.empty((len(texts), width), np.float32)
-
-            def put(batch: Packed) -> None:
-                rows = self._pipeline.embed(batch, skip)[:, :width]
-                result[batch.rows] = normalize(rows) if normalize_embeddings else rows
-
         else:
             self._check_room(texts, text)
             result = [None] * len(texts)
-
-            def put(batch: Packed) -> None:
+        with self._pipeline.batches(texts, text, show_progress_bar=show_progress_bar, title="Embedding") as batches:
+            for batch in batches:
+                if output_value == SENTENCE:
+                    result[batch.rows] = self._embeddings(batch, skip, width, normalize_embeddings)
+                    continue
                 for row, features in zip(batch.rows, self._features(batch, skip, text, width), strict=True):
                     result[row] = features if output_value is None else features[output_value]
-
-        self.counts = self._pipeline.run(texts, text, put, show_progress_bar=show_progress_bar, title="Embedding")
+        self.counts = batches.counts
         if precision != "float32":
             result = quantize_embeddings(result, precision)
         if convert_to_tensor or not convert_to_numpy:
@@ -342,6 +340,10 @@ class SentenceTransformer(TextModel):
         free = free_bytes() if token * most >= LARGE else None
         if free is not None and token * most > free:
             check_fits(token * self._pipeline.count_tokens(texts, prompt), f"token embeddings of {len(texts)} texts")
+
+    def _embeddings(self, batch: Packed, skip: int, width: int, unit: bool) -> NDArray[np.float32]:
+        rows = self._pipeline.embed(batch, skip)[:, :width]
+        return normalize(rows) if unit else rows
 
     def _features(self, batch: Packed, skip: int, prompt: str, width: int) -> Iterator[dict[str, Any]]:
         """Yield all that there is of each text of a batch."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.text.batches import LONG, Packed, characters, groups, joined, pack, tokenize
+from fastattn.text.batches import LONG, TextBatch, characters, groups, joined, pack, tokenize
 from fastattn.text.modules import Module, Normalize, Pooling, Transformer
 from fastattn.text.modules.module import SENTENCE, TOKENS, token_names
 
@@ -48,11 +48,11 @@ class Counts(NamedTuple):
 class Batches:
     """The batches of one call, to be iterated over once; `counts` has the inputs that are done."""
 
-    def __init__(self, batches: Iterable[Packed], advance: Callable[[int], object]) -> None:
+    def __init__(self, batches: Iterable[TextBatch], advance: Callable[[int], object]) -> None:
         self._batches, self._advance = batches, advance
         self.counts = Counts(0, 0, 0)
 
-    def __iter__(self) -> Iterator[Packed]:
+    def __iter__(self) -> Iterator[TextBatch]:
         """Yield each batch, and count it when the next is asked for."""
         for batch in self._batches:
             yield batch
@@ -118,12 +118,12 @@ class Pipeline:
         found = (tokenize(tokenizer, inputs[group], prompt, limit, group.start) for group in groups(inputs, prompt))
         return sum(len(row) for part in found for row in part.ids)
 
-    def embed(self, batch: Packed, prompt_tokens: int = 0) -> NDArray[np.float32]:
+    def embed(self, batch: TextBatch, prompt_tokens: int = 0) -> NDArray[np.float32]:
         """Embeddings of one forward.
 
         Parameters
         ----------
-        batch : Packed
+        batch : TextBatch
             The token ids.
         prompt_tokens : int
             The first tokens of each text, which pooling may leave out.
@@ -143,12 +143,12 @@ class Pipeline:
             module._apply(features, batch.offsets, 0)
         return features[SENTENCE]
 
-    def features(self, batch: Packed, prompt_tokens: int = 0) -> dict[str, NDArray[np.float32]]:
+    def features(self, batch: TextBatch, prompt_tokens: int = 0) -> dict[str, NDArray[np.float32]]:
         """What every module makes of one forward.
 
         Parameters
         ----------
-        batch : Packed
+        batch : TextBatch
             The token ids.
         prompt_tokens : int
             As in `embed`.
@@ -176,13 +176,13 @@ class Pipeline:
         ):
             yield Batches(found, advance)
 
-    def _tokenized(self, inputs: Sequence[Any], prompt: str) -> Generator[Packed, None, None]:
+    def _tokenized(self, inputs: Sequence[Any], prompt: str) -> Generator[TextBatch, None, None]:
         """Yield the batches of one slice of the inputs after the other; a thread tokenises the next slice meanwhile."""
         tokenizer, limit = self.transformer.tokenizer, self.transformer.max_seq_length
         vocab_size = self.transformer.encoder.config.vocab_size or 0
         stopped, total = threading.Event(), len(inputs)
 
-        def packed(start: int) -> list[Packed]:
+        def packed(start: int) -> list[TextBatch]:
             parts, texts = [], inputs[start : start + _SLICE]
             if len(texts) < min(_SLICE, total - start):
                 raise RuntimeError(f"inputs had {total} items and lost some of them while the call ran")
@@ -197,7 +197,7 @@ class Pipeline:
             return
         thread = ThreadPoolExecutor(1)
 
-        def submitted(start: int) -> Callable[[], list[Packed]]:
+        def submitted(start: int) -> Callable[[], list[TextBatch]]:
             try:
                 return partial(_result, thread.submit(packed, start))
             except RuntimeError:
@@ -217,7 +217,7 @@ class Pipeline:
             thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _result(future: Future[list[Packed]]) -> list[Packed]:
+def _result(future: Future[list[TextBatch]]) -> list[TextBatch]:
     """Wait for what a thread does."""
     while not wait([future], _LOOK_UP).done:
         pass

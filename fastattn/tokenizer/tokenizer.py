@@ -18,13 +18,13 @@ from fastattn.tokenizer.calls import TokenizerCalls
 from fastattn.tokenizer.inputs import check_unicode, longest_first
 from fastattn.tokenizer.limits import read_backend, sound
 from fastattn.tokenizer.prefix import beginning, is_long, reads_word_by_word
-from fastattn.tokenizer.settings import NO_LIMIT, SPECIAL_TOKENS, read_settings
+from fastattn.tokenizer.settings import NO_LIMIT, SPECIAL_TOKENS, read_tokenizer_settings
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from tokenizers import Tokenizer as Backend
 
-__all__ = ["Rows", "Tokenizer", "load_tokenizer"]
+__all__ = ["TokenIds", "Tokenizer", "load_tokenizer"]
 
 # The class of transformers that takes tokenizer.json as it is.
 _ANY_CLASS = "PreTrainedTokenizerFast"
@@ -33,7 +33,7 @@ _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", 
 _WORDS = 1000
 
 
-class Rows(NamedTuple):
+class TokenIds(NamedTuple):
     """Token ids of texts or of pairs of texts.
 
     Parameters
@@ -147,7 +147,7 @@ class Tokenizer(TokenizerCalls):
             model_input_names=getattr(tokenizer, "model_input_names", like.model_input_names),
         )
 
-    def rows(self, texts: Sequence[str], max_length: int) -> Rows:
+    def rows(self, texts: Sequence[str], max_length: int) -> TokenIds:
         """Return the token ids of texts, special ones included.
 
         Parameters
@@ -159,7 +159,7 @@ class Tokenizer(TokenizerCalls):
 
         Returns
         -------
-        Rows
+        TokenIds
             With token types where `model_input_names` has them, unless all are 0.
         """
         rows: list[NDArray[np.int32]] = []
@@ -175,9 +175,9 @@ class Tokenizer(TokenizerCalls):
         if self._typed and "token_type_ids" in self.model_input_names:
             before, after = [1] * self._prefix, [1] * (self.num_special - self._prefix)
             types = [np.repeat(self._around, [*before, len(row) - self.num_special, *after]) for row in rows]
-        return Rows(rows, types, truncated)
+        return TokenIds(rows, types, truncated)
 
-    def pair_rows(self, pairs: Sequence[Sequence[str]], max_length: int) -> Rows:
+    def pair_rows(self, pairs: Sequence[Sequence[str]], max_length: int) -> TokenIds:
         """Return the token ids of pairs of texts; of a pair that is too long the longer text is cut first.
 
         Parameters
@@ -189,7 +189,7 @@ class Tokenizer(TokenizerCalls):
 
         Returns
         -------
-        Rows
+        TokenIds
             As of `rows`.
         """
         ids, types = self._around_pair
@@ -210,7 +210,7 @@ class Tokenizer(TokenizerCalls):
             if typed:
                 counts = [*[1] * len(before), len(first), *[1] * len(between), len(second), *[1] * len(after)]
                 kinds.append(np.repeat(types, counts))
-        return Rows(rows, kinds if typed else None, truncated)
+        return TokenIds(rows, kinds if typed else None, truncated)
 
     def prefix_length(self, text: str, max_length: int) -> int:
         """Tokens of a text that others begin with: its own and the special ones before it.
@@ -254,7 +254,7 @@ class Tokenizer(TokenizerCalls):
         if given:
             write_file(target / "tokenizer.json", self.backend_tokenizer.to_str(pretty=True).encode())
         content = {"tokenizer_class": _ANY_CLASS} if given else read_object(target / "tokenizer_config.json")
-        said = {} if given else read_settings(target, self.backend_tokenizer)
+        said = {} if given else read_tokenizer_settings(target, self.backend_tokenizer)
         wanted = {
             "model_max_length": self.model_max_length,
             "truncation_side": self.truncation_side,
@@ -355,7 +355,7 @@ def load_tokenizer(folder: Path, *, do_lower_case: bool = False) -> Tokenizer:
     if do_lower_case:
         before = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = Steps([Lowercase(), *before])
-    settings = read_settings(folder, backend)
+    settings = read_tokenizer_settings(folder, backend)
     return Tokenizer(
         backend,
         model_max_length=settings["model_max_length"],

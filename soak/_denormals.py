@@ -31,6 +31,7 @@ def calls(small: bool) -> dict[str, Callable[[], Array]]:
     steep = q / DENORMAL * 10 if small else q
     hidden = normal(8 * 64, 40)
     offsets = np.arange(0, 8 * 64 + 1, 64)
+    tables = rng.standard_normal((2, 128, 16)).astype(np.float32)
     model = make("post")
     factor = np.float32(2.0**-66 if small else 1)
     tiny, tiny_weight = (rng.standard_normal(shape).astype(np.float32) * factor for shape in ((256, 384), (384, 384)))
@@ -42,6 +43,8 @@ def calls(small: bool) -> dict[str, Callable[[], Array]]:
         "gelu, tanh form": lambda: fastattn.gelu(x, approximate="tanh"),
         "linear": lambda: fastattn.linear(x, weight, bias),
         "linear, small products": lambda: fastattn.linear(tiny, tiny_weight),
+        "rotary_embedding": lambda: fastattn.rotary_embedding(q, *tables),
+        "attention_weights": lambda: fastattn.attention_weights(q, k),
         "attention": lambda: fastattn.scaled_dot_product_attention(q, k, v),
         "attention, small weights": lambda: fastattn.scaled_dot_product_attention(steep, steep, v),
         "encoder": lambda: model.forward_packed(hidden, offsets),

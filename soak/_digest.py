@@ -36,6 +36,7 @@ def digest() -> str:
         fastattn.linear(x, weight, activation="silu"),
         fastattn.scaled_dot_product_attention(q, k, v, is_causal=True),
         fastattn.attention_weights(q, k),
+        fastattn.rotary_embedding(q, normal(150, 15), normal(150, 15)),
     ):
         found.update(result.tobytes())
     lengths = rng.integers(1, 60, 40)

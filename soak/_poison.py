@@ -109,6 +109,7 @@ def op_cases(rounds: int) -> Iterator[Case]:
         m, n = (int(rng.integers(1, 40)), int(rng.integers(1, 150)))
         x = rng.standard_normal((m, n)).astype(np.float32)
         weight = rng.standard_normal((23, n)).astype(np.float32)
+        tables = rng.standard_normal((2, m, n)).astype(np.float32)
         i, j = int(rng.integers(m)), int(rng.integers(n))
         ops = {
             "softmax": fastattn.softmax,
@@ -117,6 +118,7 @@ def op_cases(rounds: int) -> Iterator[Case]:
             "gelu": fastattn.gelu,
             "gelu, tanh form": lambda x: fastattn.gelu(x, approximate="tanh"),
             "linear": lambda x, weight=weight: fastattn.linear(x, weight, activation="silu"),
+            "rotary_embedding": lambda x, tables=tables: fastattn.rotary_embedding(np.concatenate([x, x], 1), *tables),
         }
         others = np.arange(m) != i
         for name, op in ops.items():
@@ -127,7 +129,7 @@ def op_cases(rounds: int) -> Iterator[Case]:
                 found = op(y)
                 same = np.array_equal(found[others], clean[others])
                 # Of the row itself: a NaN stays one, and infinity is no weight in softmax.
-                element = name.startswith("gelu")
+                element = name.startswith(("gelu", "rotary"))
                 lost = bool(np.isnan(bad)) and not (np.isnan(found[i, j]) if element else np.isnan(found[i]).all())
                 yield (f"{name}, {what}", same and not lost)
         yield from _attention_cases(rng)
@@ -157,6 +159,11 @@ def _attention_cases(rng: np.random.Generator) -> Iterator[Case]:
                 same = np.array_equal(found[others], clean[others])
                 lost = bool(np.isnan(bad)) and not np.isnan(found[1, 1]).any()
                 yield (f"attention, {name}, {what} in {('q', 'k', 'v')[part]}", same and not lost)
+                if part < 2:
+                    found, expected = (fastattn.attention_weights(*x[:2], **chosen) for x in (y, qkv))
+                    same = np.array_equal(found[others], expected[others])
+                    lost = bool(np.isnan(bad)) and not np.isnan(found[1, 1]).any()
+                    yield (f"attention weights, {name}, {what} in {('q', 'k')[part]}", same and not lost)
         # A key that no query sees may hold anything, in its own head too.
         if name == "masked" and not mask.all():
             y = qkv.copy()

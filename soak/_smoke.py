@@ -44,6 +44,8 @@ def ops() -> None:
         check("scaled_dot_product_attention", q, k, v)
         check("scaled_dot_product_attention", q, k, v, is_causal=True, softcap=5.0)
         check("attention_weights", q, k)
+        cos, sin = (table.astype(dtype) for table in fastattn.reference.rotary_tables(40, 20))
+        check("rotary_embedding", q, cos, sin)
 
 
 def model() -> None:

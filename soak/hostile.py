@@ -20,8 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-import numpy as np
-
 from soak import Row
 from soak._hostile_case import SECONDS, Case, attempt, limit_memory
 
@@ -54,15 +52,10 @@ def _maker(kind: str, folder: Path) -> Callable[[Random], Case]:
 
 def _compile() -> None:
     """Compile what is compiled once, which is no case's."""
-    import fastattn
     from fastattn.cli.warmup import warm_up
 
     for _ in warm_up():
         pass
-    for dtype in (np.float32, np.float64):
-        x = np.ones((2, 4), dtype)
-        fastattn.attention_weights(x, x)
-        fastattn.rotary_embedding(x, x[:, :2], x[:, :2])
 
 
 def try_cases(kind: str, count: int, seed: int) -> dict[str, int]:

@@ -68,17 +68,18 @@ def calls(count: int) -> dict[str, int]:
     tables = [fastattn.reference.rotary_tables(t, 8) for t in range(1, 9)]
     rotary = [tuple(np.asarray(table, np.float32) for table in pair) for pair in tables]
     kinds: list[Callable[[int], Any]] = [
-        lambda i: model.encode(texts[i // 9 % 4]),
-        lambda i: model.encode(texts[: i // 9 % 4]),
-        lambda i: model.encoder(np.full((2, i // 9 % 7 + 1), 3)),
-        lambda i: fastattn.softmax(xs[i // 9 % 8]),
-        lambda i: fastattn.layer_norm(xs[i // 9 % 8], residual=xs[i // 9 % 8]),
-        lambda i: fastattn.gelu(xs[i // 9 % 8]),
-        lambda i: fastattn.linear(xs[i // 9 % 8], xs[7][0]),
-        lambda i: fastattn.scaled_dot_product_attention(*[xs[i // 9 % 8]] * 3, attn_mask=mask[:, : i // 9 % 8 + 1]),
-        lambda i: fastattn.rotary_embedding(xs[i // 9 % 8], *rotary[i // 9 % 8]),
+        lambda n: model.encode(texts[n % 4]),
+        lambda n: model.encode(texts[: n % 4]),
+        lambda n: model.encoder(np.full((2, n % 7 + 1), 3)),
+        lambda n: fastattn.softmax(xs[n % 8]),
+        lambda n: fastattn.layer_norm(xs[n % 8], residual=xs[n % 8]),
+        lambda n: fastattn.gelu(xs[n % 8]),
+        lambda n: fastattn.linear(xs[n % 8], xs[7][0]),
+        lambda n: fastattn.scaled_dot_product_attention(*[xs[n % 8]] * 3, attn_mask=mask[:, : n % 8 + 1]),
+        lambda n: fastattn.attention_weights(xs[n % 8], xs[n % 8]),
+        lambda n: fastattn.rotary_embedding(xs[n % 8], *rotary[n % 8]),
     ]
-    return _growth(lambda i: kinds[i % 9](i), count, min(5000, count))
+    return _growth(lambda i: kinds[i % len(kinds)](i // len(kinds)), count, min(5000, count))
 
 
 def loads(count: int) -> dict[str, int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ LABELS = {
     "numpy": "NumPy",
     "machine": "machine",
 }
+# The other libraries.
+PEERS = set(LABELS) - {"fastattn", "accelerated", "machine"}
 # Share of the cores' time that the multiply-adds must have got.
 QUIET = 0.95
 BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
@@ -194,30 +197,73 @@ def quiet(cells: list[Cell]) -> Iterator[str]:
 
 
 def readme_table(results: Results) -> str:
-    """Return the numbers of the README."""
+    """Return the numbers of the README: forwards, texts, all that is lost or short of its mark, and the machine."""
+    cells: list[Cell] = results["cells"]
     machine, versions = results["machine"], results["versions"]
     names = ("fastattn", "onnxruntime", "openvino", "ctranslate2", "torch")
     lines: list[str] = []
     for model in MODELS:
-        cells = [cell for cell in results["cells"] if cell["row"] == "forward" and cell["model"] == model]
-        if cells:
+        forward = [cell for cell in cells if cell["row"] == "forward" and cell["model"] == model]
+        if forward:
             lines += [f"{model}, forward of (texts, tokens), ms:", ""]
-            lines += table(("", *(cell["case"] for cell in cells)), _times(names, cells))
-    single = ("encode", "1 thread to 2", "many texts", "start", "accelerate")
-    for cell in results["cells"]:
-        if cell["row"] in single:
-            outcome = "; ".join(verdict(goal).replace("**SHORT** ", "") for goal in cell["goals"])
-            lines.append(f"- {cell['row']}, {cell['case']}: {outcome}")
+            lines += table(("", *(cell["case"] for cell in forward)), _times(names, forward))
+    whole = [cell for cell in cells if cell["row"] in ("encode", "start", "accelerate")]
+    lines += _listed(
+        "Whole programs (2x: the other takes twice the time):",
+        [f"{cell['row']}, {cell['case']}: {'; '.join(map(outcome, cell['goals']))}" for cell in whole],
+    )
+    lines += _listed("Level with another library, or slower (0.5x: the other takes half the time):", _grouped(cells, is_lost))
+    lines += _listed("Not lost, and short of the mark that `report.md` sets:", _grouped(cells, is_only_short))
+    lines += quiet(cells)
     used = ", ".join(f"{label(name)} {versions[name]}" for name in names if name in versions)
     where = f"{machine['CPU']}, {results['threads']} threads, float32; {used}; {results['date'][:10]}"
-    return "\n".join(
-        [
-            *lines,
-            *([""] if lines[-1] else []),
-            f"Medians on {where}.",
-            "All cells, their goals and where they are missed: `benchmarks/results/report.md`.",
-        ]
-    )
+    return "\n".join([*lines, f"Medians on {where}.", "All cells with quartiles and marks: `benchmarks/results/report.md`."])
+
+
+def is_lost(goal: Cell) -> bool:
+    """Whether another library is level, within the quartiles, or ahead."""
+    return goal["against"] in PEERS and goal["unit"] == "x" and goal["low"] is not None and round(goal["low"], 2) <= 1
+
+
+def is_only_short(goal: Cell) -> bool:
+    """Whether a comparison misses its mark and yet is not lost."""
+    return goal["met"] is False and not is_lost(goal)
+
+
+def outcome(goal: Cell) -> str:
+    """Write one comparison without its mark and quartiles."""
+    if goal["unit"] in ("x", "share"):
+        return f"{amount(goal['value'], goal['unit'])} {'of the' if goal['unit'] == 'share' else 'vs'} {label(goal['against'])}"
+    return f"{amount(goal['value'], goal['unit'])} {goal['against']}".removesuffix(" goal")
+
+
+def _grouped(cells: list[Cell], chosen: Callable[[Cell], bool]) -> list[str]:
+    """Return a line for each row of the report: the range of its chosen comparisons with each other library or limit."""
+    lines = []
+    for row in dict.fromkeys(cell["row"] for cell in cells):
+        pairs = [(cell, goal) for cell in cells if cell["row"] == row for goal in cell["goals"]]
+        parts = []
+        for against, note in dict.fromkeys((goal["against"], goal["note"]) for _, goal in pairs if chosen(goal)):
+            found = [(cell, goal) for cell, goal in pairs if chosen(goal) and (goal["against"], goal["note"]) == (against, note)]
+            least, most = (pick((goal for _, goal in found), key=_value) for pick in (min, max))
+            unit = least["unit"]
+            low, high = amount(least["value"], unit), amount(most["value"], unit)
+            extent = outcome(most) if low == high else f"{low} to {outcome(most)}"
+            where = f"at {place(found[0][0])}" if len(found) == 1 else f"in {len(found)} cells"
+            parts.append(f"{extent}{f' ({note})' if note else ''} {where}")
+        if parts:
+            lines.append(f"{row}: {'; '.join(parts)}")
+    return lines
+
+
+def _value(goal: Cell) -> float:
+    return -math.inf if goal["value"] is None else float(goal["value"])
+
+
+def _listed(title: str, items: list[str]) -> Iterator[str]:
+    """Yield a title and a list; nothing where there are no items."""
+    if items:
+        yield from (title, "", *(f"- {item}" for item in items), "")
 
 
 def _times(names: Iterable[str], cells: list[Cell]) -> Iterator[list[str]]:

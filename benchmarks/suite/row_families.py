@@ -10,7 +10,8 @@ import numpy as np
 from benchmarks.suite.session import Session, derived, record, share_of_limit
 from benchmarks.suite.turns import Contender
 from fastattn import EncoderConfig, reference
-from fastattn.encoder import forward, packing
+from fastattn.encoder import forward
+from fastattn.parameters import random_parameters
 
 BATCH, TOKENS = 8, 128
 LEAST = 0.9
@@ -37,7 +38,7 @@ def families(session: Session) -> None:
         config = EncoderConfig(**{**_SIZES, **blocks})
         ids = np.random.default_rng(0).integers(0, _SIZES["vocab_size"], BATCH * TOKENS)
         arrays = {"ids": ids, "offsets": np.arange(BATCH + 1) * TOKENS}
-        parameters = packing.random_parameters(config, 0)
+        parameters = random_parameters(config, 0)
 
         def encode(like: Any, parameters: Any = parameters, config: Any = config, ids: Any = ids) -> Any:
             typed = {key: array.astype(like.dtype) for key, array in parameters.items()}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastattn.checkpoint.families import FAMILIES
 from fastattn.checkpoint.folder import CheckpointError, read_object
 from fastattn.tokenizer.calls import ROLES
 
@@ -23,7 +24,7 @@ _WITH_TOKEN_TYPES = ("BertTokenizer", "BertTokenizerFast", "ElectraTokenizer", "
 
 
 # And the models that have such a class, where the folder does not name one.
-_MODELS_WITH_TOKEN_TYPES = ("bert", "distilbert", "electra", "nomic_bert")
+_MODELS_WITH_TOKEN_TYPES = {name for name, family in FAMILIES.items() if family.has_token_types}
 
 
 SPECIAL_TOKENS = tuple(f"{role}_token" for role in ROLES)
@@ -33,7 +34,7 @@ SPECIAL_TOKENS = tuple(f"{role}_token" for role in ROLES)
 NO_LIMIT = int(1e30)
 
 
-def read_settings(folder: Path, backend: Backend) -> dict[str, Any]:
+def read_tokenizer_settings(folder: Path, backend: Backend) -> dict[str, Any]:
     """Return what the files beside ``tokenizer.json`` say, under the names of ``tokenizer_config.json``."""
     settings = read_object(folder / "tokenizer_config.json")
     names = settings.get("model_input_names")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from fastattn import Encoder, EncoderConfig, reference
-from fastattn.encoder import forward, packing, tables
+from fastattn.encoder import forward, tables
+from fastattn.parameters import random_parameters
 from tests.support.cases import normal
 from tests.support.tolerance import assert_matches_reference
 
@@ -46,7 +47,7 @@ def make(kind: str, c: int = 32, heads: int = 2, ff: int = 64) -> tuple[Encoder,
     config = EncoderConfig(LAYERS, heads, c, ff, vocab_size=V, type_vocab_size=2, layer_norm_eps=1e-5, **KINDS[kind])
     parameters = {
         name: value * (8 if value.ndim == 2 else 1) + 0.1 * normal(*value.shape, seed=len(name))
-        for name, value in packing.random_parameters(config, 1).items()
+        for name, value in random_parameters(config, 1).items()
         if not (config.norm_first and name.startswith(ABSENT))
     }
     return Encoder(config, parameters=parameters), parameters
@@ -126,7 +127,7 @@ def test_bits_do_not_depend_on_batch_order_threads_or_schedule(kind: str, monkey
 def test_a_token_sees_as_far_as_the_window(window: int) -> None:
     """One local layer: a change of token s reaches token t for |t - s| <= window and no other, to the bit."""
     config = EncoderConfig(2, 2, 32, 64, vocab_size=V, window=window, global_every=2)
-    parameters = {n: value * (4 if value.ndim == 2 else 1) for n, value in packing.random_parameters(config, 0).items()}
+    parameters = {n: value * (4 if value.ndim == 2 else 1) for n, value in random_parameters(config, 0).items()}
     # The first layer is global: without its attention's output it passes on each token by itself.
     parameters["layers.0.attention.output.weight"] = np.zeros((32, 32), np.float32)
     model = Encoder(config, parameters=parameters)
@@ -155,7 +156,7 @@ def test_layers_that_share_their_arrays_are_packed_once() -> None:
     shared = parameters | {name.replace(".0.", f".{i}."): value for i in range(LAYERS) for name, value in first.items()}
     copied = {name: value.copy() for name, value in shared.items()}
     one, many = Encoder(model.config, parameters=shared), Encoder(model.config, parameters=copied)
-    assert one._packed.weights.size < 0.5 * many._packed.weights.size
+    assert one._packed.matrices.size < 0.5 * many._packed.matrices.size
     assert (one._packed.layout == one._packed.layout[0]).all()
     assert one.parameters_count < many.parameters_count
     ids, mask = batch(3, 20)

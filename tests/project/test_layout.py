@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.layout import (
+    CONTRACT,
+    OP_LISTS,
     RULES,
     Rule,
     every_op_has_its_files,
     every_op_has_its_names,
+    every_op_is_in_every_list,
     imports_point_down,
     no_assert,
     numba_options_in_one_place,
@@ -38,8 +41,9 @@ SOUND = {
     "fastattn/kernels/ops/softmax.py": OP,
     "fastattn/encoder/encoder.py": "from fastattn.kernels.ops.softmax import softmax_kernel\nclass Encoder: pass",
     "fastattn/cli/compare.py": "import fastattn\ndef compare():\n    from fastattn import reference",
-    "tests/kernels/test_softmax.py": "",
+    "tests/kernels/test_softmax.py": "\n".join(f"contract.{name}('softmax')" for name in CONTRACT),
     "benchmarks/ops/bench_softmax.py": "",
+    **dict.fromkeys(OP_LISTS, "fastattn.softmax"),
 }
 REFERENCE = SOUND["fastattn/reference/ops.py"]
 # rule, file, its text with the fault (None: the file is not there), what the rule says
@@ -67,6 +71,12 @@ FAULTS = [
         "fastattn/reference/ops.py",
         REFERENCE.replace("*, ", ""),
         "reference.softmax(x, axis=-1, eps=0.0)",
+    ),
+    *((every_op_is_in_every_list, path, "# softmax", f"{path} has no softmax") for path in OP_LISTS),
+    (every_op_is_in_every_list, "fastattn/kernels/ops/softmax.py", OP.replace('["softmax"]', '["softmax", "x"]'), "has no x"),
+    *(
+        (every_op_is_in_every_list, "tests/kernels/test_softmax.py", f"contract.not_{name}", f"test_softmax.py has no {name}")
+        for name in CONTRACT
     ),
     (
         imports_point_down,

@@ -142,11 +142,11 @@ def test_another_version_has_other_files(tmp_path: Path, monkeypatch: pytest.Mon
     """Of Numba, or of any kernel's source: what a kernel calls is a part of its code."""
     from numba.core.registry import cpu_target
 
-    shutil.copytree(jit._HERE, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(jit, "_HERE", tmp_path / "kernels")
+    shutil.copytree(jit._KERNELS, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(jit, "_KERNELS", tmp_path / "kernels")
     tags = {jit._TAG, jit._source_tag()}
     assert len(tags) == 1 and jit._TAG in double()._cache._file_name((), cpu_target.target_context.codegen())
-    with (tmp_path / "kernels" / "_rows.py").open("a") as source:
+    with (tmp_path / "kernels" / "vector" / "rows.py").open("a") as source:
         source.write("#")
     tags.add(jit._source_tag())
     monkeypatch.setattr(jit.numba, "__version__", "0.0")

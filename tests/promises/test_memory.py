@@ -21,9 +21,10 @@ from fastattn import (
     EncoderForTokenClassification,
     SentenceTransformer,
 )
-from fastattn.encoder import forward, packing
+from fastattn.encoder import forward
+from fastattn.parameters import random_parameters
 from fastattn.runtime import memory as _memory
-from fastattn.text import similarity
+from fastattn.text import quantization, similarity
 from soak import memory
 from tests.support.golden_models import GOLDEN
 from tests.support.models import C, bert_tensors, write_bert, write_sentence_model
@@ -247,7 +248,7 @@ def test_packing_that_would_not_fit(free: Free) -> None:
 def test_many_layers_that_would_not_fit(free: Free) -> None:
     """Nothing is made for each layer, neither weights nor their names; without weights the first that lacks is found."""
     config = EncoderConfig(10**5, 1, 1, 1, vocab_size=9)
-    parameters = packing.random_parameters(EncoderConfig(2, 1, 1, 1, vocab_size=9), 0)
+    parameters = random_parameters(EncoderConfig(2, 1, 1, 1, vocab_size=9), 0)
     free(2**20)
     tracemalloc.start()
     try:
@@ -290,7 +291,7 @@ def test_similarities_that_would_not_fit(name: str, monkeypatch: pytest.MonkeyPa
 
 def test_embeddings_whose_copies_would_not_fit(free: Free) -> None:
     a = np.random.default_rng(0).standard_normal((200, 64)).astype(np.float32)
-    calls: list[Any] = [lambda name=name: similarity.quantize_embeddings(a, name) for name in ("int8", "ubinary")]
+    calls: list[Any] = [lambda name=name: quantization.quantize_embeddings(a, name) for name in ("int8", "ubinary")]
     calls += [lambda name=name: similarity.similarity_pairwise(a, a, name) for name in similarity.SIMILARITIES]
     calls += [lambda name=name: similarity.similarity(a[0], a, name) for name in ("cosine", "euclidean", "manhattan")]
     for call in calls:
@@ -315,7 +316,7 @@ def model(tmp_path: Path) -> SentenceTransformer:
 def test_texts_whose_embeddings_would_not_fit(model: SentenceTransformer, free: Free, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["the cat"] * 1000
     size = 4 * C * len(texts)
-    monkeypatch.setattr(model._pipeline, "run", None)  # nothing is tokenised or computed
+    monkeypatch.setattr(model._pipeline, "batches", None)  # nothing is tokenised or computed
     for most, options in ((size - 1, {}), (2 * size, {"precision": "int8"}), (2 * size, {"output_value": "token_embeddings"})):
         free(most)
         with pytest.raises(MemoryError, match=r"embeddings of .* would take"):

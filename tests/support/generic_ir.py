@@ -20,6 +20,7 @@ def main() -> None:
     fastattn.linear(x, x[0], activation="gelu")
     fastattn.scaled_dot_product_attention(x, x, x)
     fastattn.attention_weights(x, x)
+    fastattn.rotary_embedding(x[..., :6], x[0, :, :3], x[1, :, :3])
     Encoder(EncoderConfig(1, 1, 8, 8, vocab_size=9, positions="sinusoidal")).forward_packed([1, 2], [0, 2], pooling="mean")
     for module in pkgutil.walk_packages(kernels.__path__, "fastattn.kernels."):
         for name, item in vars(importlib.import_module(module.name)).items():

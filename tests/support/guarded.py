@@ -11,18 +11,20 @@ import mmap
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 import fastattn
 from fastattn import Encoder, EncoderConfig
-from fastattn.encoder import forward, heads, packing, tables
+from fastattn.encoder import forward, tables
 from fastattn.kernels.compile import jit
-from fastattn.kernels.encoder.pool import POOLINGS
-from fastattn.kernels.ops import _arrays, attention, attention_weights, linear
-from fastattn.kernels.vector.activations import ACTIVATIONS
+from fastattn.kernels.encoder.pool import POOLINGS, normalize_kernel, pool_kernel
+from fastattn.kernels.ops import _arrays, linear
+from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.kernels.vector.target import TILE_ROWS
+from fastattn.parameters import random_parameters
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -85,7 +87,9 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
         bias = normal(guard, n, dtype=dtype)
         out = guard.empty((m, n), dtype)
         fastattn.linear(normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype), bias, activation="gelu", out=out)
-    for activation, (m, n, k) in itertools.product(ACTIVATIONS, ((3, 17, 3), (linear.ROW_BLOCK + 1, 33, linear.SUM_BLOCK + 1))):
+    for activation, (m, n, k) in itertools.product(
+        ACTIVATION_KINDS, ((3, 17, 3), (linear.ROW_BLOCK + 1, 33, linear.SUM_BLOCK + 1))
+    ):
         yield f"linear {m} {n} {k} {activation}"
         x, weight = normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype)
         fastattn.linear(x, weight, activation=activation, out=guard.empty((m, n), dtype))
@@ -121,6 +125,8 @@ def halves(guard: Guard) -> Iterator[str]:
             op(x, out=guard.empty(x.shape, np.float16))
         fastattn.linear(x, x, out=guard.empty((3, 3), np.float16))
         fastattn.scaled_dot_product_attention(x, x, x, out=guard.empty(x.shape, np.float16))
+        fastattn.attention_weights(x, x, out=guard.empty((3, 3), np.float16))
+        fastattn.rotary_embedding(normal(guard, 3, 2 * n, dtype=np.float16), x, x, out=guard.empty((3, 2 * n), np.float16))
 
 
 def encoders(guard: Guard) -> Iterator[str]:
@@ -131,7 +137,7 @@ def encoders(guard: Guard) -> Iterator[str]:
         ({"positions": "learned"}, {**blocks, "embedding_dim": 17}, {**blocks, "embedding_dim": 65}),
     ):
         config = EncoderConfig(2, count, c, ff, vocab_size=9, max_positions=70, type_vocab_size=2, norm_first=first, **options)
-        parameters = {name: guard.copy(value) for name, value in packing.random_parameters(config, 0).items()}
+        parameters = {name: guard.copy(value) for name, value in random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters)
         if config.positions == "rotary":
             # Tables of the longest sequence's length and no more.
@@ -154,12 +160,12 @@ def encoders(guard: Guard) -> Iterator[str]:
 def choices(guard: Guard) -> Iterator[str]:
     """Run every choice of a configuration that the schedules do not share, on ids and on hidden states."""
     for number, (activation, gated, positions, causal) in enumerate(
-        itertools.product([name for name in ACTIVATIONS if name], (False, True), ("sinusoidal", "rotary", None), (False, True))
+        itertools.product([name for name in ACTIVATION_KINDS if name], (False, True), ("sinusoidal", "rotary", None), (False, True))
     ):
         c, e = ((32, None), (30, 17))[number % 2]
         options: dict[str, Any] = {"gated": gated, "positions": positions, "is_causal": causal, "embedding_dim": e}
         config = EncoderConfig(2, 1 if c == 32 else 5, c, 33, activation=activation, vocab_size=9, **options)
-        parameters = {name: guard.copy(value) for name, value in packing.random_parameters(config, 0).items()}
+        parameters = {name: guard.copy(value) for name, value in random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters)
         for lengths in ([1], [17, 0, 33]):
             offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
@@ -174,6 +180,20 @@ def choices(guard: Guard) -> Iterator[str]:
         model(ids, return_hidden_states=True, return_attention=True)
         dropping = Encoder(EncoderConfig(2, config.num_heads, c, 33, 0.1, activation=activation, vocab_size=9, **options))
         dropping(ids, training=True, rng=np.random.default_rng(0))
+
+
+def poolings(guard: Guard) -> Iterator[str]:
+    """Pool rows that are at hand, and divide them by their lengths."""
+    for c, lengths, skip in itertools.product(EDGES, ([1], [17, 0, 3]), (0, 2)):
+        offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
+        x = normal(guard, int(offsets[-1]), c)
+        for mode in filter(None, POOLINGS):
+            yield f"pooling {c} {lengths} {skip} {mode}"
+            out = guard.empty((len(lengths), c))
+            pool_kernel(x, offsets, skip, POOLINGS[mode], out, 1)
+            pool_kernel(x, offsets, skip, POOLINGS[mode], out, 2)
+            normalize_kernel(out, 1)
+            normalize_kernel(out, 2)
 
 
 def families(guard: Guard) -> Iterator[str]:
@@ -195,10 +215,13 @@ def families(guard: Guard) -> Iterator[str]:
                 model(guard.copy(np.arange(2 * tokens).reshape(2, tokens) % 9 + 3))
 
 
+def package_modules() -> list[ModuleType]:
+    return [module for name, module in sys.modules.items() if name.startswith("fastattn.")]
+
+
 def all_kernels() -> set[str]:
     """Return the names of the kernels in the package's modules."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("fastattn.")]
-    return {x.__name__ for module in modules for x in vars(module).values() if isinstance(x, jit.ParallelKernel)}
+    return {x.__name__ for module in package_modules() for x in vars(module).values() if isinstance(x, jit.ParallelKernel)}
 
 
 def main() -> None:
@@ -207,15 +230,16 @@ def main() -> None:
     call = jit.ParallelKernel.__call__
     jit.ParallelKernel.__call__ = lambda self, *args: (run.add(self.__name__), call(self, *args))[1]  # type: ignore[method-assign]
     done = 0
+    allocating = [module for module in package_modules() if module is not _arrays and hasattr(module, "aligned_empty")]
     for behind, threads in itertools.product((True, False), (False, True)):
         guard = Guard(behind)
-        for module in (attention, attention_weights, linear, packing, heads):
+        for module in allocating:
             module.aligned_empty = guard.empty  # type: ignore[attr-defined]
         forward._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
         # So short a call that a second thread is worth it, or none that is.
         _arrays._US_PER_THREAD = 1e-9 if threads else 1e9
         ops = (cases(guard, np.float32), cases(guard, np.float64), halves(guard))
-        for steps in ops if threads else (*ops, encoders(guard), choices(guard), families(guard)):
+        for steps in ops if threads else (*ops, encoders(guard), choices(guard), poolings(guard), families(guard)):
             for name in steps:
                 print(name, file=sys.stderr, flush=True)
                 done += 1

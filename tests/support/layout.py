@@ -24,6 +24,24 @@ FLOORS = (
     ("__main__",),
 )
 
+# Files that list the ops by hand: each names every public function of `kernels/ops`.
+OP_LISTS = (
+    "fastattn/cli/cases.py",
+    "soak/_denormals.py",
+    "soak/_digest.py",
+    "soak/_hostile_arrays.py",
+    "soak/_poison.py",
+    "soak/_smoke.py",
+    "soak/_work.py",
+    "soak/memory.py",
+    "tests/promises/test_hostile.py",
+    "tests/promises/test_memory.py",
+    "tests/support/generic_ir.py",
+    "tests/support/guarded.py",
+)
+# The calls of `tests.support.contract` that the tests of an op make.
+CONTRACT = ("any_layout", "any_out", "any_threads", "bad_dtypes", "bad_out")
+
 JIT_NAMES = {"jit", "njit", "vectorize", "guvectorize", "cfunc", "stencil", "generated_jit"}
 JIT_OPTIONS = {"fastmath", "parallel", "cache", "nogil", "error_model", "forceinline", "inline", "boundscheck"}
 OUR_DECORATORS = {"kernel", "inline", "ParallelKernel"}
@@ -111,6 +129,25 @@ def every_op_has_its_files(root: Path) -> list[str]:
         for path in (f"tests/kernels/test_{stem}.py", f"benchmarks/ops/bench_{stem}.py")
         if not (root / path).is_file()
     ]
+
+
+def names_of(path: Path) -> set[str]:
+    """Strings and attributes in the code of a file: ``"softmax"`` and ``fastattn.softmax`` both give softmax."""
+    if not path.is_file():
+        return set()
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))))
+    strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return strings | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+
+
+def every_op_is_in_every_list(root: Path) -> list[str]:
+    """Each of `OP_LISTS` has every op, and the tests of each op call the whole contract."""
+    modules = ops(package(root))
+    public = [name for module in modules.values() for name in public_names(module)]
+    lists = [(path, name) for path in OP_LISTS for name in public]
+    calls = [(f"tests/kernels/test_{stem}.py", name) for stem in modules for name in CONTRACT]
+    named = {path: names_of(root / path) for path, _ in (*lists, *calls)}
+    return [f"{path} has no {name}" for path, name in (*lists, *calls) if name not in named[path]]
 
 
 def arguments(function: ast.FunctionDef) -> str:
@@ -230,6 +267,7 @@ Rule = Callable[[Path], list[str]]
 RULES: tuple[Rule, ...] = (
     every_op_has_its_files,
     every_op_has_its_names,
+    every_op_is_in_every_list,
     imports_point_down,
     reference_stands_alone,
     numba_options_in_one_place,

@@ -1,0 +1,35 @@
+"""`fastattn compare`: every op and the encoder, each with an error and a ratio of times."""
+
+import inspect
+import re
+
+import pytest
+
+import fastattn
+from fastattn.cli.cases import cases, ops
+from tests.support.command_line import run
+
+pytestmark = pytest.mark.jit
+
+
+def test_compare() -> None:
+    result = run("compare")
+    rows = re.findall(r"^(\S.*?) +(\S+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)x$", result.stdout, re.M)
+    assert {row[0].split(",")[0] for row in rows} == {
+        "softmax", "layer_norm", "gelu", "linear", "attention", "attention weights", "rotary embedding", "encoder",
+    }  # fmt: skip
+    for label, _, error, reference_error, ours, theirs, ratio in rows:
+        # What is right to the last few bits, and what is not, lie five orders of magnitude apart; the tests of the ops
+        # have the tolerance.
+        assert 0 < float(error) < 100, label
+        assert 0 < float(reference_error) < 100, label
+        assert float(ratio) == pytest.approx(float(theirs) / float(ours), rel=0.2, abs=0.1), label
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_every_op_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    public = {name for name in fastattn.__all__ if inspect.isfunction(getattr(fastattn, name))} - {"accelerate", "restore"}
+    assert set(ops()) == public == {case.op for case in cases()}
+    monkeypatch.setattr("fastattn.cli.cases.ops", lambda: {"softmax": fastattn.softmax, "rms_norm": print})
+    with pytest.raises(NotImplementedError, match="no inputs for rms_norm"):
+        cases()

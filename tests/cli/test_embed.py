@@ -1,0 +1,111 @@
+"""`fastattn embed`: the file that it writes and the line that it prints."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastattn import SentenceTransformer
+from fastattn.cli.files import write_embeddings
+from tests.support.command_line import LINES, ROOT, python, run
+from tests.support.models import C
+
+pytestmark = pytest.mark.jit
+
+
+def test_embed_lines(model: str, lines: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    result = run("embed", lines, "-o", str(out), "--model", model)
+    assert np.array_equal(np.load(out), SentenceTransformer(model).encode(LINES))
+    assert result.stdout == ""
+    closing = result.stderr.splitlines()[-1]
+    assert re.fullmatch(rf"3 texts, 20 tokens, [\d,]+ tokens/s, 0 truncated to 12 tokens: {re.escape(str(out))}", closing)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.txt", "out.npy"]
+
+
+def test_embed_to_json_lines(model: str, lines: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    run("embed", lines, "-o", str(out), "--model", model)
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [row["text"] for row in rows] == LINES
+    found = np.array([row["embedding"] for row in rows], np.float32)
+    assert np.array_equal(found, SentenceTransformer(model).encode(LINES))
+
+
+def test_embed_paragraphs(model: str, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("\n\nthe cat\nsat\n\n \na dog\n", encoding="utf-8")
+    run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.jsonl"), "--paragraphs", "-m", model)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == ["the cat\nsat", "a dog"]
+
+
+def test_embed_a_column(model: str, tmp_path: Path) -> None:
+    rows = [{"id": i, "body": text} for i, text in enumerate([*LINES, ""])]
+    (tmp_path / "in.jsonl").write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8-sig")
+    run("embed", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.npy"), "--column", "body", "-m", model)
+    assert np.array_equal(np.load(tmp_path / "out.npy"), SentenceTransformer(model).encode([*LINES, ""]))
+
+
+def test_embed_stdin(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    found = python("embed", "-", "-o", str(out), "-m", model, input="the cat sat\n\nnaïve dog\n", encoding="utf-8")
+    assert found.returncode == 0, found.stderr
+    assert np.array_equal(np.load(out), SentenceTransformer(model).encode(["the cat sat", "naïve dog"]))
+
+
+def test_embed_stdin_with_a_byte_order_mark(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    found = python("embed", "-", "-o", str(out), "-m", model, input="the cat\na dog\n", encoding="utf-8-sig")
+    assert found.returncode == 0, found.stderr
+    assert [json.loads(line)["text"] for line in out.read_text(encoding="utf-8").splitlines()] == ["the cat", "a dog"]
+
+
+def test_embed_nothing(model: str, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("\n")
+    result = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model)
+    assert np.load(tmp_path / "out.npy").shape == (0, C)
+    assert result.stderr.splitlines()[-1].startswith("0 texts, 0 tokens, ")
+
+
+def test_embed_counts_truncated_texts(model: str, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("the cat\n" + "dog " * 40 + "\n")
+    result = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model)
+    assert "2 texts, 16 tokens, " in result.stderr
+    assert ", 1 truncated to 12 tokens" in result.stderr
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_json_has_not(number: float, model: str, lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings = np.zeros((3, C), np.float32)
+    embeddings[1, 2] = number
+    monkeypatch.setattr(SentenceTransformer, "encode", lambda *args, **kwargs: embeddings)
+    result = run("embed", lines, "-o", str(tmp_path / "out.jsonl"), "-m", model, code=2)
+    assert result.stderr.startswith("error: inputs[1]: its embedding has numbers that are not finite")
+    assert [path.name for path in tmp_path.iterdir()] == ["lines.txt"]
+    with (tmp_path / "out.npy").open("wb") as file:
+        write_embeddings(file, ".npy", LINES, embeddings)
+    assert np.array_equal(np.load(tmp_path / "out.npy"), embeddings, equal_nan=True)
+
+
+def test_compiling_is_announced_once(model: str, lines: str, tmp_path: Path) -> None:
+    # Kernels may be in the folder for temporary files too.
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "fastattn", "embed", lines, "-o", str(tmp_path / "x.npy"), "-m", model]
+    errors = []
+    for _ in range(2):
+        found = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        errors.append(found.stderr.splitlines())
+    assert len(errors[0]) == 2
+    assert errors[0][0].startswith("compiling kernels for this CPU, once")
+    assert len(errors[1]) == 1

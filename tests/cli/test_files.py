@@ -1,0 +1,138 @@
+"""Output files of the command line: replaced whole or not at all, whatever ends the process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastattn.runtime.files import replacing, write_file
+from tests.support.command_line import ROOT, run
+from tests.support.models import C
+
+pytestmark = pytest.mark.jit
+
+
+def test_output_is_replaced_with_the_usual_permissions(model: str, lines: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    out.write_bytes(b"old")
+    before = os.umask(0o027)
+    try:
+        run("embed", lines, "-o", str(out), "-m", model)
+    finally:
+        os.umask(before)
+    assert np.load(out).shape == (3, C)
+    if os.name == "posix":
+        assert out.stat().st_mode & 0o777 == 0o640
+
+
+def test_the_end_of_a_link_is_replaced(model: str, lines: str, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "old.npy").write_bytes(b"old")
+    for name in ("old.npy", "new.npy"):
+        target, link = tmp_path / "far" / name, tmp_path / name
+        link.symlink_to(Path("far") / name)
+        run("embed", lines, "-o", str(link), "-m", model)
+        assert link.is_symlink()
+        assert np.load(target).shape == (3, C)
+    assert sorted(path.name for path in (tmp_path / "far").iterdir()) == ["new.npy", "old.npy"]
+
+
+def test_a_link_in_a_models_folder_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"old")
+    (tmp_path / "config.json").symlink_to("secret")
+    write_file(tmp_path / "config.json", b"new")
+    assert not (tmp_path / "config.json").is_symlink()
+    assert (tmp_path / "secret").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
+def test_neither_a_pipe_nor_a_device_is_replaced(lines: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npy")
+    (tmp_path / "null.npy").symlink_to(os.devnull)
+    for name in ("pipe.npy", "null.npy"):
+        result = run("embed", lines, "-o", str(tmp_path / name), code=2)
+        assert result.stderr == f"error: {tmp_path / name}: cannot be written: it is not a plain file\n"
+        with pytest.raises(OSError, match="not a plain file"):
+            write_file(tmp_path / name, b"")
+    assert (tmp_path / "pipe.npy").is_fifo()
+
+
+@pytest.mark.parametrize("letter", ["a", "\N{CAT FACE}"])
+def test_long_name_of_an_output(letter: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{letter * (248 // len(letter.encode()))}.npy"
+    with replacing(path) as file:
+        (temporary,) = tmp_path.iterdir()
+        file.write(b"new")
+    # One that was left of an earlier run.
+    temporary.write_bytes(b"half")
+    os.utime(temporary, (1e9, 1e9))
+    write_file(path, b"newer")
+    assert [left.read_bytes() for left in tmp_path.iterdir()] == [b"newer"]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_temporary_file_is_removed(tmp_path: Path, kind: type[BaseException]) -> None:
+    (tmp_path / "x.npy").write_bytes(b"old")
+    with pytest.raises(kind), replacing(tmp_path / "x.npy") as file:
+        file.write(b"new")
+        assert len(list(tmp_path.iterdir())) == 2
+        raise kind
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_what_a_killed_process_left(tmp_path: Path) -> None:
+    """Whatever its name is, it is in nobody's way, and goes once it is old; what belongs to another file stays."""
+    names = [f".x[1].npy.{stem}.tmp" for stem in ("0123456789ab", str(os.getpid()), "ba9876543210")] + [".x1.npy.0123456789ab.tmp"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    for name in (names[0], names[3]):
+        os.utime(tmp_path / name, (1e9, 1e9))
+    with replacing(tmp_path / "x[1].npy") as file:
+        file.write(b"whole")
+    assert (tmp_path / "x[1].npy").read_bytes() == b"whole"
+    assert {path.name for path in tmp_path.iterdir()} == {"x[1].npy", *names[1:]}
+
+
+def test_two_writers_of_a_file(tmp_path: Path) -> None:
+    with replacing(tmp_path / "x.npy") as first:
+        first.write(b"first")
+        with replacing(tmp_path / "x.npy") as second:
+            second.write(b"second")
+        assert (tmp_path / "x.npy").read_bytes() == b"second"
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_interrupt_leaves_nothing_behind(model: str, name: str, code: int, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("the cat sat on the mat\n" * 300_000)
+    # Started in the background, or by nohup, a child would ignore the signal.
+    start = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    start += f"signal.{name} == signal.SIGINT or signal.signal(signal.{name}, signal.SIG_DFL); "
+    command = [
+        sys.executable,
+        "-c",
+        start + "runpy.run_module('fastattn', run_name='__main__')",
+        "embed",
+        str(tmp_path / "in.txt"),
+        "-o",
+        str(tmp_path / "x.npy"),
+        "-m",
+        model,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".x.npy.*.tmp")) and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    child.send_signal(getattr(signal, name))
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == code
+    assert "Traceback" not in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]

@@ -1,0 +1,43 @@
+"""`fastattn search`: the nearest texts, of texts and of embeddings."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fastattn import SentenceTransformer
+from tests.support.command_line import LINES, run
+
+pytestmark = pytest.mark.jit
+
+
+def test_search_texts(model: str, lines: str) -> None:
+    result = run("search", lines, "the dog sat", "-k", "2", "-m", model)
+    encoder = SentenceTransformer(model)
+    scores = encoder.similarity(encoder.encode("the dog sat"), encoder.encode(LINES))[0]
+    best = np.argsort(-scores)[:2]
+    assert result.stdout.splitlines() == [f"{scores[i]:.4f}\t{LINES[i]}" for i in best]
+
+
+def test_search_embeddings(model: str, lines: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    run("embed", lines, "-o", str(out), "-m", model)
+    found = run("search", str(out), "the dog sat", "--texts", lines, "-m", model)
+    assert found.stdout == run("search", lines, "the dog sat", "-m", model).stdout
+    assert len(found.stdout.splitlines()) == 3
+
+
+def test_search_cuts_long_texts_on_a_terminal(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastattn.cli import search
+
+    monkeypatch.setattr(search, "output", Console(force_terminal=True, width=40, color_system=None))
+    search.show_hits(["dog " * 100, "cat"], np.array([0.5, 0.75], np.float32), 2)
+    assert capsys.readouterr().out.splitlines() == [
+        "0.750   cat",
+        "0.500   dog dog dog dog dog dog dog dog",
+        "        dog dog dog dog dog dog dog dog",
+        "        dog dog dog dog dog dog dog ...",
+    ]

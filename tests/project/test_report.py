@@ -1,0 +1,99 @@
+"""The numbers of README.md: those of the last report, with everything that is lost or short of its mark and the run's warning."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import RESULTS, ROOT
+from benchmarks.suite import report
+from benchmarks.suite.report import BEGIN, END, is_lost, is_only_short, quiet, readme_table, write
+
+
+@pytest.fixture(scope="module")
+def results() -> Any:
+    return json.loads((RESULTS / "report.json").read_text("utf-8"))
+
+
+def goal(against: str, value: float | None, mark: float | None = None, unit: str = "x", **other: Any) -> dict[str, Any]:
+    met = None if mark is None else value is not None and value >= mark
+    low = high = value
+    return {
+        "against": against, "unit": unit, "value": value, "low": low, "high": high, "goal": mark, "at_most": False, "met": met,
+        "note": "", **other,
+    }  # fmt: skip
+
+
+def cell(row: str, case: str, *goals: dict[str, Any], **other: Any) -> dict[str, Any]:
+    return {"row": row, "case": case, "failures": {}, "times": {}, "goals": list(goals), **other}
+
+
+def shown(*cells: dict[str, Any]) -> str:
+    versions = {"fastattn": "0.1", "torch": "2.13", "numpy": "2"}
+    return readme_table(
+        {"cells": cells, "machine": {"CPU": "A CPU"}, "threads": 3, "versions": versions, "date": "2026-01-02 10:00"}
+    )
+
+
+def test_readme_has_the_numbers_of_the_report(results: Any) -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert text.partition(BEGIN)[2].partition(END)[0] == f"\n{readme_table(results)}\n"
+
+
+def test_marks_are_nowhere(results: Any) -> None:
+    assert not re.search(r"goal|≥|≤|SHORT", readme_table(results))
+
+
+def test_every_short_and_every_lost_cell_is_counted(results: Any) -> None:
+    goals = [goal for cell in results["cells"] for goal in cell["goals"]]
+    short = [goal for goal in goals if goal["met"] is False]
+    assert len(short) > 20 and all(is_lost(goal) != is_only_short(goal) for goal in short)
+    lists = readme_table(results).partition("Level with")[2].partition("The FMA limit of all cores")[0]
+    counted = sum(int(number) for number in re.findall(r" in (\d+) cells", lists)) + len(re.findall(r" at ", lists))
+    assert counted == sum(map(is_lost, goals)) + sum(map(is_only_short, goals))
+
+
+def test_lists() -> None:
+    text = shown(
+        cell("gelu", "1 x 10", goal("torch", 0.9, 1.0)),
+        cell("gelu", "2 x 20", goal("torch", 1.2, 1.0), goal("copy bandwidth", 0.5, 0.8, "share")),
+        cell("softmax", "1 x 10", goal("torch", 0.5)),
+        cell("softmax", "2 x 20", goal("torch", 0.75), goal("onnxruntime", 1.02, low=0.99)),
+        cell("encode", "9 texts", goal("openvino", 1.2, 1.3), model="minilm-l6"),
+        cell("product", "3 x 4", goal("numpy", 3.0, 2.0), goal("1 thread", 0.5)),
+        cell("product", "5 x 6", goal("numpy", None, 2.0)),
+    )
+    lost = text.partition("Level with")[2].partition("\n\n")[2].partition("\n\n")[0]
+    assert lost.splitlines() == [
+        "- gelu: 0.90x vs torch at 1 x 10",
+        "- softmax: 0.50x to 0.75x vs torch in 2 cells; 1.02x vs ONNX Runtime at 2 x 20",
+    ]
+    short = text.partition("Not lost")[2].partition("\n\n")[2].partition("\n\n")[0]
+    assert short.splitlines() == [
+        "- gelu: 50 % of the copy bandwidth at 2 x 20",
+        "- encode: 1.20x vs OpenVINO at minilm-l6 9 texts",
+        "- product: failed vs NumPy at 5 x 6",
+    ]
+    assert "Medians on A CPU, 3 threads, float32; fastattn 0.1, torch 2.13; 2026-01-02." in text
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.99, False), (0.92, True)])
+def test_warning_of_a_disturbed_run(share: float, warned: bool) -> None:
+    measured = cell("gelu", "1 x 10", goal("torch", 2.0, 1.0), fma_limit=5e11, cores_got=share)
+    text = shown(measured)
+    assert "The FMA limit of all cores was 500 GFLOP/s" in text and f"it got {100 * share:.0f} %" in text
+    assert ("Other work took the rest" in text) is warned
+    assert all(line in text for line in quiet([measured]))
+
+
+def test_write_replaces_the_block_alone(tmp_path: Path, results: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "plot", lambda results, path: None)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", "utf-8")
+    write(results, tmp_path, readme)
+    assert readme.read_text("utf-8") == f"before\n{BEGIN}\n{readme_table(results)}\n{END}\nafter\n"
+    readme.write_text("no block", "utf-8")
+    with pytest.raises(ValueError, match=r"has no <!-- numbers:begin --> \.\.\. <!-- numbers:end -->"):
+        write(results, tmp_path, readme)

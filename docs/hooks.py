@@ -38,11 +38,13 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in drawings, source code and the table of families."""
+    """Fill in drawings, source code and tables."""
     drawings = _load("drawings").DRAWINGS
     markdown = re.sub(r"^\{\{ source (\S+) ?(.*) \}\}$", lambda found: source(*found.groups()), markdown, flags=re.MULTILINE)
     markdown = re.sub(r"^\{\{ drawing (\w+) \}\}$", lambda found: drawings[found[1]](), markdown, flags=re.MULTILINE)
-    return markdown.replace("{{ families }}", families()) if "{{ families }}" in markdown else markdown
+    for mark, made in (("{{ families }}", families), ("{{ op lists }}", op_lists)):
+        markdown = markdown.replace(mark, made()) if mark in markdown else markdown
+    return markdown
 
 
 def on_page_content(html: str, **_: Any) -> str:
@@ -116,7 +118,10 @@ def families() -> str:
     from fastattn.checkpoint.config_json import Settings
     from fastattn.checkpoint.families import FAMILIES
 
-    lines = ["| `model_type` | positions | layer norm | feed-forward | attention | heads |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| family | `model_type` | positions | layer norm | feed-forward | attention | heads |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, family in FAMILIES.items():
         settings = Settings(ROOT / "tests" / "data" / "golden" / name / "config.json")
         config = family.config(settings)
@@ -125,5 +130,16 @@ def families() -> str:
         network = "gated" if config.gated else "plain"
         seen = "causal" if config.is_causal else ("all, and windows" if config.window is not None else "all")
         heads = ", ".join(task.removesuffix("-classification") for task in family.heads(settings))
-        lines.append(f"| `{name}` | {positions} | {norm} | {network} | {seen} | {heads} |")
+        lines.append(f"| {family.title} | `{name}` | {positions} | {norm} | {network} | {seen} | {heads} |")
+    return "\n".join(lines)
+
+
+def op_lists() -> str:
+    """Return the files that name every op, as the layout test lists them, and where each names `softmax`."""
+    layout = ast.parse((ROOT / "tests" / "support" / "layout.py").read_text("utf-8"))
+    values = {ast.unparse(node.targets[0]): node.value for node in layout.body if isinstance(node, ast.Assign)}
+    lines = ["| file | for example |", "|---|---|"]
+    for path in ast.literal_eval(values["OP_LISTS"]):
+        text = (ROOT / path).read_text("utf-8")
+        lines.append(f"| `{path}` | `{next(line.strip() for line in text.splitlines() if 'softmax' in line)}` |")
     return "\n".join(lines)

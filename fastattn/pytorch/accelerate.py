@@ -68,8 +68,10 @@ def accelerate(module: M) -> M:
         raise ValueError(f"{type(module).__name__} must hold a module to accelerate, found {what}; supported: {_SUPPORTED}")
     notices = FallbackNotices()
     for part, kind in found:
-        restore(part)
+        # In one step: a call in another thread runs the kernels, through the old forward or the new one.
         part.forward = kind(part, notices)
+        for child in part.children():
+            restore(child)
     if left:
         parts = ", ".join(sorted({type(part).__name__ for part, _ in found}))
         reasons = "; ".join(dict.fromkeys(left))
@@ -102,7 +104,7 @@ def restore(module: M) -> M:
 
     for part in root.modules():
         if isinstance(part.__dict__.get("forward"), Forward):
-            del part.forward
+            part.__dict__.pop("forward", None)
     return module
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from fastattn import Encoder, EncoderConfig, reference
+from fastattn.config import ACTIVATIONS
 from fastattn.encoder import forward
+from fastattn.kernels.vector import activations
 from fastattn.parameters import random_parameters
 from tests.support.cases import normal
 from tests.support.tolerance import assert_matches_reference
@@ -242,3 +244,7 @@ def test_bad_input(call: Any, error: type[Exception], words: str) -> None:
 def test_bad_config(sizes: Any, options: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         EncoderConfig(*sizes, **options)
+
+
+def test_activations_of_configurations_are_those_of_the_kernels() -> None:
+    assert (None, *ACTIVATIONS) == tuple(activations.ACTIVATIONS)

@@ -1,4 +1,7 @@
-"""Reads tokenizer.json, and refuses one that makes much of a short text: its steps run in a library that knows no bound."""
+"""Loads tokenizer.json, and rejects one that could blow a short text up to a huge one (an "expansion bomb").
+
+The tokenizers library has no limit of its own.
+"""
 
 from __future__ import annotations
 

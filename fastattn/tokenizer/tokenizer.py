@@ -292,7 +292,7 @@ class Tokenizer(TokenizerCalls):
         return row[len(row) - length :] if self.truncation_side == "left" else row[:length]
 
     def _ids(self, texts: Sequence[str], most: int, add_special_tokens: bool) -> Iterator[NDArray[np.int32]]:
-        """Yield the ids of each text; where there are more than `most`, maybe only so many of the first ones that they are more."""
+        """Yield each text's ids. A text with more than `most` may be tokenised only up to a point that is more than `most` ids."""
         some = self.truncation_side == "right" and any(is_long(text, most) for text in texts)
         some = some and reads_word_by_word(self.backend_tokenizer)
         parts = [beginning(text, most) for text in texts] if some else texts

@@ -95,18 +95,7 @@ class Pipeline:
                 self._unit, self._rest = True, rest[1:]
 
     def prompt_tokens(self, prompt: str) -> int:
-        """Tokens of the prompt that pooling leaves out.
-
-        Parameters
-        ----------
-        prompt : str
-            The prompt.
-
-        Returns
-        -------
-        int
-            0 where it leaves out none.
-        """
+        """Return the tokens of the prompt that pooling leaves out, 0 where it leaves out none."""
         poolings = [module for module in self.modules if isinstance(module, Pooling)]
         if not prompt or all(module.include_prompt for module in poolings):
             return 0

@@ -249,7 +249,7 @@ class Tokenizer(TokenizerCalls):
         for name in _FILES:
             if self.name_or_path and (source / name).is_file() and (source / name).resolve() != (target / name).resolve():
                 write_file(target / name, own_file(source / name))
-        # One that was given as an object comes from no folder, whatever lies in this one.
+        # A tokenizer that was given as an object has no folder of its own: files in the target are another's.
         given = not self.name_or_path or not (target / "tokenizer.json").is_file()
         if given:
             write_file(target / "tokenizer.json", self.backend_tokenizer.to_str(pretty=True).encode())

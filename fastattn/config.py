@@ -9,9 +9,10 @@ from typing import Any
 
 __all__ = ["EncoderConfig"]
 
-_ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
+# The activations that the kernels have, by the names of this package; other vocabularies are translated to these.
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
 _POSITIONS = ("learned", "sinusoidal", "rotary", None)
-# Whole numbers and the least of each; None is allowed where that is the default.
+# The least value of each whole number; a field may be None if that is its default.
 _WHOLE = {
     "num_layers": 1,
     "num_heads": 1,
@@ -26,13 +27,13 @@ _WHOLE = {
     "relative_buckets": 0,
     "relative_max_distance": 1,
 }
-# The most of each: twice a window and one more is a number of 64 bits still.
+# The largest whole number: 2 window + 1 still fits 64 bits.
 _MOST = 2**62 - 1
 _NUMBERS = ("dropout", "layer_norm_eps", "rotary_theta", "local_rotary_theta")
-# With a smaller base the angles of late tokens are infinite.
+# A smaller base makes the angles of late tokens infinite.
 _LEAST_THETA = 1e-300
 _MAY_BE_NONE = ("vocab_size", "embedding_dim", "window", "local_rotary_theta")
-# The other choices show in the parameters.
+# The options of ``fastattn.reference.encoder``; it finds the other choices in the parameters.
 _REFERENCE = (
     "num_layers",
     "num_heads",
@@ -72,8 +73,8 @@ class EncoderConfig:
     layer_norm_eps : float
         Added to the variance.
     positions : "learned", "sinusoidal", "rotary" or None
-        What tells the place t of a token in its sequence, counted from 0: a table or sines added to its embedding, or a
-        rotation of each head's queries and keys.
+        How the position t of a token in its sequence, from 0, enters: as a row of a table or as sines, added to its embedding, or
+        as a rotation of each head's queries and keys.
     vocab_size : int, optional
         Size V of the token embedding; without it the encoder takes hidden states only.
     max_positions : int
@@ -164,8 +165,8 @@ class EncoderConfig:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
         if self.layer_norm_eps < 0:
             raise ValueError(f"layer_norm_eps must be at least 0, got {self.layer_norm_eps!r}")
-        if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
         if self.positions not in _POSITIONS:
             raise ValueError(f'positions must be "learned", "sinusoidal", "rotary" or None, got {self.positions!r}')
         if self.positions == "rotary" and self.head_dim % 2:
@@ -190,7 +191,7 @@ class EncoderConfig:
         return self.hidden_dim if self.embedding_dim is None else self.embedding_dim
 
     def is_local(self, layer: int) -> bool:
-        """Tell whether a layer sees no further than the window.
+        """Tell whether a layer's attention is limited to the window.
 
         Parameters
         ----------
@@ -219,7 +220,7 @@ class EncoderConfig:
         return self.rotary_theta if local is None or not self.is_local(layer) else local
 
     def reference_options(self) -> dict[str, Any]:
-        """Return what ``fastattn.reference.encoder`` takes beside the parameters and a batch.
+        """Return the options of ``fastattn.reference.encoder``.
 
         Returns
         -------
@@ -229,7 +230,7 @@ class EncoderConfig:
 
 
 def _float(value: Any) -> float:
-    """Return a real number as a float: infinite where that is too large, NaN where it is no number."""
+    """Return a real number as a float: infinity if it is too large, NaN if it is no number."""
     try:
         return float(value) if isinstance(value, Real) else math.nan
     except OverflowError:

@@ -1,10 +1,10 @@
-"""Which parameters a configuration has: names, shapes, a check of given ones, and a random start."""
+"""Which parameters a configuration has: one schema of names and shapes, a check of given parameters, and a random start."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,45 +18,67 @@ Array = NDArray[Any]
 _ARRAY_BYTES = 512
 
 
-def _outside(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each weight outside the layers."""
-    c, e = config.hidden_dim, config.input_dim
-    shapes: dict[str, tuple[int, ...]] = {}
-    if config.vocab_size is not None:
-        shapes["embeddings.token.weight"] = (config.vocab_size, e)
-    if config.positions == "learned":
-        shapes["embeddings.position.weight"] = (config.max_positions, e)
-    if config.type_vocab_size:
-        shapes["embeddings.token_type.weight"] = (config.type_vocab_size, e)
-    if config.embedding_dim is not None:
-        shapes["embeddings.projection.weight"] = (c, e)
-    if config.relative_buckets:
-        shapes["relative_bias.weight"] = (config.relative_buckets, config.num_heads)
-    return {**shapes, "embeddings.layer_norm.weight": (e,), "layer_norm.weight": (c,)}
+def _always(config: EncoderConfig) -> bool:
+    return True
 
 
-def _inside(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each weight of a layer, under its name without the layer."""
-    c, f = config.hidden_dim, config.ff_dim
-    shapes: dict[str, tuple[int, ...]] = {f"attention.{name}.weight": (c, c) for name in ("query", "key", "value", "output")}
-    if config.gated:
-        shapes["feed_forward.gate.weight"] = (f, c)
-    shapes |= {"feed_forward.input.weight": (f, c), "feed_forward.output.weight": (c, f)}
-    return shapes | {f"{part}.layer_norm.weight": (c,) for part in ("attention", "feed_forward")}
+class Parameter(NamedTuple):
+    """A ``weight``, and the ``bias`` that matrices and norms may have, of the length of the weight's first axis."""
+
+    kind: Literal["table", "matrix", "norm"]
+    # Fields of EncoderConfig.
+    shape: tuple[str, ...]
+    exists: Callable[[EncoderConfig], bool] = _always
+
+    def shape_in(self, config: EncoderConfig) -> tuple[int, ...]:
+        """Return the weight's shape."""
+        return tuple(getattr(config, field) for field in self.shape)
 
 
-def _shapes(config: EncoderConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the name and shape of each weight, one at a time: a configuration may have any number of layers."""
-    yield from _outside(config).items()
-    inside = _inside(config)
+# By stem: a parameter's name without ``.weight`` or ``.bias``, and without the layer.  Random weights are drawn in this order.
+OUTSIDE = {
+    "embeddings.token": Parameter("table", ("vocab_size", "input_dim"), lambda config: config.vocab_size is not None),
+    "embeddings.position": Parameter("table", ("max_positions", "input_dim"), lambda config: config.positions == "learned"),
+    "embeddings.token_type": Parameter("table", ("type_vocab_size", "input_dim"), lambda config: config.type_vocab_size > 0),
+    "embeddings.projection": Parameter("matrix", ("hidden_dim", "input_dim"), lambda config: config.embedding_dim is not None),
+    "relative_bias": Parameter("table", ("relative_buckets", "num_heads"), lambda config: config.relative_buckets > 0),
+    "embeddings.layer_norm": Parameter("norm", ("input_dim",)),
+    "layer_norm": Parameter("norm", ("hidden_dim",)),
+}
+INSIDE = {
+    "attention.query": Parameter("matrix", ("hidden_dim", "hidden_dim")),
+    "attention.key": Parameter("matrix", ("hidden_dim", "hidden_dim")),
+    "attention.value": Parameter("matrix", ("hidden_dim", "hidden_dim")),
+    "attention.output": Parameter("matrix", ("hidden_dim", "hidden_dim")),
+    "feed_forward.gate": Parameter("matrix", ("ff_dim", "hidden_dim"), lambda config: config.gated),
+    "feed_forward.input": Parameter("matrix", ("ff_dim", "hidden_dim")),
+    "feed_forward.output": Parameter("matrix", ("hidden_dim", "ff_dim")),
+    "attention.layer_norm": Parameter("norm", ("hidden_dim",)),
+    "feed_forward.layer_norm": Parameter("norm", ("hidden_dim",)),
+}
+SCHEMA = {**OUTSIDE, **INSIDE}
+# Parameters that would be left unused without a field of the configuration that is named in the error.
+_FIELDS = {
+    "embeddings.projection.weight": "embedding_dim",
+    "relative_bias.weight": "relative_buckets",
+    "layers.0.feed_forward.gate.weight": "gated",
+}
+
+
+def parameters_of(config: EncoderConfig) -> Iterator[tuple[str, Parameter]]:
+    """Yield the name, without ``.weight``, and the schema of each parameter, one at a time: there may be any number of layers."""
+    for stem, parameter in OUTSIDE.items():
+        if parameter.exists(config):
+            yield stem, parameter
+    inside = [(stem, parameter) for stem, parameter in INSIDE.items() if parameter.exists(config)]
     for i in range(config.num_layers):
-        for name, shape in inside.items():
-            yield f"layers.{i}.{name}", shape
+        for stem, parameter in inside:
+            yield f"layers.{i}.{stem}", parameter
 
 
-def _may_be_absent(config: EncoderConfig, name: str) -> bool:
-    """Tell whether a weight may be absent: a norm without one is left out, but not one behind a sublayer."""
-    return name.endswith("layer_norm.weight") and (config.norm_first or not name.startswith("layers."))
+def may_be_absent(config: EncoderConfig, name: str, parameter: Parameter) -> bool:
+    """Tell whether a parameter may be absent: any norm but those behind a sublayer, without which there is no norm there."""
+    return parameter.kind == "norm" and (config.norm_first or not name.startswith("layers."))
 
 
 def check_parameters(config: EncoderConfig, parameters: Mapping[str, Array]) -> None:
@@ -67,21 +89,17 @@ def check_parameters(config: EncoderConfig, parameters: Mapping[str, Array]) -> 
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
             found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             raise TypeError(f"parameter {name} must be an array of floats, got {found}")
-    for name, shape in _shapes(config):
-        if name not in parameters:
-            if _may_be_absent(config, name):
+    for name, parameter in parameters_of(config):
+        weight, bias, shape = f"{name}.weight", f"{name}.bias", parameter.shape_in(config)
+        if weight not in parameters:
+            if may_be_absent(config, name, parameter):
                 continue
-            raise ValueError(f"parameters lack {name}, of shape {shape}")
-        bias = name.removesuffix("weight") + "bias"
-        for key, wanted in ((name, shape), (bias, shape[:1])):
+            raise ValueError(f"parameters lack {weight}, of shape {shape}")
+        for key, wanted in ((weight, shape), (bias, shape[:1])):
             if key in parameters and parameters[key].shape != wanted:
                 raise ValueError(f"parameter {key} must have shape {wanted}, got {parameters[key].shape}")
-    for name, field, is_set in (
-        ("embeddings.projection.weight", "embedding_dim", config.embedding_dim is not None),
-        ("relative_bias.weight", "relative_buckets", config.relative_buckets > 0),
-        ("layers.0.feed_forward.gate.weight", "gated", config.gated),
-    ):
-        if name in parameters and not is_set:
+    for name, field in _FIELDS.items():
+        if name in parameters and not getattr(config, field):
             raise ValueError(f"parameters have {name}, for which the configuration's {field} must be set")
 
 
@@ -89,20 +107,23 @@ def random_parameters(config: EncoderConfig, seed: int) -> dict[str, Array]:
     """Return normal weights of standard deviation 0.02 (norms: 1), zero biases, as BERT starts."""
     rng = np.random.default_rng(seed)
     parameters: dict[str, Array] = {}
-    check_large(_size(_outside(config)) + config.num_layers * _size(_inside(config)), "the parameters")
-    for name, shape in _shapes(config):
-        if name == "embeddings.layer_norm.weight" and config.vocab_size is None:
+    check_large(_size(config, OUTSIDE) + config.num_layers * _size(config, INSIDE), "the parameters")
+    for name, parameter in parameters_of(config):
+        if name == "embeddings.layer_norm" and config.vocab_size is None:
             continue
-        if name == "layer_norm.weight" and not config.norm_first:
+        if name == "layer_norm" and not config.norm_first:
             continue
-        norm = "layer_norm" in name
-        table = name.startswith(("embeddings.", "relative_bias.")) and "projection" not in name
-        parameters[name] = np.ones(shape, np.float32) if norm else rng.standard_normal(shape, np.float32) * np.float32(0.02)
-        if norm or not table:
-            parameters[name.removesuffix("weight") + "bias"] = np.zeros(shape[0], np.float32)
+        shape = parameter.shape_in(config)
+        if parameter.kind == "norm":
+            parameters[f"{name}.weight"] = np.ones(shape, np.float32)
+        else:
+            parameters[f"{name}.weight"] = rng.standard_normal(shape, np.float32) * np.float32(0.02)
+        if parameter.kind != "table":
+            parameters[f"{name}.bias"] = np.zeros(shape[0], np.float32)
     return parameters
 
 
-def _size(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return the bytes of such weights with their biases: of the elements of the weights, and what arrays take beside theirs."""
-    return sum(4 * math.prod(shape) + 2 * _ARRAY_BYTES for shape in shapes.values())
+def _size(config: EncoderConfig, schema: Mapping[str, Parameter]) -> int:
+    """Return the bytes of these weights with their biases: 4 an element of a weight, and the overhead of the array objects."""
+    shapes = [parameter.shape_in(config) for parameter in schema.values() if parameter.exists(config)]
+    return sum(4 * math.prod(shape) + 2 * _ARRAY_BYTES for shape in shapes)

@@ -1,1 +1,1 @@
-"""A trained model, wherever it is, as (config, parameters): a folder, the Hub, a torch module."""
+"""Reads a trained model as (config, parameters): from a folder, from the Hub, from a torch module."""

@@ -1,4 +1,4 @@
-"""Reads the small files of a model folder.  Neither a name nor a link found inside a folder leads out of it."""
+"""Reads the JSON files of a model folder.  Names and symbolic links that lead out of the folder are refused."""
 
 from __future__ import annotations
 
@@ -15,29 +15,15 @@ class CheckpointError(ValueError):
 
 
 def own_file(path: Path) -> Path:
-    """Return the path, a CheckpointError where a link in place of the file leads out of its folder.
+    """Return the path; a CheckpointError if the file is a symbolic link out of its folder.
 
-    Parameters
-    ----------
-    path : Path
-        A file of a model folder; it need not exist.
-
-    Returns
-    -------
-    Path
-        `path`.
-
-    Raises
-    ------
-    CheckpointError
-        It is a symbolic link to something outside the folder that it is in.  In the Hugging Face Hub's cache, where every
-        file of ``models--NAME/snapshots/REVISION`` is a link, ``models--NAME/blobs`` counts as inside.
+    In the Hugging Face Hub's cache each file of ``models--NAME/snapshots/REVISION`` is a link; ``models--NAME/blobs`` is inside.
     """
     if not path.is_symlink():
         return path
     try:
         folder, found = path.parent.resolve(), path.resolve()
-    except (OSError, RuntimeError) as error:  # A link to itself.
+    except (OSError, RuntimeError) as error:  # A link that leads to itself.
         raise CheckpointError(f"{path}: a link that leads nowhere: {error}") from error
     snapshots = (place for place in (folder, *folder.parents) if place.parent.name == "snapshots")
     allowed = [folder, *(place.parent.parent / "blobs" for place in snapshots)]
@@ -47,25 +33,7 @@ def own_file(path: Path) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    object
-        What it holds.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    CheckpointError
-        It is not JSON.
-    """
+    """Return the content of a JSON file."""
     if not own_file(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
@@ -75,23 +43,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an absent file is an empty one.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict of str to object
-        What it holds.
-
-    Raises
-    ------
-    CheckpointError
-        It is not JSON, or not an object.
-    """
+    """Return the object in a JSON file; an empty object if there is no file."""
     content = read_json(path) if os.path.lexists(path) else {}
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
@@ -99,33 +51,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def confined(folder: Path, name: object, source: Path) -> Path:
-    """Return the path of a file or folder that `source` names, a CheckpointError unless it is inside `folder`.
-
-    Parameters
-    ----------
-    folder : Path
-        Where it must be.
-    name : object
-        What was read; "" is `folder` itself.
-    source : Path
-        The file that names it, for the message.
-
-    Returns
-    -------
-    Path
-        `folder` / `name`.
-
-    Raises
-    ------
-    CheckpointError
-        `name` is not a relative path that stays below `folder`, or a folder in it is a link out of `folder`.
-    """
+    """Return the path of a file or folder that the file `source` names; a CheckpointError unless it is inside `folder`."""
     if not isinstance(name, str) or "\\" in name or ":" in name or "\0" in name or name.startswith("/"):
         raise CheckpointError(f"{source}: {name!r} is not the name of something inside {folder}")
     if ".." in name.split("/"):
         raise CheckpointError(f"{source}: {name!r} leads out of {folder}")
     path = folder / name
-    # A file may be a link in the Hub's cache: `own_file` tells, where it is read.
+    # A file may be a link in the Hub's cache, which `own_file` checks before the file is read.
     inside = path if path.is_dir() else path.parent
     try:
         if inside.resolve().is_relative_to(folder.resolve()):
@@ -136,23 +68,7 @@ def confined(folder: Path, name: object, source: Path) -> Path:
 
 
 def read_modules(folder: Path) -> list[tuple[str, Path]]:
-    """Read ``modules.json`` of a sentence-transformers folder.
-
-    Parameters
-    ----------
-    folder : Path
-        The model folder.
-
-    Returns
-    -------
-    list of (str, Path)
-        Each module's class name without its package, and its folder; [] where there is no ``modules.json``.
-
-    Raises
-    ------
-    CheckpointError
-        The file is damaged, or names a folder outside this one.
-    """
+    """Return the class name and folder of each module in ``modules.json``; [] if there is none."""
     path = folder / "modules.json"
     if not os.path.lexists(path):
         return []
@@ -169,27 +85,7 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
 
 
 def transformer_folder(folder: Path) -> Path:
-    """Return the folder that holds ``config.json``: the one given, or its Transformer module's.
-
-    Parameters
-    ----------
-    folder : Path
-        The model folder.
-
-    Returns
-    -------
-    Path
-        `folder` or a folder in it.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such folder.
-    NotADirectoryError
-        It is a file.
-    CheckpointError
-        ``modules.json`` is damaged.
-    """
+    """Return the folder with ``config.json``: `folder`, or that of its Transformer module."""
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder")
     if not folder.is_dir():

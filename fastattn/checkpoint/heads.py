@@ -1,4 +1,4 @@
-"""A head as a checkpoint stores it."""
+"""Records of a head as a checkpoint stores it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,7 @@ Array = NDArray[np.float32]
 
 
 class HeadStep(NamedTuple):
-    """A step of a head: ``norm(activation(x weight^T + bias))``.
-
-    Parameters
-    ----------
-    weight : float32, (C_out, C_in)
-        Of the linear map.
-    bias : float32, (C_out,), or None
-        Of the linear map.
-    activation : str or None
-        As in `fastattn.linear`, or "tanh".
-    norm_weight : float32, (C_out,), or None
-        Of the layer norm; None: there is none.
-    norm_bias : float32, (C_out,), or None
-        Of the layer norm.
-    """
+    """A step of a head: ``norm(activation(x weight^T + bias))``; the activation as in `fastattn.linear`, or "tanh"."""
 
     weight: Array
     bias: Array | None
@@ -37,19 +23,7 @@ class HeadStep(NamedTuple):
 
 
 class StoredHead(NamedTuple):
-    """A head as it is stored.
-
-    Parameters
-    ----------
-    steps : tuple of HeadStep
-        One after the other.
-    pooling : str or None
-        How a sequence becomes one vector first; None: every token goes through the steps.
-    layer_norm_eps : float
-        Added to the variance.
-    id2label : dict of int to str
-        The names of the classes; empty for a head without.
-    """
+    """The steps of a head; without a pooling every token goes through them, else one vector of each sequence."""
 
     steps: tuple[HeadStep, ...]
     pooling: str | None

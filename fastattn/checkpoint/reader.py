@@ -1,6 +1,6 @@
-"""Reads a model folder: its configuration, and its tensors under the names that the encoder and its heads use.
+"""Reads the configuration of a model folder, and its tensors by the names of `fastattn.parameters`.
 
-A family of models is a table in `fastattn.checkpoint.families`.  Nothing in a folder is executed.
+A model family is a table in `fastattn.checkpoint.families`.  No code in a folder is executed.
 """
 
 from __future__ import annotations
@@ -13,36 +13,18 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.checkpoint.families import FAMILIES, Dense, Family, Head, Names, Rows, Settings
+from fastattn.checkpoint.families import FAMILIES, Block, Family, Head, Names, Settings, Step
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.checkpoint.heads import HeadStep, StoredHead
 from fastattn.checkpoint.weights import Tensors
 from fastattn.config import EncoderConfig
+from fastattn.parameters import SCHEMA
 
 __all__ = ["CheckpointError", "encoder_of", "read_encoder", "read_head"]
 
 Array = NDArray[np.float32]
 
-# What of EncoderConfig gives each weight its shape; a bias has the first.
-_SHAPES: dict[str, tuple[str, ...]] = {
-    "embeddings.token": ("vocab_size", "input_dim"),
-    "embeddings.position": ("max_positions", "input_dim"),
-    "embeddings.token_type": ("type_vocab_size", "input_dim"),
-    "embeddings.layer_norm": ("input_dim",),
-    "embeddings.projection": ("hidden_dim", "input_dim"),
-    "relative_bias": ("relative_buckets", "num_heads"),
-    "layer_norm": ("hidden_dim",),
-    "attention.query": ("hidden_dim", "hidden_dim"),
-    "attention.key": ("hidden_dim", "hidden_dim"),
-    "attention.value": ("hidden_dim", "hidden_dim"),
-    "attention.output": ("hidden_dim", "hidden_dim"),
-    "attention.layer_norm": ("hidden_dim",),
-    "feed_forward.input": ("ff_dim", "hidden_dim"),
-    "feed_forward.gate": ("ff_dim", "hidden_dim"),
-    "feed_forward.output": ("hidden_dim", "ff_dim"),
-    "feed_forward.layer_norm": ("hidden_dim",),
-}
-# What old checkpoints call a layer norm's tensors.
+# The names of a layer norm's tensors in old checkpoints.
 _LEGACY = {"weight": "gamma", "bias": "beta"}
 _TASKS = {
     "pooler": "pooler",
@@ -50,88 +32,27 @@ _TASKS = {
     "token-classification": "head for token classification",
     "masked-lm": "head for masked-language modelling",
 }
-# So many tensors an error names.
-_NAMED = 8
+# The most tensors that an error lists.
+_MOST_LISTED = 8
 
 
 def read_encoder(folder: str | os.PathLike[str]) -> tuple[EncoderConfig, dict[str, Array]]:
-    """Read the encoder of a Hugging Face or sentence-transformers folder: ``config.json`` and ``*.safetensors``.
+    """Return the configuration and parameters of the encoder in a Hugging Face or sentence-transformers folder.
 
-    Tensors that the encoder does not have (pooler, heads, position ids) are left alone.
-
-    Parameters
-    ----------
-    folder : str or path
-        Holds ``config.json``, or a ``modules.json`` that says which of its folders does.
-
-    Returns
-    -------
-    config : EncoderConfig
-        What ``config.json`` says.
-    parameters : dict of str to float32 ndarray
-        The tensors under the encoder's names.  float32 tensors are private views of the mapped file: writing to one
-        does not change the file.  Others are converted.  Layers that share a tensor share its array.
-
-    Raises
-    ------
-    FileNotFoundError
-        The folder, ``config.json`` or the weights are missing.
-    CheckpointError
-        A file is damaged, the architecture or an option of it is not supported, a tensor is missing, has the wrong
-        shape or is not floating point, or a layer has a tensor that the architecture does not.
+    float32 tensors are private views of the mapped file, others are converted; layers that share a tensor share its array.
+    Tensors beside the encoder's (pooler, heads, position ids) are not read.
     """
     return encoder_of(*_open(Path(folder)))
 
 
 def encoder_of(settings: Settings, tensors: Tensors) -> tuple[EncoderConfig, dict[str, Array]]:
-    """Read the encoder from a configuration and tensors that are at hand.
-
-    Parameters
-    ----------
-    settings : Settings
-        What ``config.json`` would hold.
-    tensors : Tensors
-        The weights by the names that they would have in a file.
-
-    Returns
-    -------
-    config : EncoderConfig
-        As of `read_encoder`.
-    parameters : dict of str to float32 ndarray
-        As of `read_encoder`.
-
-    Raises
-    ------
-    CheckpointError
-        As in `read_encoder`.
-    """
+    """Return the configuration and parameters of the encoder, from settings and tensors in place of a folder."""
     checkpoint = _Checkpoint(settings, tensors)
     return checkpoint.config, checkpoint.parameters()
 
 
 def read_head(folder: str | os.PathLike[str], task: str) -> StoredHead:
-    """Read the head for a task.
-
-    Parameters
-    ----------
-    folder : str or path
-        As in `read_encoder`.
-    task : "pooler", "sequence-classification", "token-classification" or "masked-lm"
-        What it is for.
-
-    Returns
-    -------
-    StoredHead
-        Its tensors.
-
-    Raises
-    ------
-    FileNotFoundError
-        The folder, ``config.json`` or the weights are missing.
-    CheckpointError
-        The folder has no such head (the message names the tensors that are missing, and what there is), or as in
-        `read_encoder`.
-    """
+    """Return the head for a task; the CheckpointError says which tensors are missing, and which there are."""
     return _Checkpoint(*_open(Path(folder))).head(task)
 
 
@@ -165,11 +86,11 @@ class _Checkpoint:
         return FAMILIES[model_type]
 
     def _names(self) -> tuple[str, Names]:
-        """Return what precedes the encoder's names, and the names: those of which there are the most."""
+        """Return the prefix and the names of the encoder's tensors: the alternative of which the most tensors are there."""
         names = self.family.names
-        # The first layer is enough to tell.
+        # The names of the first layer differ between all alternatives.
         there = {
-            (prefix, n): sum(f"{prefix}{rows.name}.weight" in self.tensors for _, _, rows in self._stems(names[n], 1))
+            (prefix, n): sum(f"{prefix}{block.name}.weight" in self.tensors for _, _, block in self._stems(names[n], 1))
             for prefix in self.family.prefixes
             for n in range(len(names))
         }
@@ -179,42 +100,32 @@ class _Checkpoint:
     def parameters(self) -> dict[str, Array]:
         """Return the encoder's parameters."""
         parameters, known = {}, set()
-        for ours, stem, rows in self._stems(self.names):
+        for parameter, stem, block in self._stems(self.names):
             for part in ("weight", "bias") if self.family.has_bias(self.settings, stem) else ("weight",):
-                name = self._find(f"{rows.name}.{part}")
+                name = self._find(f"{block.name}.{part}")
                 if name is None:
-                    raise CheckpointError(f"{self.tensors.where}: tensor {f'{self.prefix}{rows.name}.{part}'!r} is missing")
+                    raise CheckpointError(f"{self.tensors.where}: tensor {f'{self.prefix}{block.name}.{part}'!r} is missing")
                 known.add(name)
-                shape = tuple(getattr(self.config, field) for field in _SHAPES[stem])
+                shape = SCHEMA[stem].shape_in(self.config)
                 first = self.family.first_position(self.settings) if stem == "embeddings.position" else 0
-                parameters[f"{ours}.{part}"] = self._rows(name, rows, shape if part == "weight" else shape[:1], first)
+                parameters[f"{parameter}.{part}"] = self._block(name, block, shape if part == "weight" else shape[:1], first)
         self._check_for_more(known)
         return parameters
 
-    def _stems(self, names: Names, layers: int | None = None) -> Iterator[tuple[str, str, Rows]]:
-        """Yield for each tensor of so many layers, or of all, its stem, the same without the layer, and where it is stored."""
+    def _stems(self, names: Names, layers: int | None = None) -> Iterator[tuple[str, str, Block]]:
+        """Yield the name, the stem and the stored block of each parameter, of the first `layers` layers or of all."""
         for stem, source in names.outside.items():
-            if self._needed(stem):
-                yield stem, stem, Rows(source)
+            if SCHEMA[stem].exists(self.config):
+                yield stem, stem, Block(source)
         for i in range(self.config.num_layers if layers is None else layers):
             layer = names.layer(self.settings, i)
             for stem, part in names.inside.items():
-                rows = Rows(part) if isinstance(part, str) else part
+                block = Block(part) if isinstance(part, str) else part
                 if f"layers.{i}.{stem}" not in self.family.absent:
-                    yield f"layers.{i}.{stem}", stem, rows._replace(name=layer + rows.name)
-
-    def _needed(self, stem: str) -> bool:
-        """Tell whether the configuration asks for a tensor outside the layers."""
-        config = self.config
-        needed = {
-            "embeddings.position": config.positions == "learned",
-            "embeddings.token_type": config.type_vocab_size > 0,
-            "embeddings.projection": config.embedding_dim is not None,
-        }
-        return needed.get(stem, True)
+                    yield f"layers.{i}.{stem}", stem, block._replace(name=layer + block.name)
 
     def _find(self, *names: str) -> str | None:
-        """Return the first of these tensors that is there, under any of the names it may have."""
+        """Return the first of these names that a tensor has, with or without prefix, in the new or the old spelling; else None."""
         for name in names:
             stem, _, part = name.rpartition(".")
             endings = (part, _LEGACY[part]) if stem.endswith("LayerNorm") else (part,)
@@ -224,16 +135,13 @@ class _Checkpoint:
                         return f"{prefix}{stem}.{ending}"
         return None
 
-    def _rows(self, name: str, rows: Rows, shape: tuple[int, ...], first: int = 0) -> Array:
-        """Return the part of a stored tensor that has this shape."""
-        whole = self.tensors.read(name, (first + shape[0] * rows.parts, *shape[1:]))
-        if len(whole) == shape[0]:
-            return whole
-        start = first + shape[0] * rows.part
-        return whole[start : start + shape[0]]
+    def _block(self, name: str, block: Block, shape: tuple[int, ...], first: int = 0) -> Array:
+        """Return the block of a stored tensor, from row `first` on."""
+        whole = self.tensors.read(name, (first + shape[0] * block.parts, *shape[1:]))
+        return whole if len(whole) == shape[0] else block.of(whole[first:])
 
     def _check_for_more(self, known: set[str]) -> None:
-        """Raise where a layer has a tensor that nothing reads: it would change the result."""
+        """Raise if a layer has a tensor that is not read: the original model would use it."""
         layers = tuple({self.prefix + self.names.layer(self.settings, i) for i in range(self.config.num_layers)})
         for name in self.tensors.names():
             if name.startswith(layers) and name not in known and not name.endswith("inv_freq"):
@@ -258,7 +166,7 @@ class _Checkpoint:
             width = size
         return StoredHead(tuple(steps), head.pooling, self.config.layer_norm_eps, labels)
 
-    def _step_names(self, step: Dense) -> dict[str, list[str]]:
+    def _step_names(self, step: Step) -> dict[str, list[str]]:
         """Return the names that each tensor of a step may have."""
         names = {"weight": [f"{step.name}.weight"]}
         if step.tied and self.settings.flag("tie_word_embeddings", True):
@@ -272,14 +180,14 @@ class _Checkpoint:
         return names
 
     def _no_head(self, task: str, missing: list[str]) -> NoReturn:
-        """Raise an error that says what is missing, and what there is."""
+        """Raise an error that lists the missing tensors and those that are there."""
         outside = {self._find(f"{name}.{part}") for name in self.names.outside.values() for part in ("weight", "bias")}
         names = self.tensors.names()
         count = min(self.config.num_layers, len(names))
         layers = tuple({self.prefix + self.names.layer(self.settings, i) for i in range(count)})
         others = [name for name in names if name not in outside and not name.startswith(layers)]
-        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-        there = ", ".join(others[:_NAMED]) + more if others else "none"
+        more = f" and {len(others) - _MOST_LISTED} more" if len(others) > _MOST_LISTED else ""
+        there = ", ".join(others[:_MOST_LISTED]) + more if others else "none"
         lacks = f"tensors missing: {', '.join(missing)}" if missing else f"{self.settings.values['model_type']} has none"
         made_for = self.settings.values.get("architectures")
         raise CheckpointError(

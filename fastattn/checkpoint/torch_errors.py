@@ -1,11 +1,11 @@
-"""Why a torch module, or a call of it, is not one for the kernels."""
+"""Reasons why a torch module, or a call of it, does not run the kernels."""
 
 from __future__ import annotations
 
 
-class Unfit(Exception):
-    """The call is not one for the kernels; the text completes "because"."""
+class NotAccelerated(Exception):
+    """The kernels do not take a call; the message completes "because"."""
 
 
-class Unsupported(Unfit):
-    """The module is not one for the kernels, whatever it is called with."""
+class Unsupported(NotAccelerated):
+    """The kernels do not take a module, with any arguments."""

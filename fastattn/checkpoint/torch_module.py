@@ -1,4 +1,4 @@
-"""Reads the encoder in a torch module: its configuration and its parameters, under the names that `Encoder` uses."""
+"""Reads the configuration of the encoder in a torch module, and its parameters by the names of `fastattn.parameters`."""
 
 from __future__ import annotations
 
@@ -16,30 +16,7 @@ _SUPPORTED = "an encoder of transformers, torch.nn.TransformerEncoder or Transfo
 
 
 def read_module(module: Any) -> tuple[EncoderConfig, dict[str, NDArray[np.float32]]]:
-    """Read the one encoder that a torch module is or holds, into float32 copies.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        A ``torch.nn.TransformerEncoder`` or ``TransformerEncoderLayer``, an encoder of transformers, or a model with one of
-        them inside, of any dtype and on any device.
-
-    Returns
-    -------
-    config : EncoderConfig
-        The sizes and choices.
-    parameters : dict of str to float32 ndarray
-        Copies: nothing keeps the module.
-
-    Raises
-    ------
-    ImportError
-        torch is not installed.
-    TypeError
-        `module` is not a torch module.
-    ValueError
-        It holds no encoder of a supported kind, or several.
-    """
+    """Return the configuration and float32 copies of the parameters of the only encoder that a torch module is or holds."""
     try:
         import torch
     except ImportError as error:
@@ -48,7 +25,7 @@ def read_module(module: Any) -> tuple[EncoderConfig, dict[str, NDArray[np.float3
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}; supported: {_SUPPORTED}")
 
     def copied(name: str, tensor: Any) -> NDArray[np.float32]:
-        # A view would keep the tensor.
+        # A copy: a view would keep the tensor alive.
         return np.array(tensor.detach().to("cpu", torch.float32).numpy())
 
     found: list[Any] = []
@@ -65,7 +42,7 @@ def read_module(module: Any) -> tuple[EncoderConfig, dict[str, NDArray[np.float3
 
 
 def _find(module: Any, found: list[Any], reasons: list[str]) -> None:
-    """Collect the outermost encoders, and why others like them are not supported."""
+    """Collect the outermost encoders, and the reasons why others of a supported kind are not supported."""
     from fastattn.checkpoint.torch_nn import read_stack
     from fastattn.checkpoint.torch_transformers import read_pretrained
 

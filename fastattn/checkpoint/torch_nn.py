@@ -1,8 +1,10 @@
-"""torch.nn.TransformerEncoder and TransformerEncoderLayer: what of them an `Encoder` can stand for."""
+"""Reads torch.nn.TransformerEncoder and TransformerEncoderLayer."""
 
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,40 +12,45 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fastattn.checkpoint.families import Block
 from fastattn.checkpoint.torch_errors import Unsupported
 from fastattn.config import EncoderConfig
+from fastattn.parameters import INSIDE
 
 Array = NDArray[Any]
 Read = Callable[[str, Any], Array]
 
-_ACTIVATIONS: tuple[tuple[Any, str], ...] = (
+_TORCH_ACTIVATIONS: tuple[tuple[Any, str], ...] = (
     (nn.functional.relu, "relu"),
     (torch.relu, "relu"),
     (nn.functional.gelu, "gelu"),
     (nn.functional.silu, "silu"),
 )
-# A part of ours -> a part of theirs; the norms and the projections of the attention are read apart.
-_PARTS = {
-    "attention.output": "self_attn.out_proj",
-    "attention.layer_norm": "norm1",
-    "feed_forward.input": "linear1",
-    "feed_forward.output": "linear2",
-    "feed_forward.layer_norm": "norm2",
+# The encoder's stem of a parameter in a layer -> torch's name up to "weight" or "bias"; query, key and value are one matrix.
+_NAMES = {
+    "attention.query": Block("self_attn.in_proj_", 0, 3),
+    "attention.key": Block("self_attn.in_proj_", 1, 3),
+    "attention.value": Block("self_attn.in_proj_", 2, 3),
+    "attention.output": Block("self_attn.out_proj."),
+    "attention.layer_norm": Block("norm1."),
+    "feed_forward.input": Block("linear1."),
+    "feed_forward.output": Block("linear2."),
+    "feed_forward.layer_norm": Block("norm2."),
 }
 
 
 class Stack(NamedTuple):
-    """Layers that an `Encoder` can stand for."""
+    """Layers of torch.nn that an `Encoder` computes."""
 
     config: EncoderConfig
     layers: list[Any]
-    # The final norm: one that the configuration covers, or one that comes after the encoder.
+    # The final norm is either `norm`, which the configuration covers, or `after`, which is applied to the encoder's result.
     norm: Any
     after: Any
     batch_first: bool
 
     def read(self, read: Read) -> tuple[EncoderConfig, dict[str, Array]]:
-        """Return the configuration and the parameters; `Unsupported` where a norm comes after the encoder."""
+        """Return the configuration and the parameters; `Unsupported` if a norm is to be applied to the encoder's result."""
         if self.after is not None:
             raise Unsupported(f"the final {type(self.after).__name__} is not a LayerNorm with the eps of the layers")
         return self.config, self.parameters(read)
@@ -51,32 +58,30 @@ class Stack(NamedTuple):
     def parameters(self, read: Read) -> dict[str, Array]:
         """Return the parameters under the encoder's names, each as `read` gives it."""
         found: dict[str, Array] = {}
+        inside = [(stem, parameter) for stem, parameter in INSIDE.items() if parameter.exists(self.config)]
         for i, layer in enumerate(self.layers):
-            attention, to = layer.self_attn, f"layers.{i}."
-            for part, rows in (("weight", attention.in_proj_weight), ("bias", attention.in_proj_bias)):
-                if rows is not None:
-                    whole, c = read(f"layers.{i}.self_attn.in_proj_{part}", rows), attention.embed_dim
-                    for j, name in enumerate(("query", "key", "value")):
-                        found[f"{to}attention.{name}.{part}"] = whole[j * c : (j + 1) * c]
-            for ours, theirs in _PARTS.items():
-                _affine(read, layer.get_submodule(theirs), f"layers.{i}.{theirs}", to + ours, found)
+            whole: dict[str, Array] = {}
+            for (stem, parameter), part in itertools.product(inside, ("weight", "bias")):
+                block = _NAMES[stem]
+                name, tensor = f"layers.{i}.{block.name}{part}", operator.attrgetter(block.name + part)(layer)
+                if tensor is None and part == "bias":
+                    continue
+                if name not in whole:
+                    # A norm without a weight has ones.
+                    whole[name] = read(name, torch.ones(parameter.shape_in(self.config)) if tensor is None else tensor)
+                found[f"layers.{i}.{stem}.{part}"] = block.of(whole[name])
         if self.norm is not None:
-            _affine(read, self.norm, "norm", "layer_norm", found)
+            weight, bias = self.norm.weight, self.norm.bias
+            found["layer_norm.weight"] = read("norm.weight", torch.ones(self.norm.normalized_shape) if weight is None else weight)
+            if bias is not None:
+                found["layer_norm.bias"] = read("norm.bias", bias)
         return found
 
 
-def _affine(read: Read, module: Any, source: str, name: str, found: dict[str, Array]) -> None:
-    """Read a weight and, where there is one, a bias; a norm without a weight has ones."""
-    weight = torch.ones(module.normalized_shape) if module.weight is None else module.weight
-    found[f"{name}.weight"] = read(f"{source}.weight", weight)
-    if module.bias is not None:
-        found[f"{name}.bias"] = read(f"{source}.bias", module.bias)
-
-
 def read_stack(module: Any) -> Stack | None:
-    """Describe a TransformerEncoder or a TransformerEncoderLayer; None for anything else, and for overridden methods.
+    """Return the layers of a TransformerEncoder or a TransformerEncoderLayer; None for other modules and overridden methods.
 
-    Raises `Unsupported` where the layers are not such as an `Encoder` has.
+    Raises `Unsupported` if an `Encoder` has no such layers.
     """
     if overrides(module, nn.TransformerEncoderLayer, "forward", "_sa_block", "_ff_block") is False:
         layers: list[Any] = [module]
@@ -100,20 +105,20 @@ def read_stack(module: Any) -> Stack | None:
 
 
 def overrides(module: Any, base: Any, *methods: str) -> bool | None:
-    """Tell whether a module changes one of these methods of `base`; None where it is no `base` at all."""
+    """Tell whether a module overrides one of these methods of `base`; None if it is no instance of `base`."""
     if not isinstance(module, base):
         return None
     return any(getattr(type(module), name) is not getattr(base, name) or patched(module, name) for name in methods)
 
 
 def patched(module: Any, method: str) -> bool:
-    """Tell whether somebody else than this package set the method on the instance."""
+    """Tell whether a method was set on the instance, other than by `accelerate`."""
     own = module.__dict__.get(method)
     return own is not None and not hasattr(own, "stands_in")
 
 
 def _describe(layer: Any) -> tuple[tuple[int, ...], tuple[tuple[str, Any], ...], bool]:
-    """Return the sizes and options of a layer, after checking that its parts are torch's own."""
+    """Return the sizes and options of a layer, after a check that its submodules are torch's own."""
     for name, kind in (("linear1", nn.Linear), ("linear2", nn.Linear), ("norm1", nn.LayerNorm), ("norm2", nn.LayerNorm)):
         part = getattr(layer, name)
         if type(part) is not kind:
@@ -145,7 +150,7 @@ def check_attention(attention: Any) -> None:
 
 def activation_of(activation: Any) -> str:
     """Return the encoder's name of an activation: a function of torch.nn.functional, or a module."""
-    for function, name in _ACTIVATIONS:
+    for function, name in _TORCH_ACTIVATIONS:
         if activation is function:
             return name
     if isinstance(activation, functools.partial) and activation.func is nn.functional.gelu and not activation.args:

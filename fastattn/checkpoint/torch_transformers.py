@@ -1,4 +1,4 @@
-"""Encoders of transformers: what of them an `Encoder` can stand for."""
+"""Reads encoders of transformers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fastattn.checkpoint.families import Settings
+from fastattn.checkpoint.families import FAMILIES, Settings
 from fastattn.checkpoint.folder import CheckpointError
 from fastattn.checkpoint.reader import encoder_of
 from fastattn.checkpoint.torch_errors import Unsupported
@@ -21,24 +21,13 @@ from fastattn.config import EncoderConfig
 Array = NDArray[Any]
 Read = Callable[[str, Any], Array]
 
-_CLASSES = (
-    "AlbertModel",
-    "BertModel",
-    "CamembertModel",
-    "DistilBertModel",
-    "ElectraModel",
-    "MPNetModel",
-    "ModernBertModel",
-    "NomicBertModel",
-    "RobertaModel",
-    "XLMRobertaModel",
-)
-# Parts of other classes than these and the model's own may compute something else.
+_CLASSES = {family.model_class for family in FAMILIES.values()}
+# A submodule of another class than these and the model's own may compute something else.
 _PARTS = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout, nn.ModuleList, nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU)
 
 
 class _ModuleTensors(Tensors):
-    """The parameters of a module, in the place of a folder's tensors."""
+    """The parameters of a module, in place of a folder's tensors."""
 
     def __init__(self, module: nn.Module, read: Read) -> None:
         self.where = type(module).__name__
@@ -64,7 +53,7 @@ class _ModuleTensors(Tensors):
 
 
 class Pretrained(NamedTuple):
-    """An encoder of transformers that an `Encoder` can stand for."""
+    """An encoder of transformers that an `Encoder` computes."""
 
     module: Any
 
@@ -78,9 +67,9 @@ class Pretrained(NamedTuple):
 
 
 def read_pretrained(module: Any) -> Pretrained | None:
-    """Describe an encoder of transformers; None for any other module.
+    """Return an encoder of transformers; None for any other module.
 
-    Raises `Unsupported` where its configuration or a part of it is not what an `Encoder` has.
+    Raises `Unsupported` if a submodule is not one that an `Encoder` computes.
     """
     classes: list[Any] = [base for base in type(module).__mro__ if base.__name__ in _CLASSES]
     base = next((base for base in classes if base.__module__.startswith("transformers.models.")), None)
@@ -100,5 +89,5 @@ def read_pretrained(module: Any) -> Pretrained | None:
 
 
 def shapes(name: str, tensor: Any) -> Array:
-    """Stand in for `array` where only names and shapes are looked at."""
+    """Return an empty array of the tensor's shape: a `Read` for checks of names and shapes."""
     return np.empty(tuple(tensor.shape), np.float32)

@@ -1,4 +1,4 @@
-"""The tensors of a model folder's weight files, as float32 arrays."""
+"""Reads the tensors of a model folder's weight files as float32 arrays."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["Tensors", "remove_other_weights", "weight_files"]
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _OTHERS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".ckpt", ".bin", ".safetensors")
-# Files with all weights, in the order in which they are looked for; each may have an index of several in its place.
+# Files with all weights, in the order of the search; an index of several files may stand in place of each.
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
-# What torch.load(weights_only=True) lets through in earlier versions can run code: CVE-2025-32434.
+# In earlier versions torch.load(weights_only=True) can run code of the file: CVE-2025-32434.
 _TORCH = (2, 6)
 _ADVICE = "with transformers installed, AutoModel.from_pretrained(folder).save_pretrained(folder) writes model.safetensors"
 
@@ -31,7 +31,7 @@ Array = NDArray[np.float32]
 
 
 class _Entry(NamedTuple):
-    """A tensor in a file, and how to get it as float32."""
+    """A tensor in a file; `load` returns it as float32."""
 
     path: Path
     shape: tuple[int, ...]
@@ -40,22 +40,10 @@ class _Entry(NamedTuple):
 
 
 class Tensors:
-    """The tensors of a model folder by their names, mapped into memory.
+    """The tensors of a model folder by name: of safetensors files, or of ``pytorch_model.bin`` through torch.
 
-    Whoever keeps a tensor keeps a copy: what a mapping holds changes with its file, and where that is cut the process ends.
-
-    Parameters
-    ----------
-    folder : Path
-        Holds ``model.safetensors``, or ``model.safetensors.index.json`` and the files that it names.  Where there is neither
-        and torch is installed, ``pytorch_model.bin`` is read by ``torch.load(weights_only=True)``, which runs no code.
-
-    Raises
-    ------
-    FileNotFoundError
-        There are no weights.
-    CheckpointError
-        A file is damaged, or the only weights are pickled and torch is not installed or finds more than tensors in them.
+    Copy a tensor to keep it: it is a memory map of the file. If the file is overwritten the values change; if it is truncated,
+    reading it kills the process (SIGBUS).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,50 +59,15 @@ class Tensors:
         return name in self._entries
 
     def names(self) -> list[str]:
-        """Return the names.
-
-        Returns
-        -------
-        list of str
-            All names, as they are ordered in the files.
-        """
+        """Return the names of all tensors, in the order of the files."""
         return list(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor.
-
-        Parameters
-        ----------
-        name : str
-            Its name.
-
-        Returns
-        -------
-        tuple of int
-            The shape.
-        """
+        """Return the shape of a tensor."""
         return self._entries[name].shape
 
     def read(self, name: str, shape: tuple[int, ...]) -> Array:
-        """Return a tensor, the same array each time.
-
-        Parameters
-        ----------
-        name : str
-            Its name.
-        shape : tuple of int
-            What its shape must be.
-
-        Returns
-        -------
-        float32 array
-            A private view of the mapped file where that holds float32, converted otherwise.
-
-        Raises
-        ------
-        CheckpointError
-            The tensor has another shape or is not floating point.
-        """
+        """Return a tensor of this shape, the same array in each call: a private view of the mapped file, or a float32 copy."""
         entry = self._entries[name]
         if entry.shape != shape:
             raise CheckpointError(f"{entry.path}: tensor {name!r} has shape {entry.shape}, expected {shape}")
@@ -126,25 +79,7 @@ class Tensors:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold the weights, safetensors if there are any; before several the index that names them.
-
-    Parameters
-    ----------
-    folder : Path
-        A model's folder.
-
-    Returns
-    -------
-    list of Path
-        At least one.
-
-    Raises
-    ------
-    FileNotFoundError
-        There are no weights.
-    CheckpointError
-        The index is damaged, or names a file outside the folder.
-    """
+    """Return the weight files, safetensors if there are any; an index of several files comes first."""
     for single in _SINGLE:
         index = folder / f"{single}.index.json"
         if (folder / single).exists():
@@ -162,15 +97,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def remove_other_weights(folder: Path, kept: str) -> None:
-    """Remove what would be read instead of the weights that a folder has been given.
-
-    Parameters
-    ----------
-    folder : Path
-        A model's folder.
-    kept : str
-        The first of `weight_files`, its name.
-    """
+    """Remove the files that `weight_files` would find before `kept`."""
     for name in (name for single in _SINGLE for name in (single, f"{single}.index.json")):
         if name == kept:
             return
@@ -178,7 +105,7 @@ def remove_other_weights(folder: Path, kept: str) -> None:
 
 
 def _map(path: Path) -> dict[str, _Entry]:
-    """Map a safetensors file, and return its tensors."""
+    """Return the tensors of a safetensors file, mapped into memory."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -191,7 +118,7 @@ def _map(path: Path) -> dict[str, _Entry]:
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     length = int.from_bytes(mapped[:8], "little")
-    # The library has checked the header, but it need not read JSON as Python does: of two equal keys, say.
+    # The library has checked the header, but may read JSON in another way than Python: of two equal keys, say.
     try:
         header: dict[str, Any] = json.loads(mapped[8 : 8 + length])
         header.pop("__metadata__", None)
@@ -201,7 +128,7 @@ def _map(path: Path) -> dict[str, _Entry]:
 
 
 def _entry(path: Path, entry: Any, mapped: mmap.mmap, start: int) -> _Entry:
-    """Return a tensor by its entry in the header; a ValueError unless it is inside the file."""
+    """Return a tensor by its entry in the header; a ValueError if its bytes are not inside the file."""
     shape, dtype = tuple(map(operator.index, entry["shape"])), str(entry["dtype"])
     first, last = map(operator.index, entry["data_offsets"])
     size = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize if dtype in _DTYPES else last - first
@@ -211,7 +138,7 @@ def _entry(path: Path, entry: Any, mapped: mmap.mmap, start: int) -> _Entry:
 
 
 def _view(mapped: mmap.mmap, shape: tuple[int, ...], dtype: str, offset: int) -> Array:
-    """Return a tensor of a mapped file: a view of it where that is float32."""
+    """Return a tensor of a mapped file: a view of float32, else a copy."""
     raw: NDArray[Any] = np.ndarray(shape, _DTYPES[dtype], buffer=mapped, offset=offset)
     if dtype == "BF16":
         return (raw.astype(np.uint32) << 16).view(np.float32)
@@ -219,7 +146,7 @@ def _view(mapped: mmap.mmap, shape: tuple[int, ...], dtype: str, offset: int) ->
 
 
 def _unpickle(path: Path) -> dict[str, _Entry]:
-    """Let torch read a pickled file without running what is in it, and return its tensors."""
+    """Return the tensors of a pickled file, read by torch without running the code that a pickle may hold."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:

@@ -18,6 +18,7 @@ from fastattn.kernels.ops.attention import scaled_dot_product_attention
 from fastattn.kernels.ops.layer_norm import layer_norm
 from fastattn.kernels.ops.linear import linear
 from fastattn.kernels.ops.softmax import softmax
+from fastattn.parameters import may_be_absent, parameters_of
 
 __all__ = ["walk"]
 
@@ -72,7 +73,7 @@ def walk(text: str, *, dim: int, heads: int, ff: int, layers: int, dropout: floa
         positions="sinusoidal",
         vocab_size=len(vocabulary),
     )
-    parameters = _random_parameters(config, len(vocabulary))
+    parameters = _random_parameters(config)
     ids = np.array([vocabulary.index(character) for character in text], np.int32)
     _show_tokens(text, vocabulary, ids)
     embedded = _show_embeddings(text, parameters, ids)
@@ -85,25 +86,24 @@ def walk(text: str, *, dim: int, heads: int, ff: int, layers: int, dropout: floa
     _show_causal(text, config, parameters, ids, x)
 
 
-def _random_parameters(config: EncoderConfig, vocab_size: int) -> dict[str, Array]:
+def _random_parameters(config: EncoderConfig) -> dict[str, Array]:
     """Weights that keep variances at about 1, so that attention is neither flat nor all on one token."""
     rng = np.random.default_rng(_SEED)
-    c, f = config.hidden_dim, config.ff_dim
-    parameters: dict[str, Array] = {"embeddings.token.weight": rng.standard_normal((vocab_size, c), np.float32)}
-    for i in range(config.num_layers):
-        for name in ("query", "key", "value", "output"):
-            weight = rng.standard_normal((c, c), np.float32) / np.float32(math.sqrt(c))
-            parameters |= _with_bias(f"layers.{i}.attention.{name}", weight)
-        parameters |= _with_bias(f"layers.{i}.attention.layer_norm", np.ones(c, np.float32))
-        for name, shape in (("input", (f, c)), ("output", (c, f))):
-            weight = rng.standard_normal(shape, np.float32) / np.float32(math.sqrt(shape[1]))
-            parameters |= _with_bias(f"layers.{i}.feed_forward.{name}", weight)
-        parameters |= _with_bias(f"layers.{i}.feed_forward.layer_norm", np.ones(c, np.float32))
+    parameters: dict[str, Array] = {}
+    for name, parameter in parameters_of(config):
+        if may_be_absent(config, name, parameter):
+            continue
+        shape = parameter.shape_in(config)
+        if parameter.kind == "norm":
+            weight = np.ones(shape, np.float32)
+        else:
+            weight = rng.standard_normal(shape, np.float32)
+        if parameter.kind == "matrix":
+            weight = weight / np.float32(math.sqrt(shape[1]))
+        parameters[f"{name}.weight"] = weight
+        if parameter.kind != "table":
+            parameters[f"{name}.bias"] = np.zeros(shape[0], np.float32)
     return parameters
-
-
-def _with_bias(name: str, weight: Array) -> dict[str, Array]:
-    return {f"{name}.weight": weight, f"{name}.bias": np.zeros(len(weight), np.float32)}
 
 
 def _show_tokens(text: str, vocabulary: list[str], ids: Array) -> None:

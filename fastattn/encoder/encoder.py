@@ -1,4 +1,4 @@
-"""Encoder: checks at the boundary, owns the packed weights and the tables."""
+"""Encoder: checks arguments, and owns the packed weights and the tables by position."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from fastattn.checkpoint.hub import find_model
 from fastattn.checkpoint.reader import read_encoder
 from fastattn.config import EncoderConfig
 from fastattn.encoder import forward, layers, packing
-from fastattn.encoder.recorder import Walk
+from fastattn.encoder.padding import pack, unpack
+from fastattn.encoder.recorder import Recorder
 from fastattn.encoder.tables import Tables
 from fastattn.kernels.encoder.pool import POOLINGS
 from fastattn.kernels.ops._arrays import Array, writable
+from fastattn.kernels.records import Batch, Result
 from fastattn.parameters import random_parameters
 from fastattn.runtime.memory import check_large
 
 __all__ = ["Encoder", "EncoderConfig"]
 
-# What kernels take; a read-only array would be another type.
+# Arrays as the kernels take them: for a read-only one, which is another type, they would be compiled anew.
 _INT64 = np.dtype(np.int64)
 _PLAIN: Any = ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")
 _IDS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
@@ -46,9 +48,9 @@ class Encoder:
     TypeError
         `parameters` are no mapping, or one of them is no array of floats.
     ValueError
-        A parameter is missing, has the wrong shape, or is one that `config` does not call for.
+        A parameter is missing, has the wrong shape, or is not used with `config`.
     MemoryError
-        The parameters would not fit in the memory that is free: found out before any is made.
+        The parameters would not fit in the memory that is free; raised before any is allocated.
 
     Notes
     -----
@@ -69,11 +71,11 @@ class Encoder:
         self._tables = Tables(config, self._packed.positions, self._packed.relative)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle without the tables, which are made again."""
+        """Pickle without the tables, which are computed again."""
         return {name: value for name, value in vars(self).items() if name != "_tables"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Unpickle; arrays whose bytes come from elsewhere may be read-only, for which there are no kernels."""
+        """Unpickle.  Arrays over a shared buffer come back read-only, a type for which the kernels would be compiled anew."""
         vars(self).update(state)
         self._packed = packing.Packed(*map(writable, self._packed))
         self._tables = Tables(self.config, self._packed.positions, self._packed.relative)
@@ -113,7 +115,7 @@ class Encoder:
         ----------
         module : torch.nn.Module
             An encoder of transformers, ``torch.nn.TransformerEncoder`` or ``TransformerEncoderLayer``, or a model that holds
-            one; of any dtype and on any device.  The result computes what it does in evaluation mode, in float32.
+            one; of any dtype and on any device.  The result computes the same as the module in evaluation mode, in float32.
 
         Returns
         -------
@@ -127,7 +129,7 @@ class Encoder:
         TypeError
             `module` is not a torch module.
         ValueError
-            It holds no encoder of a supported kind, or several; the message says what was found.
+            It holds no encoder of a supported kind, or several; the message says which modules were found.
         """
         from fastattn.checkpoint.torch_module import read_module
 
@@ -178,7 +180,7 @@ class Encoder:
         x : int (B, T) or float (B, T, C)
             Token ids, or vectors that take the place of the token embeddings (of width E with an `embedding_dim`).
         attention_mask : bool or 0/1, (B, T), optional
-            True marks a real token.  The others are not read, take up no position, and come back as zeros.
+            True marks a real token.  Padding is not read, takes up no position, and comes back as zeros.
         token_type_ids : int, (B, T), optional
             Zeros by default.
         training : bool
@@ -197,8 +199,8 @@ class Encoder:
         hidden_states : float32, (layers + 1, B, T, C)
             With `return_hidden_states`: the input of each layer, then `hidden`.
         attention : float32, (layers, B, H, T, T)
-            With `return_attention`: how much of token s token t takes in, at [layer, b, head, t, s].  Rows of real tokens sum
-            to 1; 0 from and to padding.
+            With `return_attention`: the weight of token s in the context of token t, at [layer, b, head, t, s].  Rows of real
+            tokens sum to 1; 0 from and to padding.
 
         Raises
         ------
@@ -208,7 +210,7 @@ class Encoder:
             A shape is wrong, an id is out of range, a sequence is longer than the positions, or `rng` is missing; hidden states
             or attention are asked for and dropout as well.
         MemoryError
-            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
+            The result and the working memory would not fit in the memory that is free; raised before anything is computed.
 
         Notes
         -----
@@ -216,34 +218,27 @@ class Encoder:
         """
         x = np.asarray(x)
         width = self.config.input_dim
-        given = x.dtype.kind == "f"
-        if given and (x.ndim != 3 or x.shape[2] != width):
+        is_embedded = x.dtype.kind == "f"
+        if is_embedded and (x.ndim != 3 or x.shape[2] != width):
             raise ValueError(f"x must have shape (B, T, {width}) for hidden states, got {x.shape}")
-        if not given and x.dtype.type not in _IDS:
+        if not is_embedded and x.dtype.type not in _IDS:
             raise TypeError(f"x must hold integer token ids or float hidden states, got {x.dtype}")
-        if not given and x.ndim != 2:
+        if not is_embedded and x.ndim != 2:
             raise ValueError(f"x must have shape (B, T) for token ids, got {x.shape}")
-        padded = 4 * x.shape[0] * x.shape[1] * self.config.hidden_dim
-        check_large(2 * padded, "hidden states of {} x {} tokens, without and with padding,", *x.shape[:2])
-        real = self._mask(attention_mask, x.shape[:2])
-        offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
-        types = None
-        if token_type_ids is not None:
-            types = np.asarray(token_type_ids)
-            if types.shape != x.shape[:2]:
-                raise ValueError(f"token_type_ids must have shape {x.shape[:2]}, got {types.shape}")
-            types = types[real]
-        walk = None
+        padded_bytes = 4 * x.shape[0] * x.shape[1] * self.config.hidden_dim
+        check_large(2 * padded_bytes, "hidden states of {} x {} tokens, without and with padding,", *x.shape[:2])
+        rows, offsets, types, real = pack(x, attention_mask, token_type_ids)
+        recorder = None
         if return_hidden_states or return_attention:
             if training and self.config.dropout > 0:
                 raise ValueError("return_hidden_states and return_attention show the encoder without dropout: leave out training")
-            walk = Walk(self.config, self._packed, real, hidden_states=return_hidden_states, attention=return_attention)
-        packed = self._encode(x[real], offsets, types, None, False, training, rng, watch=walk, pending=padded)
-        out = np.zeros((*x.shape[:2], self.config.hidden_dim), np.float32)
-        out[real] = packed
-        if walk is None:
+            recorder = Recorder(self.config, self._packed, real, hidden_states=return_hidden_states, attention=return_attention)
+        packed = self._encode(rows, offsets, types, training=training, rng=rng, recorder=recorder, reserved_bytes=padded_bytes)
+        out = unpack(packed, real)
+        if recorder is None:
             return out
-        return (out, *([walk.hidden_states] if return_hidden_states else []), *([walk.attention] if return_attention else []))
+        shown = ((return_hidden_states, recorder.hidden_states), (return_attention, recorder.attention))
+        return (out, *(array for is_wanted, array in shown if is_wanted))
 
     def forward_packed(
         self,
@@ -267,7 +262,7 @@ class Encoder:
         token_type_ids : int, (N,), optional
             Zeros by default.
         pooling : "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken" or None
-            How a sequence becomes one vector; None leaves its tokens.
+            How a sequence becomes one vector; None returns the hidden states of its tokens.
         normalize : bool
             Divide each pooled vector by its L2 norm, or by 1e-12 where that is less.
         out : float32, (B, C) or (N, C), optional
@@ -285,87 +280,48 @@ class Encoder:
             A shape is wrong, the offsets do not rise from 0 to N, an id is out of range, or a sequence is longer than the
             positions.
         MemoryError
-            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
+            The result and the working memory would not fit in the memory that is free; raised before anything is computed.
         """
-        return self._forward_packed(ids, offsets, token_type_ids, pooling, normalize, out)
-
-    def _forward_packed(
-        self,
-        ids: Any,
-        offsets: Any,
-        token_type_ids: Any,
-        pooling: str | None,
-        normalize: bool = False,
-        out: Array | None = None,
-        pending: int = 0,
-    ) -> NDArray[np.float32]:
-        """Encode as `forward_packed`; `pending`: bytes that the caller needs afterwards, which must be free as well."""
-        ids, offsets = np.asarray(ids), np.asarray(offsets)
-        if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
-            raise ValueError(f"offsets must be whole numbers of shape (B + 1,), got {offsets.dtype} of shape {offsets.shape}")
-        if offsets.dtype is not _INT64 or not offsets.flags.carray:
-            offsets = np.require(offsets, np.int64, _PLAIN)
-        if offsets[0] != 0 or offsets[-1] != len(ids) or np.any(offsets[1:] < offsets[:-1]):
-            raise ValueError(f"offsets must rise from 0 to N = {len(ids)}, got {offsets[0]} .. {offsets[-1]}")
-        return self._encode(ids, offsets, token_type_ids, pooling, normalize, False, None, out, pending=pending)
-
-    def _mask(self, attention_mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-        if attention_mask is None:
-            return np.ones(shape, np.bool_)
-        mask = np.asarray(attention_mask)
-        if mask.shape != shape:
-            raise ValueError(f"attention_mask must have shape (B, T) = {shape}, got {mask.shape}")
-        if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
-            raise ValueError(f"attention_mask must hold bool or 0 and 1 (1 is a real token), got {mask.dtype} with other values")
-        return mask.astype(np.bool_)
-
-    def _whole_numbers(self, name: str, values: Any, shape: tuple[int, ...], limit: int) -> NDArray[np.int32]:
-        array = np.asarray(values)
-        if array.dtype.type not in _IDS:
-            raise TypeError(f"{name} must be whole numbers, got {array.dtype}")
-        if array.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-        if array.size and (int(array.min()) < 0 or int(array.max()) >= limit):
-            wrong = array[(array < 0) | (array >= limit)][0]
-            raise ValueError(f"{name} must be in 0 .. {limit - 1}, got {wrong}")
-        return np.require(array, np.int32, _PLAIN)
+        return encode_rows(self, ids, offsets, token_type_ids, pooling, normalize, out)
 
     def _encode(
         self,
         x: Array,
         offsets: NDArray[np.int64],
         token_type_ids: Any,
-        pooling: str | None,
-        normalize: bool,
-        training: bool,
-        rng: np.random.Generator | None,
+        pooling: str | None = None,
+        normalize: bool = False,
         out: Array | None = None,
-        watch: Walk | None = None,
-        pending: int = 0,
+        *,
+        training: bool = False,
+        rng: np.random.Generator | None = None,
+        recorder: Recorder | None = None,
+        reserved_bytes: int = 0,
     ) -> NDArray[np.float32]:
+        """Encode packed rows, after checking all that depends on the configuration."""
         config, packed = self.config, self._packed
         c = config.hidden_dim
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(map(repr, POOLINGS))}, got {pooling!r}")
         n = int(offsets[-1])
-        ids, given, tokens = np.empty(0, np.int32), np.empty(0, np.float32), packed.tokens
+        ids, input_embeds = np.empty(0, np.int32), np.empty(0, np.float32)
         if x.dtype.kind == "f":
             if x.shape != (n, config.input_dim):
                 raise ValueError(f"hidden states must have shape ({n}, {config.input_dim}), got {x.shape}")
-            given, tokens = np.require(x, np.float32, _PLAIN).reshape(-1), given
+            input_embeds = np.require(x, np.float32, _PLAIN).reshape(-1)
         elif config.vocab_size is None:
             raise ValueError("this encoder has no token embedding (vocab_size is None): give it float hidden states")
         else:
-            ids = self._whole_numbers("token ids", x, (n,), config.vocab_size)
+            ids = _row_numbers("token ids", x, (n,), config.vocab_size)
         types = np.empty(0, np.int32)
         if token_type_ids is not None and config.type_vocab_size:
-            types = self._whole_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
+            types = _row_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
         longest = int(np.diff(offsets).max(initial=0))
         positions = self._tables.positions(longest)
         shape = (len(offsets) - 1 if pooling else n, c)
         if out is None:
-            pending += 4 * shape[0] * c
-            check_large(pending, "hidden states of shape {}", shape)
+            reserved_bytes += 4 * shape[0] * c
+            check_large(reserved_bytes, "hidden states of shape {}", shape)
             out = np.empty(shape, np.float32)
         elif not isinstance(out, np.ndarray) or out.dtype != np.float32:
             raise TypeError(f"out must be a float32 array, got {getattr(out, 'dtype', type(out).__name__)}")
@@ -373,14 +329,55 @@ class Encoder:
             raise ValueError(f"out must be a writable C-contiguous array of shape {shape}, got shape {out.shape}")
         if out.size == 0:
             return out
-        inputs = (ids, types, given, tokens, positions, packed.token_types)
         rotary, relative = self._tables.rotary(longest), self._tables.relative(longest)
+        batch = Batch(offsets, ids, types, input_embeds, positions, rotary, relative)
         if training and config.dropout > 0:
             if rng is None:
                 raise ValueError("rng must be a numpy.random.Generator where training applies dropout, got None")
             if not isinstance(rng, np.random.Generator):
                 raise TypeError(f"rng must be a numpy.random.Generator (default_rng makes one), got {type(rng).__name__}")
-            out[...] = layers.forward(config, packed, offsets, inputs, rotary, relative, rng)
+            out[...] = layers.forward_with_dropout(config, packed, batch, rng)
             return out
-        forward.run(config, packed, offsets, inputs, rotary, relative, POOLINGS[pooling], normalize, out, watch, pending)
+        result = Result(out.reshape(-1), POOLINGS[pooling], normalize)
+        forward.run(config, packed, batch, result, recorder, reserved_bytes)
         return out
+
+
+# Functions for this package, with arguments that the public methods do not show.
+def encode_rows(
+    encoder: Encoder,
+    rows: Any,
+    offsets: Any,
+    token_type_ids: Any,
+    pooling: str | None,
+    normalize: bool = False,
+    out: Array | None = None,
+    reserved_bytes: int = 0,
+) -> NDArray[np.float32]:
+    """Encode as `Encoder.forward_packed`; the caller needs `reserved_bytes` afterwards, which must be free as well."""
+    rows, offsets = np.asarray(rows), np.asarray(offsets)
+    if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
+        raise ValueError(f"offsets must be whole numbers of shape (B + 1,), got {offsets.dtype} of shape {offsets.shape}")
+    if offsets.dtype is not _INT64 or not offsets.flags.carray:
+        offsets = np.require(offsets, np.int64, _PLAIN)
+    if offsets[0] != 0 or offsets[-1] != len(rows) or np.any(offsets[1:] < offsets[:-1]):
+        raise ValueError(f"offsets must rise from 0 to N = {len(rows)}, got {offsets[0]} .. {offsets[-1]}")
+    return encoder._encode(rows, offsets, token_type_ids, pooling, normalize, out, reserved_bytes=reserved_bytes)
+
+
+def encode_with_mask(encoder: Encoder, x: Array, attn_mask: Array) -> Array:
+    """Return hidden states (B, T, C) of all positions of x (B, T, C), which are not embedded; the mask is the attention op's."""
+    return layers.forward_with_mask(encoder.config, encoder._packed, x, attn_mask)
+
+
+def _row_numbers(name: str, values: Any, shape: tuple[int, ...], rows: int) -> NDArray[np.int32]:
+    """Return the numbers of rows of an embedding table as the kernels take them, checked."""
+    array = np.asarray(values)
+    if array.dtype.type not in _IDS:
+        raise TypeError(f"{name} must be whole numbers, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    if array.size and (int(array.min()) < 0 or int(array.max()) >= rows):
+        wrong = array[(array < 0) | (array >= rows)][0]
+        raise ValueError(f"{name} must be in 0 .. {rows - 1}, got {wrong}")
+    return np.require(array, np.int32, _PLAIN)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from fastattn.kernels.encoder.layer import FF_ROWS, STOP, ff_stride, tail_scratc
 from fastattn.kernels.encoder.schedule import encoder_kernel, latency_steps, run_step, throughput_steps
 from fastattn.kernels.ops._arrays import Array, aligned_empty, panels
 from fastattn.kernels.ops._attend import scratch_size
+from fastattn.kernels.records import Batch, Model, Plan, Result, Workspace
 from fastattn.runtime.interrupt import interruptible
 from fastattn.runtime.memory import check_large
 from fastattn.runtime.threads import thread_count
@@ -38,7 +38,7 @@ _workspace = threading.local()
 def _scratch(name: str, size: int) -> Array:
     """Take this thread's array of that name, or a new one where there is none of at least `size` elements.
 
-    It is gone until it is given back: a call in the handler of a signal, in the middle of this one, finds none.
+    The buffer is removed from the thread's store while in use, so a nested call (from a signal handler) allocates its own.
     """
     array: Array | None = _workspace.__dict__.pop(name, None)
     return aligned_empty(size, np.float32) if array is None or array.size < size else array
@@ -50,83 +50,85 @@ def _to_allocate(sizes: dict[str, int]) -> int:
     return sum(max(0, size - held[name].size) if name in held else size for name, size in sizes.items())
 
 
+Record = Callable[[int, int, Array, Array, Array], None]
+
+
 def run(
     config: EncoderConfig,
     packed: Packed,
-    offsets: NDArray[np.int64],
-    inputs: tuple[Array, ...],
-    rotary: Array,
-    relative: Array,
-    mode: int,
-    normalize: bool,
-    out: Array,
-    watch: Callable[[int, int, Array, Array, Array], None] | None = None,
-    pending: int = 0,
+    batch: Batch,
+    result: Result,
+    record: Record | None = None,
+    reserved_bytes: int = 0,
 ) -> None:
-    """Encode packed sequences into `out`; after each step by rows, `watch` gets (step, layer, x, qkv, relative).
+    """Encode a batch into the result; after each step by rows, `record` gets (step, layer, x, qkv, relative).
 
-    `pending`: bytes that the caller still needs for its result, and has not written to.
+    `reserved_bytes`: memory that the caller still needs for its result, and has not written to.
     """
-    c, ldh = config.hidden_dim, ff_stride(config.ff_dim)
-    lengths = np.diff(offsets)
-    n, longest = int(offsets[-1]), int(lengths.max())
-    chunks = plan_chunks(lengths)
-    sizes = offsets[chunks[1:]] - offsets[chunks[:-1]]
-    work_us = flop(config, lengths) / _FLOP_PER_US
-    workers = min(thread_count(), max(1, int(work_us / 50)))
-    rows_max, blocks = int(sizes.max()), 0
-    by_columns = False
-    if watch is None and (workers == 1 or balance(sizes, workers) > _BALANCED):
-        steps = throughput_steps()
-        workers = min(workers, len(sizes))
-        width = 0
-        per_worker = 2 * rows_max * c + max(3 * rows_max * c + _head_scratch(config, longest), _rows_scratch(config))
-    else:
-        by_columns = watch is None and n < _ROWS_PER_THREAD * workers
-        steps = latency_steps(config.num_layers, by_columns)
-        blocks = workers * max(1, round(n / (workers * FF_ROWS)))
-        width = n
-        gate = n * panels(1, np.float32)[1] if by_columns else 0
-        per_worker = max(_head_scratch(config, longest), _rows_scratch(config), gate)
-    columns = width if by_columns else 0
-    per_worker = -(-per_worker // 16) * 16
-    needed = {
-        "x": width * c,
-        "qkv": 3 * width * c,
-        "ctx": width * c,
-        "y": columns * c,
-        "expanded": columns * ldh,
-        "scratch": workers * per_worker,
-    }
-    check_large(4 * _to_allocate(needed) + pending, "the forward of {} tokens", n)
+    lengths = np.diff(batch.offsets)
+    microseconds = flop(config, lengths) / _FLOP_PER_US
+    plan, needed = _plan(config, batch.offsets, lengths, microseconds, by_rows=record is not None)
+    check_large(4 * _to_allocate(needed) + reserved_bytes, "the forward of {} tokens", int(batch.offsets[-1]))
     arrays = {name: _scratch(name, size) for name, size in needed.items()}
-    x, qkv, ctx, y, expanded, scratch = (array[: needed[name]] for name, array in arrays.items())
-    counter = np.zeros(16, np.int64)
-    for part in [steps] if watch is None else np.split(steps, len(steps)):
-        _launch(
-            work_us / workers, counter, part, chunks, blocks, rows_max, offsets, packed.dims, inputs, rotary, relative,
-            packed.weights, packed.layout, config.layer_norm_eps, mode, normalize, x, qkv, ctx, y, expanded, scratch, counter,
-            out.reshape(-1), workers,
-        )  # fmt: skip
-        if watch is not None:
-            watch(int(part[0, 0]), int(part[0, 1]), x, qkv, relative)
+    work = Workspace(**{name: array[: needed[name]] for name, array in arrays.items()}, counter=np.zeros(16, np.int64))
+    model = Model(
+        packed.matrices, packed.vectors, packed.tokens, packed.token_types, packed.layout, packed.sizes, config.layer_norm_eps
+    )
+    for steps in [plan.steps] if record is None else np.split(plan.steps, len(plan.steps)):
+        _launch(microseconds / plan.workers, plan._replace(steps=steps), batch, model, work, result)
+        if record is not None:
+            record(int(steps[0, 0]), int(steps[0, 1]), work.x, work.qkv, batch.relative)
     for name, array in arrays.items():
         if array.nbytes <= _KEPT:
             setattr(_workspace, name, array)
 
 
-def _launch(us: float, counter: Array, *arguments: Any) -> None:
-    """Call the kernel, which takes about `us` microseconds; what the handlers of signals raise meanwhile ends it."""
+def _plan(
+    config: EncoderConfig, offsets: NDArray[np.int64], lengths: NDArray[np.int64], microseconds: float, *, by_rows: bool
+) -> tuple[Plan, dict[str, int]]:
+    """Choose the schedule; return it with the elements that each array of the workspace needs."""
+    c, n, longest = config.hidden_dim, int(offsets[-1]), int(lengths.max())
+    chunks = plan_chunks(lengths)
+    sizes = offsets[chunks[1:]] - offsets[chunks[:-1]]
+    workers = min(thread_count(), max(1, int(microseconds / 50)))
+    rows_max, blocks, rows, columns = int(sizes.max()), 0, 0, 0
+    scratch = _rows_scratch(config)
+    if not by_rows and (workers == 1 or balance(sizes, workers) > _BALANCED):
+        steps = throughput_steps()
+        workers = min(workers, len(sizes))
+        scratch = 2 * rows_max * c + max(3 * rows_max * c + _head_scratch(config, longest), scratch)
+    else:
+        by_columns = not by_rows and n < _ROWS_PER_THREAD * workers
+        steps = latency_steps(config.num_layers, by_columns)
+        blocks = workers * max(1, round(n / (workers * FF_ROWS)))
+        rows, columns = n, n if by_columns else 0
+        # A gate's product takes a panel of all rows.
+        scratch = max(_head_scratch(config, longest), scratch, columns * panels(1, np.float32)[1])
+    needed = {
+        "x": rows * c,
+        "qkv": 3 * rows * c,
+        "ctx": rows * c,
+        "y": columns * c,
+        "expanded": columns * ff_stride(config.ff_dim),
+        "scratch": workers * (-(-scratch // 16) * 16),
+    }
+    return Plan(steps, chunks, blocks, rows_max, workers), needed
+
+
+def _launch(us: float, plan: Plan, batch: Batch, model: Model, work: Workspace, result: Result) -> None:
+    """Call the kernel, which takes about `us` microseconds; an exception of a signal's handler ends a long call."""
+    records = [tuple(record) for record in (plan, batch, model, work, result)]
     if us < _LONG_US:
-        encoder_kernel(run_step.address(), *arguments)
+        encoder_kernel(run_step.address(), *records)
         return
+    counter = work.counter
 
     def stop() -> None:
         counter[STOP] = 1
         # No work is left to hand out in the step that runs.
         counter[0] = 2**62
 
-    interruptible(lambda: encoder_kernel.unless(lambda: counter[STOP] != 0, run_step.address(), *arguments), stop)
+    interruptible(lambda: encoder_kernel.unless(lambda: counter[STOP] != 0, run_step.address(), *records), stop)
 
 
 def flop(config: EncoderConfig, lengths: NDArray[np.int64]) -> float:

@@ -13,11 +13,10 @@ from fastattn.checkpoint.heads import HeadStep, StoredHead
 from fastattn.checkpoint.hub import find_model
 from fastattn.checkpoint.reader import read_head
 from fastattn.config import EncoderConfig
-from fastattn.encoder.encoder import Encoder
-from fastattn.kernels.ops._arrays import aligned_empty, panels, workers_for, writable
+from fastattn.encoder.encoder import Encoder, encode_rows
+from fastattn.encoder.packed_linear import PackedLinear
+from fastattn.encoder.padding import pack, unpack
 from fastattn.kernels.ops.layer_norm import layer_norm
-from fastattn.kernels.ops.linear import ROW_BLOCK, linear_kernel, pack_weight
-from fastattn.kernels.vector.activations import ACTIVATIONS
 from fastattn.runtime.memory import check_large
 
 __all__ = [
@@ -36,38 +35,24 @@ class _Step:
 
     def __init__(self, stored: HeadStep, eps: float) -> None:
         self.width, self.inputs = stored.weight.shape
-        count, width = panels(self.width, np.float32)
-        self._packed = aligned_empty(count * self.inputs * width, np.float32)
-        pack_weight(stored.weight, self._packed)
-        self._bias = aligned_empty(count * width, np.float32)
-        self._bias[:] = 0
-        if stored.bias is not None:
-            self._bias[: self.width] = stored.bias
-        self._activation, self._eps = stored.activation, eps
+        # The kernels have no tanh: it is applied to their result.
+        self._is_tanh = stored.activation == "tanh"
+        self._linear = PackedLinear(stored.weight, stored.bias, None if self._is_tanh else stored.activation)
         self._norm = None if stored.norm_weight is None else (stored.norm_weight.copy(), _copy(stored.norm_bias))
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Unpickle; arrays whose bytes come from elsewhere may be read-only, for which kernels would be compiled anew."""
-        vars(self).update(state)
-        self._packed, self._bias = writable(self._packed), writable(self._bias)
+        self._eps = eps
 
     def size(self, rows: int, *, first: bool) -> int:
-        """Return the bytes of the arrays that live at once: the result, again where it is normalised, and the step's input.
+        """Return the peak bytes of the step: the result, twice with a layer norm, and the input.
 
-        The input of the first one is not of a step, but the encoder's.
+        The input of the first step is the encoder's result, which is counted there.
         """
         widths = self.width * (1 if self._norm is None else 2) + (0 if first else self.inputs)
         return 4 * rows * int(widths)
 
     def __call__(self, x: Array) -> Array:
         """Map the rows of x (M, C_in)."""
-        out = np.empty((len(x), self.width), np.float32)
-        if out.size:
-            tasks = panels(self.width, np.float32)[0] * -(-len(x) // ROW_BLOCK)
-            workers = workers_for(2e-5 * out.size * self.inputs, tasks)
-            kind = ACTIVATIONS.get(self._activation, 0)
-            linear_kernel(np.ascontiguousarray(x), self._packed, self._bias, out, kind, np.zeros(8, np.int64), workers)
-        if self._activation == "tanh":
+        out = self._linear(x)
+        if self._is_tanh:
             np.tanh(out, out=out)
         if self._norm is not None:
             weight, bias = self._norm
@@ -80,14 +65,14 @@ def _copy(array: Array | None) -> Array | None:
 
 
 class _EncoderWithHead:
-    """What the encoders with a head share.
+    """Base class of the encoders with a head.
 
     Parameters
     ----------
     encoder : Encoder
-        Makes the hidden states.
+        Computes the hidden states.
     head : StoredHead
-        What is computed from them.
+        The steps that follow on the hidden states.
     """
 
     task: ClassVar[str]
@@ -155,29 +140,18 @@ class _EncoderWithHead:
         ValueError
             As of `Encoder`.
         MemoryError
-            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
+            The result and the working memory would not fit in the memory that is free; raised before anything is computed.
         """
         x = np.asarray(x)
         if x.ndim not in (2, 3):
             raise ValueError(f"x must have shape (B, T) for token ids or (B, T, C) for hidden states, got {x.shape}")
-        # What is real, and the tokens that are; then the result with its padding.
-        pending = math.prod(x.shape[:2]) + x.nbytes
-        padded = 0 if self._pooling is not None else 4 * math.prod(x.shape[:2]) * self._width
-        check_large(pending + padded, "the result of a head for {} x {} tokens", *x.shape[:2])
-        real = self.encoder._mask(attention_mask, x.shape[:2])
-        types = None
-        if token_type_ids is not None:
-            types = np.asarray(token_type_ids)
-            if types.shape != real.shape:
-                raise ValueError(f"token_type_ids must have shape {real.shape}, got {types.shape}")
-            types = types[real]
-        offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
-        out = self._forward(x[real], offsets, types, pending, padded)
-        if self._pooling is not None:
-            return out
-        padded = np.zeros((*real.shape, out.shape[-1]), np.float32)
-        padded[real] = out
-        return padded
+        # The mask and the real tokens; then the padded result.
+        reserved_bytes = math.prod(x.shape[:2]) + x.nbytes
+        padded_bytes = 0 if self._pooling is not None else 4 * math.prod(x.shape[:2]) * self._width
+        check_large(reserved_bytes + padded_bytes, "the result of a head for {} x {} tokens", *x.shape[:2])
+        batch = pack(x, attention_mask, token_type_ids)
+        out = self._forward(batch.rows, batch.offsets, batch.token_types, reserved_bytes, padded_bytes)
+        return out if self._pooling is not None else unpack(out, batch.real)
 
     def forward_packed(self, ids: Any, offsets: Any, token_type_ids: Any = None) -> NDArray[np.float32]:
         """Apply the encoder and the head to sequences that lie end to end.
@@ -202,7 +176,7 @@ class _EncoderWithHead:
         ValueError
             As of `Encoder.forward_packed`.
         MemoryError
-            The result, with what computes it, would not fit in the memory that is free: found out before anything is computed.
+            The result and the working memory would not fit in the memory that is free; raised before anything is computed.
         """
         return self._forward(ids, offsets, token_type_ids)
 
@@ -210,14 +184,14 @@ class _EncoderWithHead:
     def _width(self) -> int:
         return self._steps[-1].width if self._steps else self.config.hidden_dim
 
-    def _forward(self, ids: Any, offsets: Any, types: Any, pending: int = 0, padded: int = 0) -> Array:
-        """Apply the encoder and the head; `pending`: bytes that the caller holds all the time, `padded`: of its result."""
+    def _forward(self, ids: Any, offsets: Any, types: Any, reserved_bytes: int = 0, padded_bytes: int = 0) -> Array:
+        """Apply the encoder and the head; the caller holds `reserved_bytes` throughout, and `padded_bytes` for its result."""
         ids, offsets = np.asarray(ids), np.asarray(offsets)
         rows = len(ids) if self._pooling is None else max(0, offsets.size - 1)
         sizes = [step.size(rows, first=i == 0) for i, step in enumerate(self._steps)]
-        pending += max([*sizes, 4 * rows * self._width + padded])
-        check_large(pending, "the head's result of shape ({}, {}), with what computes it,", rows, self._width)
-        hidden = self.encoder._forward_packed(ids, offsets, types, self._pooling, pending=pending)
+        reserved_bytes += max([*sizes, 4 * rows * self._width + padded_bytes])
+        check_large(reserved_bytes, "the head's result of shape ({}, {}), with what computes it,", rows, self._width)
+        hidden = encode_rows(self.encoder, ids, offsets, types, self._pooling, reserved_bytes=reserved_bytes)
         for step in self._steps:
             hidden = step(hidden)
         return hidden
@@ -228,7 +202,7 @@ class EncoderForSequenceClassification(_EncoderWithHead):
 
     Notes
     -----
-    What is between the hidden states and the logits is what transformers' class of the family has: BERT's pooler, RoBERTa's
+    Between the hidden states and the logits are the steps of the family's class in transformers: BERT's pooler, RoBERTa's
     two layers on the first token, ModernBERT's head on the first token or the mean.  `id2label` has the names of the classes.
 
     References

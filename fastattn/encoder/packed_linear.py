@@ -1,4 +1,4 @@
-"""Affine maps of rows by weights that are packed once, and attention between them."""
+"""Affine maps of rows whose weights are packed once: the one place that makes such a product."""
 
 from __future__ import annotations
 
@@ -7,28 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.kernels.ops._arrays import aligned_empty, panels, workers_for
+from fastattn.kernels.ops._arrays import aligned_empty, panels, workers_for, writable
 from fastattn.kernels.ops.linear import ROW_BLOCK, linear_kernel, pack_weight
-from fastattn.kernels.vector.activations import ACTIVATIONS
+from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 
 Array = NDArray[Any]
 
 
-def packed_product(x: Array, weight: Array, bias: Array, size: int, activation: str | None = None) -> Array:
-    """Return activation(x weight^T + bias) (M, size) for C-contiguous x (M, K), `weight` and `bias` packed in panels."""
-    m, k = x.shape
-    out = np.empty((m, size), np.float32)
-    if out.size:
-        workers = workers_for(2e-5 * m * k * size, panels(size, np.float32)[0] * -(-m // ROW_BLOCK))
-        linear_kernel(x, weight, bias, out, ACTIVATIONS[activation], np.zeros(8, np.int64), workers)
-    return out
-
-
 class PackedLinear:
-    """A weight (C_out, C_in) and a bias (C_out,), packed."""
+    """``activation(x weight^T + bias)`` with a weight (C_out, C_in) and a bias (C_out,), packed in panels."""
 
-    def __init__(self, weight: Array, bias: Array | None) -> None:
+    def __init__(self, weight: Array, bias: Array | None = None, activation: str | None = None) -> None:
         self.outputs, self.inputs = weight.shape
+        self._activation = activation
         count, width = panels(self.outputs, np.float32)
         self._weight = aligned_empty(count * self.inputs * width, np.float32)
         pack_weight(weight, self._weight)
@@ -36,7 +27,26 @@ class PackedLinear:
         self._bias[: self.outputs] = 0 if bias is None else bias
         self._bias[self.outputs :] = 0
 
+    @classmethod
+    def of_panels(cls, weight: Array, bias: Array, inputs: int, outputs: int, activation: str | None = None) -> PackedLinear:
+        """Return the map whose panels begin at the start of `weight` and of `bias`, flat arrays that may go on behind them."""
+        count, width = panels(outputs, np.float32)
+        self = cls.__new__(cls)
+        self.outputs, self.inputs, self._activation = outputs, inputs, activation
+        self._weight, self._bias = weight[: count * width * inputs], bias[: count * width]
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle.  Arrays over a shared buffer come back read-only, a type for which the kernels would be compiled anew."""
+        vars(self).update(state)
+        self._weight, self._bias = writable(self._weight), writable(self._bias)
+
     def __call__(self, x: Array) -> Array:
         """Map the last axis of float32 `x`."""
         rows = np.ascontiguousarray(x).reshape(-1, self.inputs)
-        return packed_product(rows, self._weight, self._bias, self.outputs).reshape(*x.shape[:-1], self.outputs)
+        out = np.empty((len(rows), self.outputs), np.float32)
+        if out.size:
+            workers = workers_for(2e-5 * out.size * self.inputs, panels(self.outputs, np.float32)[0] * -(-len(rows) // ROW_BLOCK))
+            kind = ACTIVATION_KINDS[self._activation]
+            linear_kernel(rows, self._weight, self._bias, out, kind, np.zeros(8, np.int64), workers)
+        return out.reshape(*x.shape[:-1], self.outputs)

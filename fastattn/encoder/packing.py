@@ -1,8 +1,8 @@
-"""One-time packing: parameters under their names -> one flat array of panels, as the kernels read it."""
+"""One-time packing: parameters under their names -> an arena of matrices in panels and one of vectors, as kernels read them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig
 from fastattn.encoder.tables import thetas
-from fastattn.kernels.encoder.layer import FIELDS, ff_stride
+from fastattn.kernels.encoder.layer import ff_stride
 from fastattn.kernels.ops._arrays import aligned_empty, panels
 from fastattn.kernels.ops._attend import NO_BOUND
 from fastattn.kernels.ops.linear import pack_weight
-from fastattn.kernels.vector.activations import ACTIVATIONS
+from fastattn.kernels.records import Layer, Sizes
+from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.parameters import check_parameters
 from fastattn.runtime.memory import check_large
 
@@ -22,15 +23,24 @@ Array = NDArray[Any]
 
 
 class Packed(NamedTuple):
-    """An encoder's parameters as the kernels take them."""
+    """An encoder's parameters as the kernels take them; `layout` has a `records.Layer` a row, `sizes` is a `records.Sizes`."""
 
-    weights: Array
+    matrices: Array
+    vectors: Array
     layout: Array
-    dims: Array
+    sizes: Array
     tokens: Array
     positions: Array
     token_types: Array
     relative: Array
+
+    def layer(self, index: int) -> Layer:
+        """Return offsets and choices of a layer."""
+        return Layer(*map(int, self.layout[index]))
+
+    def outside(self) -> Sizes:
+        """Return sizes, and offsets outside the layers."""
+        return Sizes(*map(int, self.sizes))
 
 
 class _Arena:
@@ -62,7 +72,6 @@ class _Arena:
 
     def fill(self) -> Array:
         """Write everything."""
-        check_large(4 * self.size, "the packed parameters")
         out = aligned_empty(self.size, np.float32)
         for at, size, parts in self.writes:
             whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -75,62 +84,82 @@ class _Arena:
 
 
 def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
-    """Pack the parameters.  Nothing of what is returned is the caller's: not the arrays, nor a file that they are mapped from."""
+    """Pack the parameters into arrays that share no memory with them, nor with a file that they are mapped from."""
     check_parameters(config, parameters)
-    arena, c, f = _Arena(), config.hidden_dim, config.ff_dim
+    matrices, vectors, c, f = _Arena(), _Arena(), config.hidden_dim, config.ff_dim
     zeros = {size: np.zeros(size, np.float32) for size in (c, config.input_dim, f)}
 
     def bias(name: str, size: int) -> Array:
         return np.asarray(parameters.get(f"{name}.bias", zeros[size]))
 
     def linear(name: str, size: int) -> tuple[int, int]:
-        return arena.matrix(parameters[f"{name}.weight"]), arena.vector(bias(name, size))
+        return matrices.matrix(parameters[f"{name}.weight"]), vectors.vector(bias(name, size))
 
-    def optional(place: Callable[[Array], int], name: str, size: int) -> tuple[int, int]:
+    def norm(name: str, size: int) -> tuple[int, int]:
         if f"{name}.weight" not in parameters:
             return -1, -1
-        return place(parameters[f"{name}.weight"]), arena.vector(bias(name, size))
+        return vectors.vector(parameters[f"{name}.weight"]), vectors.vector(bias(name, size))
 
     bases = thetas(config)
-    layout = np.zeros((config.num_layers, FIELDS), np.int64)
+    layout = np.zeros((config.num_layers, len(Layer._fields)), np.int64)
     for i in range(config.num_layers):
         attention, ff = f"layers.{i}.attention", f"layers.{i}.feed_forward"
         qkv = [f"{attention}.{name}" for name in ("query", "key", "value")]
-        sight = config.window if config.window is not None and config.is_local(i) else NO_BOUND
-        layout[i] = (
-            arena.matrix(*(parameters[f"{name}.weight"] for name in qkv)),
-            arena.vector(*(bias(name, c) for name in qkv)),
-            *linear(f"{attention}.output", c),
-            *optional(arena.vector, f"{attention}.layer_norm", c),
-            *linear(f"{ff}.input", f),
-            *linear(f"{ff}.output", c),
-            *optional(arena.vector, f"{ff}.layer_norm", c),
-            *(linear(f"{ff}.gate", f) if config.gated else (-1, -1)),
-            sight,
-            0 if config.is_causal else sight,
-            bases.index(config.theta(i)),
+        window = config.window if config.window is not None and config.is_local(i) else NO_BOUND
+        out, out_bias = linear(f"{attention}.output", c)
+        norm1, norm1_bias = norm(f"{attention}.layer_norm", c)
+        up, up_bias = linear(f"{ff}.input", f)
+        down, down_bias = linear(f"{ff}.output", c)
+        norm2, norm2_bias = norm(f"{ff}.layer_norm", c)
+        gate, gate_bias = linear(f"{ff}.gate", f) if config.gated else (-1, -1)
+        layout[i] = Layer(
+            qkv=matrices.matrix(*(parameters[f"{name}.weight"] for name in qkv)),
+            qkv_bias=vectors.vector(*(bias(name, c) for name in qkv)),
+            out=out,
+            out_bias=out_bias,
+            norm1=norm1,
+            norm1_bias=norm1_bias,
+            up=up,
+            up_bias=up_bias,
+            down=down,
+            down_bias=down_bias,
+            norm2=norm2,
+            norm2_bias=norm2_bias,
+            gate=gate,
+            gate_bias=gate_bias,
+            left=window,
+            right=0 if config.is_causal else window,
+            rotary=bases.index(config.theta(i)),
         )
-    sizes = [
-        c,
-        config.num_heads,
-        f,
-        ff_stride(f),
-        ACTIVATIONS[config.activation],
-        int(config.norm_first),
-        *optional(arena.vector, "embeddings.layer_norm", config.input_dim),
-        *optional(arena.vector, "layer_norm", c),
-        config.input_dim,
-        *optional(arena.matrix, "embeddings.projection", c),
-        len(bases),
-    ]
+    embed_norm, embed_norm_bias = norm("embeddings.layer_norm", config.input_dim)
+    final_norm, final_norm_bias = norm("layer_norm", c)
+    project, project_bias = linear("embeddings.projection", c) if config.embedding_dim is not None else (-1, -1)
+    sizes = Sizes(
+        hidden=c,
+        heads=config.num_heads,
+        head=config.head_dim,
+        qkv=3 * c,
+        ff=f,
+        ff_stride=ff_stride(f),
+        activation=ACTIVATION_KINDS[config.activation],
+        norm_first=config.norm_first,
+        embed=config.input_dim,
+        embed_norm=embed_norm,
+        embed_norm_bias=embed_norm_bias,
+        final_norm=final_norm,
+        final_norm_bias=final_norm_bias,
+        project=project,
+        project_bias=project_bias,
+        rotary_tables=len(bases),
+    )
+    check_large(4 * (matrices.size + vectors.size), "the packed parameters")
+    tables = ("embeddings.token", "embeddings.position", "embeddings.token_type", "relative_bias")
     return Packed(
-        arena.fill(),
+        matrices.fill(),
+        vectors.fill(),
         layout,
         np.array(sizes, np.int64),
-        *(
-            _table(parameters, name)
-            for name in ("embeddings.token", "embeddings.position", "embeddings.token_type", "relative_bias")
-        ),
+        *(_table(parameters, name) for name in tables),
     )
 
 

@@ -1,4 +1,4 @@
-"""A walk through a forward, layer by layer: keeps the hidden states and the attention weights of each."""
+"""Records the hidden states and the attention weights of each layer during a forward."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig
 from fastattn.encoder.packing import Packed
-from fastattn.kernels.encoder.layer import LEFT, RIGHT
+from fastattn.encoder.tables import bias_by_position
 from fastattn.kernels.encoder.schedule import EMBED_ROWS, HEADS, TAIL_ROWS
 from fastattn.kernels.ops._arrays import Array
 from fastattn.kernels.ops.attention_weights import attention_weights
 from fastattn.runtime.memory import check_fits
 
 
-class Walk:
-    """Arrays of a batch's hidden states and attention weights, filled after each step of a forward by rows.
+class Recorder:
+    """A batch's hidden states and attention weights, filled in after each step of a forward that goes by rows.
 
-    `real` (B, T) marks the tokens that are encoded; all else is 0.
+    `real` (B, T) marks the tokens that are encoded; the others stay 0.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Walk:
         (b, t), layers = real.shape, config.num_layers
         shapes = {"hidden states": (layers + 1, b, t, config.hidden_dim), "attention": (layers, b, config.num_heads, t, t)}
         wanted = {"hidden states": hidden_states, "attention": attention}
-        # In Python's numbers, which do not overflow; and the forward's own rows.
+        # In Python's integers, which do not overflow; `own` is the working memory of the forward.
         sizes = [4 * int(np.prod(shapes[name], dtype=object)) for name in shapes if wanted[name]]
         own = 4 * (7 * config.hidden_dim * b * t + (3 * config.num_heads * t * t if attention else 0))
         about = " and ".join(f"{name} {shapes[name]}" for name in shapes if wanted[name])
@@ -36,7 +36,7 @@ class Walk:
         self.hidden_states, self.attention = (np.zeros(shapes[name] if wanted[name] else 0, np.float32) for name in shapes)
 
     def __call__(self, step: int, layer: int, x: Array, qkv: Array, relative: Array) -> None:
-        """Keep what a step has made: x (N, C), the sum so far; qkv (N, 3 C), with the rotation of queries and keys."""
+        """Record a step: x (N, C) is the residual stream, qkv (N, 3 C) has rotated queries and keys."""
         if step == HEADS and self.attention.size:
             self._weigh(layer, qkv, relative)
         elif step != HEADS and self.hidden_states.size:
@@ -44,18 +44,14 @@ class Walk:
             self.hidden_states[following][self._real] = x.reshape(-1, self._config.hidden_dim)
 
     def _weigh(self, layer: int, qkv: Array, relative: Array) -> None:
-        heads, at = self._config.num_heads, self._packed.layout[layer]
-        rows = qkv.reshape(-1, 3, heads, self._config.head_dim)
-        window = (int(at[LEFT]), int(at[RIGHT]))
-        biases, start = relative.reshape(heads, -1), 0
+        heads, at = self._config.num_heads, self._packed.layer(layer)
+        window = (at.left, at.right)
+        rows, start = qkv.reshape(-1, 3, heads, self._config.head_dim), 0
         for b, place in enumerate(self._places):
             count = int(self._real[b].sum())
             query, key = rows[start : start + count, :2].transpose(1, 2, 0, 3)
             start += count
-            bias = None
-            if relative.size:
-                t = np.arange(count)
-                bias = biases[:, biases.shape[1] // 2 + t[None, :] - t[:, None]]
+            bias = bias_by_position(relative, heads, count)
             target = self.attention[layer, b]
             if isinstance(place, slice):
                 attention_weights(query, key, bias, window=window, out=target[:, place, place])
@@ -64,7 +60,7 @@ class Walk:
 
 
 def _place(real: NDArray[np.bool_]) -> slice | NDArray[np.int64]:
-    """Return where a row's tokens are: a slice if they lie side by side."""
+    """Return the positions of a row's real tokens: a slice if they are contiguous."""
     found = np.flatnonzero(real)
     if len(found) and found[-1] - found[0] + 1 != len(found):
         return found

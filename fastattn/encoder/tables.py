@@ -1,4 +1,4 @@
-"""Tables by place in a sequence: positions, rotary angles, relative bias.  Each is made once and again for a longer sequence."""
+"""Tables by position: embeddings, rotary angles, relative bias.  Each is computed once, and again for a longer sequence."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _NONE = np.empty(0, np.float32)
 
 
 class Table:
-    """A table for sequences of up to some length; `make` takes the length, and an entry does not depend on it.
+    """A table for sequences of up to a length, which `make` takes; the values of an entry do not depend on the length.
 
-    `width`: numbers in the table for a place in the sequence.
+    `width`: the numbers in the table for each position.
     """
 
     def __init__(self, make: Callable[[int], Array], width: int = 0) -> None:
@@ -30,11 +30,11 @@ class Table:
         self._made: tuple[int, Array] = (0, _NONE)
 
     def up_to(self, tokens: int) -> Array:
-        """Return the table for at least so many tokens.  Threads may call at once: the pair is replaced in one step."""
+        """Return the table for at least so many tokens.  Safe with threads: the pair of length and table is replaced at once."""
         made = self._made
         if made[0] < tokens:
             length = max(_SHORTEST, 1 << (tokens - 1).bit_length())
-            # In float64 before it is in float32, with intermediate results.
+            # 44 bytes a number: float64 and float32 tables, and intermediate results.
             check_large(44 * length * self._width, "a table for sequences of {} tokens", length)
             self._made = made = (length, self._make(length))
         return made[1]
@@ -59,7 +59,7 @@ class Tables:
         self._relative = Table(biases, 2 * config.num_heads if relative.size else 0)
 
     def positions(self, longest: int) -> Array:
-        """Return the rows that are added to the tokens, flat; empty for none.  ValueError where there are too few."""
+        """Return the position embeddings, flat; empty for none.  ValueError for a sequence longer than a learned table."""
         config = self._config
         if config.positions == "learned":
             if longest > config.max_positions:
@@ -77,7 +77,7 @@ class Tables:
 
 
 def thetas(config: EncoderConfig) -> list[float]:
-    """Return the bases of the rotary angles that the layers take."""
+    """Return the different bases of the layers' rotary angles."""
     return list(dict.fromkeys(config.theta(layer) for layer in range(config.num_layers)))
 
 
@@ -100,9 +100,17 @@ def relative_biases(weight: Array, max_distance: int, tokens: int) -> Array:
     side = len(weight) // 2
     exact = side // 2
     away = np.arange(tokens)
-    # In float32, as the models were trained: a bucket begins where its rounded logarithm says.
+    # In float32, as in training: the rounding of the logarithm decides where a bucket begins.
     steps = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(max_distance / exact))
     far = np.minimum(exact + (steps * np.float32(side - exact)).astype(np.int64), side - 1)
     bucket = np.where(away < exact, away, far)
     both = np.concatenate([bucket[:0:-1], bucket[:1], bucket[1:] + side])
     return np.ascontiguousarray(weight[both].T).reshape(-1)
+
+
+def bias_by_position(relative: Array, heads: int, tokens: int) -> Array | None:
+    """Return the relative bias of each query and key, (H, T, T), of the table (H, 2 S - 1) for S >= T; None for no table."""
+    if not relative.size:
+        return None
+    biases, place = relative.reshape(heads, -1), np.arange(tokens)
+    return biases[:, biases.shape[1] // 2 + place[None, :] - place[:, None]]

@@ -1,1 +1,1 @@
-"""Between torch modules and the encoder.  Whatever here imports torch is itself imported only where a module is given."""
+"""`accelerate`, and the forwards of accelerated torch modules.  Only `accelerate` and `fallback` are imported without torch."""

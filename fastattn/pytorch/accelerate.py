@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastattn.pytorch.fallback import FallbackWarning, Notices
+from fastattn.checkpoint.families import FAMILIES
+from fastattn.pytorch.fallback import FallbackNotices, FallbackWarning
 
 if TYPE_CHECKING:
     from fastattn.pytorch.forward import Forward
@@ -15,7 +16,7 @@ __all__ = ["FallbackWarning", "accelerate", "restore"]
 M = TypeVar("M")
 
 _SUPPORTED = (
-    "encoders of transformers (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, ELECTRA, ALBERT, ModernBERT, NomicBERT), "
+    f"encoders of transformers ({', '.join(family.title for family in FAMILIES.values())}), "
     "torch.nn.TransformerEncoder, TransformerEncoderLayer and MultiheadAttention, and whatever holds one, such as a model with a "
     "head, a SentenceTransformer or a CrossEncoder"
 )
@@ -66,7 +67,7 @@ def accelerate(module: M) -> M:
     if not found:
         what = "; ".join(dict.fromkeys(left)) or "none of them"
         raise ValueError(f"{type(module).__name__} must hold a module to accelerate, found {what}; supported: {_SUPPORTED}")
-    notices = Notices()
+    notices = FallbackNotices()
     for part, kind in found:
         restore(part)
         part.forward = kind(part, notices)

@@ -1,4 +1,4 @@
-"""Which modules can be accelerated, and by what."""
+"""Finds the modules that can be accelerated, and the class of their new forward."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastattn.pytorch.transformers_forward import PretrainedForward
 
 
 def kind_of(module: Any) -> type[Forward] | None:
-    """Return what stands in for the forward of this very module; `Unsupported` where only a module like it could be."""
+    """Return the class that replaces this module's forward; `Unsupported` for a supported kind of module with unsupported parts."""
     if (pretrained := read_pretrained(module)) is not None:
         pretrained.read(shapes)
         return PretrainedForward
@@ -28,7 +28,7 @@ def kind_of(module: Any) -> type[Forward] | None:
 
 
 def find_forwards(module: Any, found: list[tuple[Any, type[Forward]]], left: list[str]) -> None:
-    """Collect the outermost modules that can be accelerated, and why others like them cannot."""
+    """Collect the outermost modules that can be accelerated, and the reasons why others of a supported kind cannot."""
     if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
         left.append(
             f"{type(module).__name__}: it is compiled, and torch.compile takes the original; give the module as it was before"

@@ -1,4 +1,4 @@
-"""Masks of torch.nn, where True means *ignore*, as the kernels take them."""
+"""Converts masks of torch.nn, where True means *ignore*, to those of the kernels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastattn.checkpoint.torch_errors import Unfit
-from fastattn.pytorch.watch import array
+from fastattn.checkpoint.torch_errors import NotAccelerated
+from fastattn.pytorch.arrays import array
 
 Array = NDArray[Any]
 
@@ -22,12 +22,12 @@ def mask_array(name: str, mask: Any, *shapes: tuple[int, ...]) -> Array | None:
         return None
     found = array(name, mask, _MASKS)
     if found.shape not in shapes:
-        raise Unfit(f"{name} has shape {found.shape} instead of {' or '.join(map(str, shapes))}")
+        raise NotAccelerated(f"{name} has shape {found.shape} instead of {' or '.join(map(str, shapes))}")
     return found
 
 
 def ignored(mask: Array) -> Array | None:
-    """Return a mask that only ignores as bool (True: ignore); None for one that adds something."""
+    """Return a mask of 0 and -inf as bool (True: ignore); None for a mask with other values."""
     if mask.dtype == np.bool_:
         return mask
     masked = np.isneginf(mask)
@@ -35,7 +35,7 @@ def ignored(mask: Array) -> Array | None:
 
 
 def is_causal(mask: Array) -> bool:
-    """Tell whether a mask (T, T) lets position t see positions 0 .. t, and does nothing else."""
+    """Tell whether a mask (T, T) is the causal mask: position t sees positions 0 .. t."""
     if mask.ndim != 2 or mask.shape[0] != mask.shape[1]:
         return False
     hidden = ignored(mask)
@@ -45,7 +45,7 @@ def is_causal(mask: Array) -> bool:
 def attention_mask(mask: Array | None, padding: Array | None, heads: int) -> Array | None:
     """Join a mask (L, S) or (B H, L, S) and a padding mask (B, S) into one for (B, H, L, S).
 
-    It is bool (True: takes part) where neither adds anything.
+    It is bool (True: takes part) if both masks hold only 0 and -inf.
     """
     parts = []
     if mask is not None:

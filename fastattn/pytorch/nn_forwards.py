@@ -10,22 +10,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastattn.checkpoint.torch_errors import Unfit
+from fastattn.checkpoint.torch_errors import NotAccelerated
 from fastattn.checkpoint.torch_nn import Stack, check_attention, read_stack
-from fastattn.encoder.encoder import Encoder
+from fastattn.encoder.encoder import Encoder, encode_with_mask
 from fastattn.encoder.packed_linear import PackedLinear
+from fastattn.encoder.padding import pack, unpack
 from fastattn.kernels.ops.attention import scaled_dot_product_attention
 from fastattn.kernels.ops.attention_weights import attention_weights
+from fastattn.pytorch.arrays import array
 from fastattn.pytorch.forward import Forward
-from fastattn.pytorch.masked_layers import masked_layers
 from fastattn.pytorch.masks import attention_mask, ignored, is_causal, mask_array
-from fastattn.pytorch.watch import array
 
 Array = NDArray[Any]
 
 
 class _Layers:
-    """A stack of layers; the encoder for causal attention is packed when it is first needed, and so is the other."""
+    """A stack of layers, and its two encoders, causal and not, each packed when it is first needed."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -52,24 +52,24 @@ class StackForward(Forward):
         """Pack the weights."""
         stack = read_stack(self.module)
         if stack is None:
-            raise Unfit("its methods were replaced")
+            raise NotAccelerated("its methods were replaced")
         return _Layers(stack)
 
-    def run(self, plan: _Layers, given: dict[str, Any]) -> Any:
+    def run(self, plan: _Layers, arguments: dict[str, Any]) -> Any:
         """Encode `src`."""
-        src = array("src", given["src"])
+        src = array("src", arguments["src"])
         heads, c = plan.stack.config.num_heads, plan.stack.config.hidden_dim
         if src.ndim not in (2, 3) or src.shape[-1] != c:
-            raise Unfit(f"src has shape {src.shape}, which does not end with {c} channels")
+            raise NotAccelerated(f"src has shape {src.shape}, which does not end with {c} channels")
         batched = src.ndim == 3
         swap = batched and not plan.stack.batch_first
         x = src.swapaxes(0, 1) if swap else src if batched else src[None]
         b, t = x.shape[:2]
-        mask = mask_array(self._names[1], given.get(self._names[1]), (t, t), (b * heads, t, t))
-        padding = mask_array("src_key_padding_mask", given.get("src_key_padding_mask"), (b, t) if batched else (t,))
+        mask = mask_array(self._names[1], arguments.get(self._names[1]), (t, t), (b * heads, t, t))
+        padding = mask_array("src_key_padding_mask", arguments.get("src_key_padding_mask"), (b, t) if batched else (t,))
         padding = padding if padding is None or batched else padding[None]
-        if given.get("is_causal") and mask is None:
-            raise Unfit("is_causal is set without the mask that it is a hint about")
+        if arguments.get("is_causal") and mask is None:
+            raise NotAccelerated("is_causal is set without the mask that it is a hint about")
         hidden = None if padding is None else ignored(padding)
         out = np.empty((t, b, c) if swap else (b, t, c), np.float32)
         target = out.swapaxes(0, 1) if swap else out
@@ -80,7 +80,7 @@ class StackForward(Forward):
             encoder = plan.encoder(causal)
             whole = attention_mask(mask, padding, heads)
             if whole is not None:
-                target[...] = masked_layers(encoder.config, encoder._packed, x, whole)
+                target[...] = encode_with_mask(encoder, x, whole)
         result = torch.from_numpy(out)
         if plan.stack.after is not None:
             result = plan.stack.after(result)
@@ -91,18 +91,12 @@ class StackForward(Forward):
 
 
 def _encode(encoder: Encoder, x: Array, hidden: Array | None, out: Array) -> None:
-    """Write the hidden states of x (B, T, C) to `out`, without the positions that are hidden."""
-    b, t, c = x.shape
-    if hidden is None or not hidden.any():
-        offsets = np.arange(b + 1, dtype=np.int64) * t
-        if out.flags.c_contiguous:
-            encoder.forward_packed(x.reshape(b * t, c), offsets, out=out.reshape(b * t, c))
-        else:
-            out[...] = encoder.forward_packed(x.reshape(b * t, c), offsets).reshape(b, t, c)
-        return
-    real = ~hidden
-    offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
-    out[real] = encoder.forward_packed(x[real], offsets)
+    """Write the hidden states of x (B, T, C) to `out`, but not at positions that are hidden."""
+    batch = pack(x, None if hidden is None else ~hidden)
+    if out.flags.c_contiguous and len(batch.rows) == batch.real.size:
+        encoder.forward_packed(batch.rows, batch.offsets, out=out.reshape(batch.rows.shape))
+    else:
+        unpack(encoder.forward_packed(batch.rows, batch.offsets), batch.real, out)
 
 
 class _Projections:
@@ -123,7 +117,7 @@ class _Projections:
         self.out = PackedLinear(
             array("out_proj.weight", out.weight), None if out.bias is None else array("out_proj.bias", out.bias)
         )
-        # Keys and values after those of the tokens, (rows, C) each.
+        # Keys and values that are appended to those of the tokens, (rows, C) each.
         more = [(np.zeros((1, c), np.float32),) * 2] if module.add_zero_attn else []
         if module.bias_k is not None:
             learned = (array("bias_k", module.bias_k).reshape(1, c), array("bias_v", module.bias_v).reshape(1, c))
@@ -132,34 +126,36 @@ class _Projections:
 
 
 class AttentionForward(Forward):
-    """Forward of a MultiheadAttention.  A query that may see no key has weights of 0, and zeros before the output projection."""
+    """Forward of a MultiheadAttention.  A query without any key to see gets weights of 0, and a context of 0 before `out_proj`."""
 
     def plan(self) -> _Projections:
         """Pack the weights."""
         check_attention(self.module)
         return _Projections(self.module)
 
-    def run(self, plan: _Projections, given: dict[str, Any]) -> Any:
+    def run(self, plan: _Projections, arguments: dict[str, Any]) -> Any:
         """Attend from `query` to `key` and `value`."""
         module = self.module
-        query, key, value = (array(name, given[name]) for name in ("query", "key", "value"))
+        query, key, value = (array(name, arguments[name]) for name in ("query", "key", "value"))
         batched = query.ndim == 3
         swap = batched and not module.batch_first
         if query.ndim not in (2, 3) or not query.ndim == key.ndim == value.ndim:
-            raise Unfit(f"query, key and value have the shapes {query.shape}, {key.shape}, {value.shape}")
+            raise NotAccelerated(f"query, key and value have the shapes {query.shape}, {key.shape}, {value.shape}")
         query, key, value = (x.swapaxes(0, 1) if swap else x if batched else x[None] for x in (query, key, value))
         (b, length), s = query.shape[:2], key.shape[1]
         widths = [x.shape[2] for x in (query, key, value)]
         if widths != [module.embed_dim, module.kdim, module.vdim] or key.shape[:2] != (b, s) or value.shape[:2] != (b, s):
-            raise Unfit(f"query, key and value have the shapes {query.shape}, {key.shape}, {value.shape}")
+            raise NotAccelerated(f"query, key and value have the shapes {query.shape}, {key.shape}, {value.shape}")
         heads = module.num_heads
-        mask = mask_array("attn_mask", given.get("attn_mask"), (length, s), (b * heads, length, s))
-        padding = mask_array("key_padding_mask", given.get("key_padding_mask"), (b, s) if batched else (s,))
+        mask = mask_array("attn_mask", arguments.get("attn_mask"), (length, s), (b * heads, length, s))
+        padding = mask_array("key_padding_mask", arguments.get("key_padding_mask"), (b, s) if batched else (s,))
         padding = padding if padding is None or batched else padding[None]
-        if given.get("is_causal") and mask is None:
-            raise Unfit("is_causal is set without the mask that it is a hint about")
-        if given.get("is_causal") and plan.more:
-            raise Unfit("is_causal is set and keys are added: what the hint means for those differs from what the mask says")
+        if arguments.get("is_causal") and mask is None:
+            raise NotAccelerated("is_causal is set without the mask that it is a hint about")
+        if arguments.get("is_causal") and plan.more:
+            raise NotAccelerated(
+                "is_causal is set and keys are added: what the hint means for those differs from what the mask says"
+            )
         q, k, v = plan.query(query), plan.key(key), plan.value(value)
         if plan.more:
             rows = [np.broadcast_to(more, (b, *more.shape)) for more in plan.more]
@@ -175,9 +171,9 @@ class AttentionForward(Forward):
         joined = np.ascontiguousarray(context.transpose(order)).reshape(*((length, b) if swap else (b, length)), -1)
         result = torch.from_numpy(plan.out(joined))
         weights = None
-        if given.get("need_weights", True):
+        if arguments.get("need_weights", True):
             each = attention_weights(q, k, **options)
-            weights = torch.from_numpy(each.mean(axis=1) if given.get("average_attn_weights", True) else each)
+            weights = torch.from_numpy(each.mean(axis=1) if arguments.get("average_attn_weights", True) else each)
         if batched:
             return result, weights
         return result[0], None if weights is None else weights[0]

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fastattn.checkpoint.torch_errors import Unfit, Unsupported
+from fastattn.checkpoint.torch_errors import NotAccelerated, Unsupported
 from fastattn.checkpoint.torch_transformers import read_pretrained
 from fastattn.encoder.encoder import Encoder
+from fastattn.encoder.padding import pack, unpack
+from fastattn.pytorch.arrays import IDS, array
 from fastattn.pytorch.forward import Forward
-from fastattn.pytorch.watch import IDS, array
 
 Array = NDArray[Any]
 
@@ -24,19 +25,19 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inp
 _TAKEN = (*_INPUTS, "return_dict", "use_cache", "output_hidden_states", "output_attentions")
 _ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
 _MASKS = (torch.bool, torch.int64, torch.int32, torch.uint8, torch.float32)
-# Of the largest value: a rounding error is far below, another computation far above.
+# Relative to the largest value: rounding errors stay far below, a different computation is far above.
 _PROBE_LIMIT = 1e-3
 
 
 class _Form(NamedTuple):
-    """The class of an output, and the names of what it holds."""
+    """The class of an output, and the names of its values."""
 
     output: Any
     names: list[str]
 
 
 class _Model:
-    """The packed weights, and what else a call needs of the module."""
+    """The packed weights, and the parts of the module that a call uses."""
 
     def __init__(self, module: Any) -> None:
         pretrained = read_pretrained(module)
@@ -48,7 +49,7 @@ class _Model:
         self.padding_id = getattr(module.embeddings, "padding_idx", None)
         self._body: Encoder | None = None
         self._lock = threading.Lock()
-        # By whether hidden states, and attentions, are asked for; or why that is not for the kernels.
+        # By (output_hidden_states, output_attentions): the form of the output, or the reason why the original runs.
         self.forms: dict[tuple[bool, bool], _Form | str] = {}
 
     def body(self) -> Encoder:
@@ -63,13 +64,13 @@ class _Model:
                 self._body = Encoder(config, parameters=kept)
             return self._body
 
-    def embed(self, given: dict[str, Any]) -> Array:
+    def embed(self, arguments: dict[str, Any]) -> Array:
         """Return the embeddings (B, T, C), computed by the module's own parts."""
         part = self.module.embeddings
         known = inspect.signature(type(part).forward).parameters
         names = ("input_ids", "token_type_ids", "position_ids", "inputs_embeds")
         with torch.no_grad():
-            x = part(**{name: given.get(name) for name in names if name in known})
+            x = part(**{name: arguments.get(name) for name in names if name in known})
             project = getattr(self.module, "embeddings_project", None)
             project = project or getattr(getattr(self.module, "encoder", None), "embedding_hidden_mapping_in", None)
             return array("the embedding", x if project is None else project(x))
@@ -91,75 +92,77 @@ class PretrainedForward(Forward):
         model.forms[False, False] = self._form(model, ())
         return model
 
-    def run(self, plan: _Model, given: dict[str, Any]) -> Any:
+    def run(self, plan: _Model, arguments: dict[str, Any]) -> Any:
         """Encode `input_ids` or `inputs_embeds`."""
-        wanted = self._wanted(given)
-        as_tuple = self._as_tuple(given)
+        wanted = self._wanted(arguments)
+        as_tuple = self._as_tuple(arguments)
         flags = "output_hidden_states" in wanted, "output_attentions" in wanted
         if flags not in plan.forms:
             try:
                 plan.forms[flags] = self._form(plan, wanted)
-            except Unfit as reason:
+            except NotAccelerated as reason:
                 plan.forms[flags] = str(reason)
         form = plan.forms[flags]
         if isinstance(form, str):
-            raise Unfit(form)
-        found = _compute(plan, given, *flags)
+            raise NotAccelerated(form)
+        found = _compute(plan, arguments, *flags)
         out = form.output(last_hidden_state=found["last_hidden_state"])
         for name in form.names[1:]:
             out[name] = found.get(name, ())
         return out.to_tuple() if as_tuple else out
 
-    def _wanted(self, given: dict[str, Any]) -> tuple[str, ...]:
-        """Return which further outputs are asked for; raises `Unfit` for arguments and settings that the kernels do not take."""
+    def _wanted(self, arguments: dict[str, Any]) -> tuple[str, ...]:
+        """Return the further outputs that are asked for; `NotAccelerated` for arguments that the kernels do not take."""
         settings, wanted = self.module.config, []
         for name in ("output_hidden_states", "output_attentions"):
-            value = given.get(name)
+            value = arguments.get(name)
             value = getattr(settings, name, False) if value is None else value
             if value is not True and value is not False and value is not None:
-                raise Unfit(f"{name} is {value!r}")
+                raise NotAccelerated(f"{name} is {value!r}")
             if value:
                 wanted.append(name)
         attention = getattr(settings, "_attn_implementation", None)
         if attention not in _ATTENTIONS or ("output_attentions" in wanted and attention != "eager"):
-            raise Unfit(f"{'output_attentions is set and ' if wanted else ''}the attention implementation is {attention!r}")
+            raise NotAccelerated(
+                f"{'output_attentions is set and ' if wanted else ''}the attention implementation is {attention!r}"
+            )
         for name in ("is_decoder", "is_causal"):
             if getattr(settings, name, False):
-                raise Unfit(f"config.{name} is set")
-        for name, value in given.items():
+                raise NotAccelerated(f"config.{name} is set")
+        for name, value in arguments.items():
             if name not in _TAKEN and value is not None and value is not False:
-                raise Unfit(f"the argument {name} is given")
-        if (given.get("input_ids") is None) == (given.get("inputs_embeds") is None):
-            raise Unfit("exactly one of input_ids and inputs_embeds must be given")
+                raise NotAccelerated(f"the argument {name} is given")
+        if (arguments.get("input_ids") is None) == (arguments.get("inputs_embeds") is None):
+            raise NotAccelerated("exactly one of input_ids and inputs_embeds must be given")
         return tuple(wanted)
 
-    def _as_tuple(self, given: dict[str, Any]) -> bool:
+    def _as_tuple(self, arguments: dict[str, Any]) -> bool:
         """Tell whether a tuple is wanted."""
         usual = getattr(self.module.config, "return_dict", True)
-        wanted = given.get("return_dict", usual)
+        wanted = arguments.get("return_dict", usual)
         if wanted is None and usual is False:
-            raise Unfit("return_dict is None, and False in the configuration")
+            raise NotAccelerated("return_dict is None, and False in the configuration")
         if wanted is False and "return_dict" in self._names and getattr(self.module, "pooler", None) is None:
-            raise Unfit("a tuple is wanted of a model without a pooler")
+            raise NotAccelerated("a tuple is wanted of a model without a pooler")
         return wanted is False
 
     def _form(self, model: _Model, wanted: tuple[str, ...]) -> _Form:
-        """Learn what the original's output consists of, and compare a small padded batch with it.
+        """Return the class and names of the original's output, after comparing the results for a small padded batch.
 
-        What changes the computation and shows neither in the configuration nor in the parts (a patched method, another
-        version of transformers) shows here.
+        The comparison finds changes that neither the configuration nor the submodules show: a patched method, another version
+        of transformers.
         """
         size = min(7, model.config.max_positions)
         ids = torch.arange(2 * size).reshape(2, size) * 31 % (model.config.vocab_size or 1)
         mask = torch.ones(2, size, dtype=torch.int64)
         if size > 3:
             mask[1, size - 3 :] = 0
-        given = {"input_ids": ids, "attention_mask": mask}
+        arguments = {"input_ids": ids, "attention_mask": mask}
         if model.padding_id is not None:
             ids[ids == model.padding_id] += 1
         with torch.no_grad():
-            theirs = self.__wrapped__(**given, return_dict=True, **dict.fromkeys(wanted, True))  # type: ignore[attr-defined]
-            ours = _compute(model, given, "output_hidden_states" in wanted, "output_attentions" in wanted)
+            theirs = self.__wrapped__(**arguments, return_dict=True, **dict.fromkeys(wanted, True))  # type: ignore[attr-defined]
+            ours = _compute(model, arguments, "output_hidden_states" in wanted, "output_attentions" in wanted)
         names = [name for name, value in theirs.items() if value is not None]
         if names[0] != "last_hidden_state" or not set(ours) <= set(names) or any(len(theirs[n]) for n in set(names) - set(ours)):
             raise Unsupported(f"its output has {', '.join(names)}, and the kernels make {', '.join(ours)}")
@@ -173,7 +176,7 @@ class PretrainedForward(Forward):
 
 
 def _alike(ours: Array, theirs: Array, real: Array) -> bool:
-    """Tell whether two results are the same up to rounding, as far as they belong to real tokens."""
+    """Tell whether two results are the same up to rounding at real tokens."""
     if ours.shape != theirs.shape:
         return False
     if ours.ndim == 4:  # (B, H, T, T)
@@ -183,9 +186,9 @@ def _alike(ours: Array, theirs: Array, real: Array) -> bool:
     return bool(np.isfinite(theirs).all() and np.abs(ours - theirs).max() <= _PROBE_LIMIT * np.abs(theirs).max())
 
 
-def _compute(model: _Model, given: dict[str, Any], hidden_states: bool, attentions: bool) -> dict[str, Any]:
+def _compute(model: _Model, arguments: dict[str, Any], hidden_states: bool, attentions: bool) -> dict[str, Any]:
     """Return the outputs under their names."""
-    encoder, source, real, types = _inputs(model, given)
+    encoder, source, real, types = _inputs(model, arguments)
     found: dict[str, Any] = {}
     if hidden_states or attentions:
         out, *more = encoder(source, real, token_type_ids=types, return_hidden_states=hidden_states, return_attention=attentions)
@@ -202,49 +205,42 @@ def _compute(model: _Model, given: dict[str, Any], hidden_states: bool, attentio
 
 def _encode(encoder: Encoder, source: Array, real: Array | None, types: Array | None) -> Array:
     """Return hidden states (B, T, C) of ids (B, T) or embeddings (B, T, C)."""
-    b, t = source.shape[:2]
-    if real is None or real.all():
-        flat, offsets = source.reshape(b * t, *source.shape[2:]), np.arange(b + 1, dtype=np.int64) * t
-        types = None if types is None else types.reshape(b * t)
-        return encoder.forward_packed(flat, offsets, token_type_ids=types).reshape(b, t, -1)
-    out = np.zeros((b, t, encoder.config.hidden_dim), np.float32)
-    offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
-    out[real] = encoder.forward_packed(source[real], offsets, token_type_ids=None if types is None else types[real])
-    return out
+    batch = pack(source, real, types)
+    return unpack(encoder.forward_packed(batch.rows, batch.offsets, token_type_ids=batch.token_types), batch.real)
 
 
-def _inputs(model: _Model, given: dict[str, Any]) -> tuple[Encoder, Array, Array | None, Array | None]:
-    """Return an encoder and what it takes: ids or embeddings, the real tokens (None: all), token types."""
-    ids = given.get("input_ids")
-    embeds = given.get("inputs_embeds")
+def _inputs(model: _Model, arguments: dict[str, Any]) -> tuple[Encoder, Array, Array | None, Array | None]:
+    """Return an encoder and its inputs: ids or embeddings, the real tokens (None: all), token types."""
+    ids = arguments.get("input_ids")
+    embeds = arguments.get("inputs_embeds")
     if ids is not None:
         x = array("input_ids", ids, IDS)
         if x.ndim != 2:
-            raise Unfit(f"input_ids has shape {x.shape}, not (B, T)")
+            raise NotAccelerated(f"input_ids has shape {x.shape}, not (B, T)")
     else:
         x = array("inputs_embeds", embeds)
         if x.ndim != 3 or x.shape[2] != model.config.input_dim:
-            raise Unfit(f"inputs_embeds has shape {x.shape}, not (B, T, {model.config.input_dim})")
+            raise NotAccelerated(f"inputs_embeds has shape {x.shape}, not (B, T, {model.config.input_dim})")
     b, t = x.shape[:2]
     if not t:
-        raise Unfit("there are no tokens")
-    real = _real(given.get("attention_mask"), (b, t))
-    types = given.get("token_type_ids")
+        raise NotAccelerated("there are no tokens")
+    real = _real(arguments.get("attention_mask"), (b, t))
+    types = arguments.get("token_type_ids")
     if types is not None:
         types = array("token_type_ids", types, IDS)
         if types.shape != (b, t):
-            raise Unfit(f"token_type_ids has shape {types.shape} instead of {(b, t)}")
+            raise NotAccelerated(f"token_type_ids has shape {types.shape} instead of {(b, t)}")
     relative = model.config.positions != "learned" or model.config.relative_buckets > 0
     if real is not None and not _starts_at_zero(real):
-        raise Unfit("a sequence begins with padding: its first position, which heads read, would be zeros")
+        raise NotAccelerated("a sequence begins with padding: its first position, which heads read, would be zeros")
     if relative and real is not None and (real[:, 1:] > real[:, :-1]).any():
-        raise Unfit("the mask has holes, and in this model positions are relative")
-    usual = _usual_positions(model, given.get("position_ids"), None if ids is None else x, real, (b, t))
+        raise NotAccelerated("the mask has holes, and in this model positions are relative")
+    usual = _usual_positions(model, arguments.get("position_ids"), None if ids is None else x, real, (b, t))
     if not usual and model.config.positions != "learned":
-        raise Unfit("position_ids are not 0, 1, 2, ...")
+        raise NotAccelerated("position_ids are not 0, 1, 2, ...")
     if usual and ids is not None:
         return model.encoder, x, real, types
-    return model.body(), model.embed(given), real, None
+    return model.body(), model.embed(arguments), real, None
 
 
 def _real(mask: Any, shape: tuple[int, int]) -> Array | None:
@@ -253,7 +249,7 @@ def _real(mask: Any, shape: tuple[int, int]) -> Array | None:
         return None
     found = array("attention_mask", mask, _MASKS)
     if found.shape != shape:
-        raise Unfit(f"attention_mask has shape {found.shape} instead of (B, T) = {shape}")
+        raise NotAccelerated(f"attention_mask has shape {found.shape} instead of (B, T) = {shape}")
     return found if found.dtype == np.bool_ else found != 0
 
 
@@ -268,10 +264,10 @@ def _usual_positions(model: _Model, position_ids: Any, ids: Array | None, real: 
     if position_ids is not None:
         places = array("position_ids", position_ids, IDS)
         if places.shape not in (shape, (1, shape[1])):
-            raise Unfit(f"position_ids has shape {places.shape} instead of {shape}")
+            raise NotAccelerated(f"position_ids has shape {places.shape} instead of {shape}")
         places = np.broadcast_to(places - first, shape)
     elif model.padding_id is not None and ids is not None:
-        # Such a model counts the tokens that are not padding by their ids, whatever the mask says.
+        # RoBERTa and MPNet count positions by the ids that are not the padding id; the mask has no effect on that.
         counted = ids != model.padding_id
         places = np.where(counted, np.cumsum(counted, axis=1) - 1, -1)
     else:

@@ -1,4 +1,4 @@
-"""The control groups that this process is in, whose limits are a container's."""
+"""Finds the control groups of this process, which hold a container's limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ROOT, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def control_groups(controller: str, root: Path = _ROOT, own: Path = _OWN) -> list[Path]:
-    """Return the folders of a controller ("cpu", "memory"), version 2 or 1, from this process's own up to the root."""
+    """Return the folders of a controller ("cpu", "memory") of version 2 or 1, from this process's group up to the root."""
     found: list[Path] = []
     with contextlib.suppress(OSError, ValueError):
         for line in own.read_text("utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""Files that are written in one step: a reader sees all of the old one or all of the new one."""
+"""Writes files atomically: a reader sees the whole old file or the whole new one."""
 
 from __future__ import annotations
 
@@ -14,53 +14,27 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 __all__ = ["replacing", "write_file", "write_json"]
-
-
-# A temporary file that a killed process was writing is removed when it is older than this, in seconds: computing what comes
-# into it can take hours, in which nothing is written.
+# Seconds after which the temporary file of a killed process is removed: a live process can compute for hours between writes.
 _ABANDONED = 24 * 3600.0
-
-
-# Letters of a file's name in that of its temporary file: of four bytes each they still leave room in a name.
-_NAMED = 50
-
-
-# Bytes that are copied at a time.
-_COPIED = 2**20
+# The most letters of a file's name in the name of its temporary file, which then fits the limit of 255 bytes.
+_MOST_LETTERS = 50
+# Bytes of a block that is copied at a time.
+_BLOCK = 2**20
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes the place of `path` at the end, and is removed if there is an error before.
+    """Open a temporary file in the same folder, which replaces `path` at the end, or is removed after an error.
 
-    Whoever reads `path` meanwhile sees all of the old file or all of the new one; of several writers the last one stays.
-
-    Parameters
-    ----------
-    path : Path
-        The file to write.
-    follow : bool
-        Of a symbolic link, replace what it leads to and not the link.
-
-    Yields
-    ------
-    binary file
-        The temporary file, in the same folder.
-
-    Raises
-    ------
-    IsADirectoryError
-        `path` is a folder.
-    OSError
-        It cannot be written, or is a pipe or a device; the message names `path`.
+    Of several writers the last one wins.  `follow`: replace the target of a symbolic link, not the link.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: cannot be written: it is a folder")
     if path.exists() and not path.is_file():
         raise OSError(f"{path}: cannot be written: it is not a plain file")
     target = Path(os.path.realpath(path)) if follow else path
-    stem = f".{target.name[:_NAMED]}"
-    # Numbers of processes come again: in a container each is the first.
+    stem = f".{target.name[:_MOST_LETTERS]}"
+    # Not the process id, which repeats: in every container it is 1.
     temporary = target.with_name(f"{stem}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         file = temporary.open("xb")
@@ -70,7 +44,7 @@ def replacing(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
         with file:
             yield file
             file.flush()
-            # A system that goes down may otherwise keep the new name and not what is in the file.
+            # Without fsync a system crash may keep the new name, but not the content.
             os.fsync(file.fileno())
         temporary.replace(target)
     finally:
@@ -82,40 +56,18 @@ def replacing(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_file(path: Path, content: bytes | Path) -> None:
-    """Write a file in one step: whoever reads or has mapped what was there before keeps all of it.
+    """Write bytes, or a copy of a file, atomically: readers and memory maps of the old file keep all of it.
 
-    A symbolic link is replaced: none that is found in a model's folder leads out of it.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    content : bytes or Path
-        What it will hold, or the file that it will be a copy of.
-
-    Raises
-    ------
-    IsADirectoryError
-        `path` is a folder.
-    OSError
-        It cannot be written, or the other file cannot be read.
+    A symbolic link is replaced, so a link in a model folder cannot direct the write to a file outside.
     """
     if isinstance(content, bytes):
         with replacing(path, follow=False) as file:
             file.write(content)
         return
     with content.open("rb") as source, replacing(path, follow=False) as file:
-        shutil.copyfileobj(source, file, _COPIED)
+        shutil.copyfileobj(source, file, _BLOCK)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    content : object
-        What it will hold.
-    """
+    """Write a JSON file atomically."""
     write_file(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Ctrl-C during a long kernel."""
+"""Runs signal handlers, such as that of Ctrl-C, during a long kernel."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import os
 import threading
 from collections.abc import Callable
 
-# How often, in seconds, a call that is to end is told so.
-_AGAIN = 0.005
-# How long to wait before a look at whether the thread of the call is still there.  In Windows no signal ends a wait.
-_LOOK = 0.05 if os.name == "nt" else 1.0
+# Seconds between two calls of `stop`.
+_STOP_INTERVAL = 0.005
+# Seconds between two checks that the worker thread is alive.  In Windows a signal does not end a wait, hence the short one.
+_CHECK_INTERVAL = 0.05 if os.name == "nt" else 1.0
 _new_lock = threading.Lock
 
 
 def interruptible(call: Callable[[], object], stop: Callable[[], object] | None) -> None:
-    """Run `call` so that signals are handled meanwhile; where a handler raises, have `stop` end the call, and raise.
+    """Run `call` while signals are handled; if a handler raises, end the call by `stop`, and raise.
 
-    Python handles signals in its main thread, between two of its own instructions, and a kernel is one: there another thread
-    makes the call while the main one waits.  `stop` is called until the call has ended; with None, the call is left to itself.
+    Python runs signal handlers in its main thread, between two bytecode instructions, and a kernel is a single instruction: a
+    worker thread makes the call while the main thread waits.  `stop` is called until the call has ended; with None, the call
+    runs on by itself.
     """
     if threading.current_thread() is not threading.main_thread():
         call()
         return
-    # Taken by whoever is first, the thread that makes the call or the handler's exception, which may come before it.
+    # `begun` decides a race: either the worker thread starts the call, or an exception arrives first and the call never starts.
     begun, ended = _new_lock(), _new_lock()
     done: list[BaseException | None] = []
 
@@ -45,10 +46,10 @@ def interruptible(call: Callable[[], object], stop: Callable[[], object] | None)
         except RuntimeError:
             if thread.ident is not None:
                 raise
-            # There is no thread to be had, by a limit of the system or because the interpreter ends.
+            # No thread can be started: the system's limit is reached, or the interpreter shuts down.
             body()
         while not done:
-            if not ended.acquire(timeout=_LOOK) and not thread.is_alive() and not done:
+            if not ended.acquire(timeout=_CHECK_INTERVAL) and not thread.is_alive() and not done:
                 raise RuntimeError("the thread of a long call ended before the call")
     except BaseException:
         if not begun.acquire(blocking=False) and stop is not None:
@@ -59,10 +60,10 @@ def interruptible(call: Callable[[], object], stop: Callable[[], object] | None)
 
 
 def _wait(done: list[BaseException | None], ended: threading.Lock, stop: Callable[[], object]) -> None:
-    """Call `stop` until the call is done, whatever signals come."""
+    """Call `stop` until the call is done; further exceptions of signal handlers are dropped."""
     while not done:
         try:
             stop()
-            ended.acquire(timeout=_AGAIN)
+            ended.acquire(timeout=_STOP_INTERVAL)
         except BaseException:
             continue

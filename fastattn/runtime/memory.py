@@ -1,4 +1,4 @@
-"""Memory that is still free, so that a result which would not fit is refused before it is begun."""
+"""Finds out how much memory is free, so that results that would not fit are refused before they are computed."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pathlib import Path
 from fastattn.runtime.control_groups import control_groups
 
 _GIB = 2**30
-# Less than this is not worth the tenth of a millisecond that asking the system takes.
+# Sizes below this are not checked: asking the system takes a tenth of a millisecond.
 LARGE = 2**26
-# Pages of files, however often they were read, and caches of the kernel's own: `MemAvailable` counts them too.
+# Memory that the system reclaims under pressure (pages of files, its own caches); `MemAvailable` counts it as free too.
 _RECLAIMED = ("active_file", "inactive_file", "slab_reclaimable")
 
 
 def check_large(size: int, what: str, *values: object) -> None:
-    """Like `check_fits`, for sizes that are mostly small: those below LARGE pass at once; `values` are put into `what`."""
+    """`check_fits` for a size of at least LARGE; `values` are formatted into `what`."""
     if size >= LARGE:
         check_fits(size, what.format(*values))
 
 
 def check_fits(size: int, what: str) -> None:
-    """Raise a MemoryError where `size` bytes, for `what`, are more than this process may still take."""
+    """Raise a MemoryError if `size` bytes, for `what`, are more than this process may still allocate."""
     free = free_bytes()
     if free is not None and size > free:
         raise MemoryError(f"{what} would take {size / _GIB:,.1f} GiB, and {free / _GIB:,.1f} GiB are free")
 
 
 def free_bytes() -> int | None:
-    """Return what the system has left, or this process's control groups if that is less; None where nothing tells."""
+    """Return the free bytes of the system, or of this process's control groups if that is less; None if neither is known."""
     found = [_system_free(), *map(_group_free, _groups())]
     known = [size for size in found if size is not None]
     return min(known) if known else None
@@ -47,7 +47,7 @@ def _groups() -> list[Path]:
 
 
 def _group_free(folder: Path) -> int | None:
-    """Return the limit of a group without what it uses; what the kernel takes back before it ends a process counts as free."""
+    """Return the limit of a group minus its use; memory that the system reclaims before it kills a process counts as free."""
     for limit, usage, prefix in (
         ("memory.max", "memory.current", ""),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),

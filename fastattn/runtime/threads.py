@@ -1,4 +1,4 @@
-"""Numba's threads: their layer, how many a call may use, and what is left of them in a forked child."""
+"""Numba's threads: the threading layer, the number that a call may use, and forked children, in which they may be gone."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ workqueue_lock = threading.RLock()
 _MAIN = threading.main_thread().ident
 # Whether a thread other than the main one may have run a kernel in parallel.
 _threaded = False
-# In a forked child: the layer that its parent had started, and whether its parent had other threads of any kind.
+# In a forked child: the layer that the parent had started, and whether the parent had any other threads.
 _forked = False
 _inherited: str | None = None
 _of_many = False
 
 
 class _Fork(threading.local):
-    """A fork that a thread has under way: the locks taken for it, and what handlers of signals raised meanwhile."""
+    """A thread's fork in progress: the locks that it holds, and the exceptions of signal handlers meanwhile."""
 
     def __init__(self) -> None:
         self.held: list[Any] = []
@@ -50,7 +50,7 @@ _fork = _Fork()
 
 
 def _locks() -> list[Any]:
-    """What a thread may hold while it compiles or starts the layer, in the order in which they are taken."""
+    """Return the locks that a thread may hold while it compiles or starts the layer, in the order of acquisition."""
     found = [global_compiler_lock._lock, _layer_lock, getattr(getattr(llvm, "_lock", None), "_lock", None)]
     return [lock for lock in found if lock is not None]
 
@@ -70,8 +70,11 @@ def _release_locks() -> None:
         _fork.held.pop()
 
 
-def _whatever_comes(step: Callable[[], None]) -> None:
-    """Do a step of a fork to its end: what a handler raises in there would be lost, and half of the step with it."""
+def _uninterrupted(step: Callable[[], None]) -> None:
+    """Retry `step` until it finishes.
+
+    An exception from a signal handler would otherwise abort it half-way inside `os.fork`, where Python discards it.
+    """
     while True:
         try:
             step()
@@ -81,18 +84,18 @@ def _whatever_comes(step: Callable[[], None]) -> None:
 
 
 def _before_fork() -> None:
-    """Wait for what is being compiled: the child has no thread that would finish it."""
+    """Wait until other threads have finished compiling: in the child they do not exist."""
     global _of_many, _threaded
     _of_many = _has_threads()
     _threaded = _threaded or threading.current_thread() is not threading.main_thread()
     _fork.raised.clear()
-    _whatever_comes(_take_locks)
+    _uninterrupted(_take_locks)
 
 
 def _after_fork_in_parent() -> None:
-    _whatever_comes(_release_locks)
+    _uninterrupted(_release_locks)
     if any(isinstance(error, KeyboardInterrupt) for error in _fork.raised):
-        # Once more, when this is over: Python ignores what is raised here.
+        # Send SIGINT again after the fork: Python discards exceptions that are raised in here.
         again = threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGINT])
         again.daemon = True
         again.start()
@@ -104,14 +107,14 @@ def _after_fork_in_child() -> None:
     with contextlib.suppress(ValueError):
         _inherited = numba.threading_layer()
     workqueue_lock = threading.RLock()
-    # Numba's own: what a thread of the parent held, and what is shared between processes, one of which may be killed.
+    # Locks of Numba: the first may be held by a thread of the parent, the second by another process, which may be killed.
     parallel._backend_init_thread_lock = threading.RLock()
     if parallel._backend_init_process_lock is not None:
         parallel._backend_init_process_lock = threading.RLock()
-    # The threads of the tokenizers are the parent's; with this set they are waited for.
+    # With this set, the tokenizers library would wait for its threads, which only the parent has.
     if os.environ.get("TOKENIZERS_PARALLELISM"):
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _whatever_comes(_release_locks)
+    _uninterrupted(_release_locks)
 
 
 def _has_threads() -> bool:
@@ -121,10 +124,11 @@ def _has_threads() -> bool:
 
 
 def _survives() -> bool:
-    """Whether the layer of this forked child may start threads.
+    """Tell whether the layer may start threads in this forked child.
 
-    Numba ends a child that enters a parallel region of the omp that its parent started, and GNU's omp hangs in a child whose
-    parent ran any region, of torch say.  tbb stops its threads for a fork from the main thread, unless others use them.
+    With omp, Numba kills a child that enters a parallel region after the parent started omp, and GNU's omp hangs in a child
+    whose parent ran any parallel region, of torch for example.  tbb stops its threads before a fork of the main thread, unless
+    other threads use them.
     """
     if layer == "omp":
         return _inherited is None and not _of_many
@@ -136,7 +140,7 @@ if JIT and hasattr(os, "register_at_fork"):
 
 
 def _load_tbb() -> None:
-    """Load ``libtbb`` from its wheel: inside a virtual environment it is not on the loader's path."""
+    """Load ``libtbb`` from its wheel: in a virtual environment it is not on the loader's path."""
     if sys.platform != "linux":
         return
     for root in dict.fromkeys((sys.prefix, sys.base_prefix)):
@@ -148,16 +152,16 @@ def _load_tbb() -> None:
 
 
 def _keep_freed_arrays() -> None:
-    """Free 8 MiB once, untouched: from then on glibc keeps arrays up to that size for reuse.
+    """Allocate and free 8 MiB once: glibc then keeps freed arrays up to that size for reuse.
 
-    By its starting thresholds it gives a result of 512 KiB back to the system in every call, and all its pages are faulted in
-    again by the next one: 0.3 of the 1.1 ms of an attention.
+    By default glibc returns a result of 512 KiB to the system in every call, and the next call has a page fault for each of its
+    pages: 0.3 of the 1.1 ms of an attention.
     """
     np.empty(8 << 20, np.uint8)
 
 
 def threading_layer() -> str:
-    """Start Numba's threads if they are not running, and name their layer: tbb, omp or workqueue."""
+    """Start Numba's threads if they are not running, and return the name of their layer: tbb, omp or workqueue."""
     global layer, _threaded
     if layer is None:
         with _layer_lock:
@@ -167,19 +171,19 @@ def threading_layer() -> str:
                     return layer
                 _load_tbb()
                 _keep_freed_arrays()
-                # Numba looks up how processes are started, which settles it: set_start_method would then fail.
+                # Numba reads the start method of processes, which fixes it: set_start_method would fail from then on.
                 chosen = multiprocessing.get_start_method(allow_none=True)
                 parallel._launch_threads()
                 if chosen is None:
                     multiprocessing.set_start_method(None, force=True)
-                # tbb's main thread is the one that started it.
+                # To tbb, the thread that started it is the main thread.
                 _threaded = _threaded or threading.get_ident() != _MAIN
                 layer = numba.threading_layer()
     return layer
 
 
 def _cpu_quota(*places: pathlib.Path) -> float:
-    """CPUs that the control groups grant, by default those of `control_groups`; infinite without a limit."""
+    """Return the number of CPUs that the control groups grant; infinite without a limit."""
     return min(map(_quota_of, control_groups("cpu", *places)), default=float("inf"))
 
 
@@ -199,9 +203,9 @@ _quota: float | None = None
 
 
 def thread_count() -> int:
-    """Threads that a call may use now: Numba's setting, the affinity mask and the CPU quota, whichever is least.
+    """Return the number of threads that a call may use: the least of Numba's setting, the affinity mask and the CPU quota.
 
-    One in a child forked after the kernels ran, where the layer's threads do not survive that.
+    1 in a child that was forked after the kernels ran, if the layer cannot start threads there.
     """
     global _quota, _threaded
     threading_layer()
@@ -213,7 +217,7 @@ def thread_count() -> int:
         _threaded = True
     if _quota is None:
         _quota = _cpu_quota()
-    # numba.get_num_threads would take a lock that is shared with every forked child, and is lost with one that is killed.
+    # Not numba.get_num_threads, which takes a lock shared with all forked children: if one is killed, nobody releases it.
     count = int(parallel._get_num_threads())
     if hasattr(os, "sched_getaffinity"):
         count = min(count, len(os.sched_getaffinity(0)))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastattn.checkpoint.folder import CheckpointError, own_file
 from fastattn.checkpoint.hub import find_model
+from fastattn.encoder.padding import pack, unpack
 from fastattn.runtime.files import write_file, write_json
 from fastattn.text.batches import Packed, checked, tokenize
 from fastattn.text.compatibility import (
@@ -374,21 +375,12 @@ class TextModel:
             raise ValueError(f"input_ids must have shape (B, T), got {ids.shape}")
         if ids.dtype.kind not in "iu":
             raise TypeError(f"input_ids must be whole numbers, got {ids.dtype}")
-        real = self._pipeline.transformer.encoder._mask(input.get("attention_mask"), ids.shape)
-        types = input.get("token_type_ids")
-        if types is not None:
-            types = np.asarray(types)
-            if types.shape != ids.shape:
-                raise ValueError(f"token_type_ids must have shape {ids.shape}, got {types.shape}")
-            types = types[real]
-        offsets = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int64)
-        batch = Packed(np.arange(len(ids)), ids[real], types, offsets, 0)
+        tokens, offsets, types, real = pack(ids, input.get("attention_mask"), input.get("token_type_ids"))
+        batch = Packed(np.arange(len(ids)), tokens, types, offsets, 0)
         result = dict(input)
         for name, rows in self._pipeline.features(batch, _prompt_length(input)).items():
             if name in self._pipeline.token_names:
-                padded = np.zeros((*ids.shape, rows.shape[1]), np.float32)
-                padded[real] = rows
-                rows = padded
+                rows = unpack(rows, real)
             result[name] = as_tensors(rows) if is_tensor(input["input_ids"]) else rows
         return result
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.encoder.encoder import Encoder
+from fastattn.encoder.pooling import normalize
 from fastattn.runtime.memory import LARGE, check_fits, check_large, free_bytes
 from fastattn.text.base import TextModel
 from fastattn.text.batches import Packed
@@ -20,7 +21,7 @@ from fastattn.text.model_folder import Recipe, check_modules, read_modules_of
 from fastattn.text.modules import Module, Pooling, Transformer
 from fastattn.text.modules.module import SENTENCE, TOKENS
 from fastattn.text.quantization import PRECISIONS, quantize_embeddings
-from fastattn.text.similarity import SIMILARITIES, normalize, similarity, similarity_pairwise
+from fastattn.text.similarity import SIMILARITIES, similarity, similarity_pairwise
 from fastattn.text.tensors import as_tensors, check_torch, is_tensor
 
 __all__ = ["SentenceTransformer"]

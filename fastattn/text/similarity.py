@@ -8,30 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastattn.encoder.pooling import normalize
 from fastattn.runtime.memory import check_large
 
-__all__ = ["SIMILARITIES", "as_float", "normalize", "similarity", "similarity_pairwise"]
+__all__ = ["SIMILARITIES", "as_float", "similarity", "similarity_pairwise"]
 
 logger = logging.getLogger(__name__)
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-
-
-def normalize(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide each row by its length, ``x / max(||x||, 1e-12)``.
-
-    Parameters
-    ----------
-    embeddings : float32, (B, C)
-        The rows.
-
-    Returns
-    -------
-    float32, (B, C)
-        Rows of length 1; a row of zeros stays.
-    """
-    length = np.sqrt(np.sum(embeddings * embeddings, axis=1, keepdims=True))
-    return np.asarray(embeddings / np.maximum(length, np.float32(1e-12)))
 
 
 def similarity(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastattn.checkpoint.families import FAMILIES
 from fastattn.checkpoint.folder import CheckpointError, read_object
 from fastattn.tokenizer.calls import ROLES
 
@@ -23,7 +24,7 @@ _WITH_TOKEN_TYPES = ("BertTokenizer", "BertTokenizerFast", "ElectraTokenizer", "
 
 
 # And the models that have such a class, where the folder does not name one.
-_MODELS_WITH_TOKEN_TYPES = ("bert", "distilbert", "electra", "nomic_bert")
+_MODELS_WITH_TOKEN_TYPES = {name for name, family in FAMILIES.items() if family.has_token_types}
 
 
 SPECIAL_TOKENS = tuple(f"{role}_token" for role in ROLES)

@@ -14,7 +14,7 @@ import sentence_transformers
 import torch
 import transformers
 
-from fastattn.text.modules.activations import ACTIVATIONS
+from fastattn.text.modules.activations import TORCH_ACTIVATIONS
 from tests.support.peer_cases import DATA, embedding_answers, score_answers
 
 VERSION = 1
@@ -41,7 +41,7 @@ def activations() -> dict[str, Any]:
     """Return torch's activations on a grid, in float64 and in float32."""
     grid = torch.linspace(-30, 30, 1201, dtype=torch.float32).reshape(1, -1)
     found = {"grid": grid.numpy()}
-    for name in ACTIVATIONS:
+    for name in TORCH_ACTIVATIONS:
         function = getattr(torch.nn, name)(**({"dim": 1} if name == "Softmax" else {}))
         found[f"{name}/float64"] = function(grid.double()).numpy()
         found[f"{name}/float32"] = function(grid).numpy()

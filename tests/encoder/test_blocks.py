@@ -156,7 +156,7 @@ def test_layers_that_share_their_arrays_are_packed_once() -> None:
     shared = parameters | {name.replace(".0.", f".{i}."): value for i in range(LAYERS) for name, value in first.items()}
     copied = {name: value.copy() for name, value in shared.items()}
     one, many = Encoder(model.config, parameters=shared), Encoder(model.config, parameters=copied)
-    assert one._packed.weights.size < 0.5 * many._packed.weights.size
+    assert one._packed.matrices.size < 0.5 * many._packed.matrices.size
     assert (one._packed.layout == one._packed.layout[0]).all()
     assert one.parameters_count < many.parameters_count
     ids, mask = batch(3, 20)

@@ -96,7 +96,7 @@ def test_the_call_has_ended_when_the_handlers_exception_arrives(monkeypatch: pyt
             self.lock = threading.Lock()
 
         def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-            if timeout == interrupt._LOOK and self.lock.locked():
+            if timeout == interrupt._CHECK_INTERVAL and self.lock.locked():
                 time.sleep(0.1)
                 raise Alarm
             return self.lock.acquire(blocking, timeout)
@@ -129,7 +129,7 @@ def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_where_the_thread_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a hook of threads that raises, say: nobody would ever say that the call has ended."""
-    monkeypatch.setattr(interrupt, "_LOOK", 0.01)
+    monkeypatch.setattr(interrupt, "_CHECK_INTERVAL", 0.01)
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
 
     def fail() -> None:

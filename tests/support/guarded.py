@@ -20,9 +20,9 @@ import fastattn
 from fastattn import Encoder, EncoderConfig
 from fastattn.encoder import forward, tables
 from fastattn.kernels.compile import jit
-from fastattn.kernels.encoder.pool import POOLINGS
+from fastattn.kernels.encoder.pool import POOLINGS, normalize_kernel, pool_kernel
 from fastattn.kernels.ops import _arrays, linear
-from fastattn.kernels.vector.activations import ACTIVATIONS
+from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.kernels.vector.target import TILE_ROWS
 from fastattn.parameters import random_parameters
 
@@ -87,7 +87,9 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
         bias = normal(guard, n, dtype=dtype)
         out = guard.empty((m, n), dtype)
         fastattn.linear(normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype), bias, activation="gelu", out=out)
-    for activation, (m, n, k) in itertools.product(ACTIVATIONS, ((3, 17, 3), (linear.ROW_BLOCK + 1, 33, linear.SUM_BLOCK + 1))):
+    for activation, (m, n, k) in itertools.product(
+        ACTIVATION_KINDS, ((3, 17, 3), (linear.ROW_BLOCK + 1, 33, linear.SUM_BLOCK + 1))
+    ):
         yield f"linear {m} {n} {k} {activation}"
         x, weight = normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype)
         fastattn.linear(x, weight, activation=activation, out=guard.empty((m, n), dtype))
@@ -158,7 +160,7 @@ def encoders(guard: Guard) -> Iterator[str]:
 def choices(guard: Guard) -> Iterator[str]:
     """Run every choice of a configuration that the schedules do not share, on ids and on hidden states."""
     for number, (activation, gated, positions, causal) in enumerate(
-        itertools.product([name for name in ACTIVATIONS if name], (False, True), ("sinusoidal", "rotary", None), (False, True))
+        itertools.product([name for name in ACTIVATION_KINDS if name], (False, True), ("sinusoidal", "rotary", None), (False, True))
     ):
         c, e = ((32, None), (30, 17))[number % 2]
         options: dict[str, Any] = {"gated": gated, "positions": positions, "is_causal": causal, "embedding_dim": e}
@@ -178,6 +180,20 @@ def choices(guard: Guard) -> Iterator[str]:
         model(ids, return_hidden_states=True, return_attention=True)
         dropping = Encoder(EncoderConfig(2, config.num_heads, c, 33, 0.1, activation=activation, vocab_size=9, **options))
         dropping(ids, training=True, rng=np.random.default_rng(0))
+
+
+def poolings(guard: Guard) -> Iterator[str]:
+    """Pool rows that are at hand, and divide them by their lengths."""
+    for c, lengths, skip in itertools.product(EDGES, ([1], [17, 0, 3]), (0, 2)):
+        offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
+        x = normal(guard, int(offsets[-1]), c)
+        for mode in filter(None, POOLINGS):
+            yield f"pooling {c} {lengths} {skip} {mode}"
+            out = guard.empty((len(lengths), c))
+            pool_kernel(x, offsets, skip, POOLINGS[mode], out, 1)
+            pool_kernel(x, offsets, skip, POOLINGS[mode], out, 2)
+            normalize_kernel(out, 1)
+            normalize_kernel(out, 2)
 
 
 def families(guard: Guard) -> Iterator[str]:
@@ -223,7 +239,7 @@ def main() -> None:
         # So short a call that a second thread is worth it, or none that is.
         _arrays._US_PER_THREAD = 1e-9 if threads else 1e9
         ops = (cases(guard, np.float32), cases(guard, np.float64), halves(guard))
-        for steps in ops if threads else (*ops, encoders(guard), choices(guard), families(guard)):
+        for steps in ops if threads else (*ops, encoders(guard), choices(guard), poolings(guard), families(guard)):
             for name in steps:
                 print(name, file=sys.stderr, flush=True)
                 done += 1

@@ -13,7 +13,7 @@ import pytest
 
 import fastattn
 from fastattn import CrossEncoder, SentenceTransformer
-from fastattn.text.modules.activations import ACTIVATIONS
+from fastattn.text.modules.activations import TORCH_ACTIVATIONS
 from fastattn.text.quantization import quantize_embeddings
 from tests.support.peer_cases import DATA, assert_alike, embedding_answers, score_answers
 from tests.support.tolerance import assert_matches_reference
@@ -78,10 +78,10 @@ def test_scores_live(tmp_path: Path, peer: Any) -> None:
 
 
 @pytest.mark.jit
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", TORCH_ACTIVATIONS)
 def test_activations(name: str) -> None:
     golden = stored("activation")
-    assert_matches_reference(ACTIVATIONS[name](golden["grid"]), golden[f"{name}/float64"], golden[f"{name}/float32"])
+    assert_matches_reference(TORCH_ACTIVATIONS[name](golden["grid"]), golden[f"{name}/float64"], golden[f"{name}/float32"])
 
 
 def test_quantized_as_theirs(caplog: pytest.LogCaptureFixture) -> None:

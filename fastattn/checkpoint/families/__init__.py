@@ -1,23 +1,23 @@
-"""The model families that are read: one module for each kind of names, one entry for each ``model_type``."""
+"""The supported model families by ``model_type``, and the only list of them; a module for each set of tensor names."""
 
 from fastattn.checkpoint.config_json import Settings
 from fastattn.checkpoint.families.albert import ALBERT
 from fastattn.checkpoint.families.bert import BERT
 from fastattn.checkpoint.families.distilbert import DISTILBERT
 from fastattn.checkpoint.families.electra import ELECTRA
-from fastattn.checkpoint.families.family import Dense, Family, Head, Names, Rows
+from fastattn.checkpoint.families.family import Block, Family, Head, Names, Step
 from fastattn.checkpoint.families.modernbert import MODERNBERT
 from fastattn.checkpoint.families.mpnet import MPNET
 from fastattn.checkpoint.families.nomic_bert import NOMIC_BERT
-from fastattn.checkpoint.families.roberta import ROBERTA
+from fastattn.checkpoint.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
-__all__ = ["FAMILIES", "Dense", "Family", "Head", "Names", "Rows", "Settings"]
+__all__ = ["FAMILIES", "Block", "Family", "Head", "Names", "Settings", "Step"]
 
 FAMILIES: dict[str, Family] = {
     "bert": BERT,
     "roberta": ROBERTA,
-    "xlm-roberta": ROBERTA,
-    "camembert": ROBERTA,
+    "xlm-roberta": XLM_ROBERTA,
+    "camembert": CAMEMBERT,
     "distilbert": DISTILBERT,
     "mpnet": MPNET,
     "electra": ELECTRA,

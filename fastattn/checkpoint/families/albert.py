@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from fastattn.checkpoint.config_json import Settings
 from fastattn.checkpoint.families.bert import EMBEDDINGS, bert_config
-from fastattn.checkpoint.families.family import Dense, Family, Head, Names
+from fastattn.checkpoint.families.family import Family, Head, Names, Step
 from fastattn.config import EncoderConfig
 
 __all__ = ["ALBERT"]
 
 _ACTIVATION = "gelu_new"
-# A few tensors can stand for any number of layers: here the file does not limit it.
+# Layers share tensors, so the size of the file sets no limit to their number.
 _MOST_LAYERS = 1000
 
 
 def _config(settings: Settings) -> EncoderConfig:
-    # What the first ALBERT's configuration could ask for.
+    # Options of the first ALBERT's configuration.
     settings.only(net_structure_type=0, num_memory_blocks=0, gap_size=0, down_scale_factor=1)
     outer, inner = settings.size("num_hidden_layers"), settings.size("inner_group_num", 1)
     if outer * inner > _MOST_LAYERS:
@@ -31,13 +31,13 @@ def _config(settings: Settings) -> EncoderConfig:
 
 def _layer(settings: Settings, index: int) -> str:
     outer, inner = divmod(index, settings.size("inner_group_num", 1))
-    # transformers divides in this order; another rounds to other groups where the groups do not divide the layers.
+    # In transformers' order of divisions: another order rounds to other groups if the groups do not divide the layers.
     group = int(outer / (settings.size("num_hidden_layers") / settings.size("num_hidden_groups", 1)))
     return f"encoder.albert_layer_groups.{group}.albert_layers.{inner}."
 
 
 def _heads(settings: Settings) -> dict[str, Head]:
-    pooler, classifier = Dense("pooler", activation="tanh"), Dense("classifier", "labels")
+    pooler, classifier = Step("pooler", activation="tanh"), Step("classifier", "labels")
     activation = settings.activation(default=_ACTIVATION)
     return {
         "pooler": Head((pooler,), "cls"),
@@ -45,14 +45,16 @@ def _heads(settings: Settings) -> dict[str, Head]:
         "token-classification": Head((classifier,)),
         "masked-lm": Head(
             (
-                Dense("predictions.dense", "input_dim", activation=activation, norm="predictions.LayerNorm"),
-                Dense("predictions.decoder", "vocab_size", bias_name="predictions.bias", tied=True),
+                Step("predictions.dense", "input_dim", activation=activation, norm="predictions.LayerNorm"),
+                Step("predictions.decoder", "vocab_size", bias_name="predictions.bias", tied=True),
             )
         ),
     }
 
 
 ALBERT = Family(
+    title="ALBERT",
+    model_class="AlbertModel",
     prefixes=("", "albert."),
     config=_config,
     names=(

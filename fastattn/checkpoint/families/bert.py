@@ -5,26 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from fastattn.checkpoint.config_json import Settings
-from fastattn.checkpoint.families.family import Dense, Family, Head, Names
+from fastattn.checkpoint.families.family import Family, Head, Names, Step
 from fastattn.config import EncoderConfig
 
 __all__ = ["BERT", "EMBEDDINGS", "NAMES", "bert_config", "bert_layer"]
 
 
 def bert_layer(settings: Settings, index: int) -> str:
-    """Return what precedes the names of a layer's tensors.
-
-    Parameters
-    ----------
-    settings : Settings
-        ``config.json``.
-    index : int
-        The layer.
-
-    Returns
-    -------
-    str
-    """
+    """Return the prefix of a layer's tensors."""
     return f"encoder.layer.{index}."
 
 
@@ -51,25 +39,7 @@ NAMES = Names(
 
 
 def bert_config(settings: Settings, **changes: Any) -> EncoderConfig:
-    """Read the keys that BERT and its kin have.
-
-    Parameters
-    ----------
-    settings : Settings
-        ``config.json``.
-    **changes
-        Fields to set otherwise.
-
-    Returns
-    -------
-    EncoderConfig
-        What it says.
-
-    Raises
-    ------
-    CheckpointError
-        A value is missing or not supported.
-    """
+    """Return the configuration from the keys that BERT and the models derived from it have, with `changes`."""
     settings.only(position_embedding_type="absolute", is_decoder=False, add_cross_attention=False, pruned_heads={})
     fields: dict[str, Any] = {
         "num_layers": settings.size("num_hidden_layers"),
@@ -88,24 +58,27 @@ def bert_config(settings: Settings, **changes: Any) -> EncoderConfig:
 
 
 def _heads(settings: Settings) -> dict[str, Head]:
-    pooler = Dense("pooler.dense", activation="tanh")
+    pooler = Step("pooler.dense", activation="tanh")
     transform = "cls.predictions.transform"
     return {
         "pooler": Head((pooler,), "cls"),
-        "sequence-classification": Head((pooler, Dense("classifier", "labels")), "cls"),
-        "token-classification": Head((Dense("classifier", "labels"),)),
+        "sequence-classification": Head((pooler, Step("classifier", "labels")), "cls"),
+        "token-classification": Head((Step("classifier", "labels"),)),
         "masked-lm": Head(
             (
-                Dense(f"{transform}.dense", activation=settings.activation(), norm=f"{transform}.LayerNorm"),
-                Dense("cls.predictions.decoder", "vocab_size", bias_name="cls.predictions.bias", tied=True),
+                Step(f"{transform}.dense", activation=settings.activation(), norm=f"{transform}.LayerNorm"),
+                Step("cls.predictions.decoder", "vocab_size", bias_name="cls.predictions.bias", tied=True),
             )
         ),
     }
 
 
 BERT = Family(
+    title="BERT",
+    model_class="BertModel",
     prefixes=("", "bert."),
     config=bert_config,
     names=(NAMES,),
     heads=_heads,
+    has_token_types=True,
 )

@@ -1,10 +1,10 @@
-"""DistilBERT: no token types, and a configuration in words of its own."""
+"""DistilBERT: BERT without token types, and with its own keys in ``config.json``."""
 
 from __future__ import annotations
 
 from fastattn.checkpoint.config_json import Settings
 from fastattn.checkpoint.families.bert import EMBEDDINGS
-from fastattn.checkpoint.families.family import Dense, Family, Head, Names
+from fastattn.checkpoint.families.family import Family, Head, Names, Step
 from fastattn.config import EncoderConfig
 
 __all__ = ["DISTILBERT"]
@@ -32,20 +32,22 @@ def _layer(settings: Settings, index: int) -> str:
 
 
 def _heads(settings: Settings) -> dict[str, Head]:
-    classifier = Dense("classifier", "labels")
+    classifier = Step("classifier", "labels")
     return {
-        "sequence-classification": Head((Dense("pre_classifier", activation="relu"), classifier), "cls"),
+        "sequence-classification": Head((Step("pre_classifier", activation="relu"), classifier), "cls"),
         "token-classification": Head((classifier,)),
         "masked-lm": Head(
             (
-                Dense("vocab_transform", activation=settings.activation("activation"), norm="vocab_layer_norm"),
-                Dense("vocab_projector", "vocab_size", tied=True),
+                Step("vocab_transform", activation=settings.activation("activation"), norm="vocab_layer_norm"),
+                Step("vocab_projector", "vocab_size", tied=True),
             )
         ),
     }
 
 
 DISTILBERT = Family(
+    title="DistilBERT",
+    model_class="DistilBertModel",
     prefixes=("", "distilbert."),
     config=_config,
     names=(
@@ -65,4 +67,5 @@ DISTILBERT = Family(
         ),
     ),
     heads=_heads,
+    has_token_types=True,
 )

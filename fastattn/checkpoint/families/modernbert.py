@@ -1,11 +1,11 @@
-"""ModernBERT: pre-norm, rotary positions, a gate, and layers that see a window between those that see everything."""
+"""ModernBERT: pre-norm, rotary positions, a gate, and local layers, which attend to a window, between global ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastattn.checkpoint.config_json import ACTIVATIONS, Settings
-from fastattn.checkpoint.families.family import Dense, Family, Head, Names, Rows, all_but_tables
+from fastattn.checkpoint.config_json import TRANSFORMERS_ACTIVATIONS, Settings
+from fastattn.checkpoint.families.family import Block, Family, Head, Names, Step, all_but_tables
 from fastattn.config import EncoderConfig
 
 __all__ = ["MODERNBERT"]
@@ -18,12 +18,12 @@ def _config(settings: Settings) -> EncoderConfig:
     settings.only(rope_scaling={}, partial_rotary_factor=1.0, head_dim=width // heads)
     global_every, has_local = _layer_types(settings)
     theta = settings.theta("global_rope_theta", 160000.0, _FULL)
-    # Where local_rope_theta is null, the global one is meant.
+    # A null local_rope_theta means the global base.
     null = "local_rope_theta" in settings.values and settings.values["local_rope_theta"] is None
     local = theta if null else settings.theta("local_rope_theta", 10000.0, _SLIDING)
     fields: dict[str, Any] = {}
     if has_local:
-        # local_attention is the whole window, sliding_window one side of it.
+        # local_attention is the whole window, sliding_window one side of the window.
         window = settings.size("sliding_window", settings.size("local_attention", 128, least=0) // 2, least=0)
         fields = {"window": window, "global_every": global_every, "local_rotary_theta": local}
     return EncoderConfig(
@@ -45,7 +45,7 @@ def _config(settings: Settings) -> EncoderConfig:
 
 
 def _layer_types(settings: Settings) -> tuple[int, bool]:
-    """Return n where every n-th layer from the first sees everything, and whether there are others."""
+    """Return n if every n-th layer from the first is global, and whether there are local ones."""
     layers = settings.size("num_hidden_layers")
     types = settings.values.get("layer_types")
     if types is None:
@@ -73,15 +73,15 @@ def _layer(settings: Settings, index: int) -> str:
 
 
 def _heads(settings: Settings) -> dict[str, Head]:
-    dense = Dense(
+    dense = Step(
         "head.dense",
-        activation=settings.activation("classifier_activation", known={**ACTIVATIONS, "tanh": "tanh"}),
+        activation=settings.activation("classifier_activation", known={**TRANSFORMERS_ACTIVATIONS, "tanh": "tanh"}),
         norm="head.norm",
         bias=settings.flag("classifier_bias", False),
         norm_bias=settings.flag("norm_bias", False),
     )
-    classifier = Dense("classifier", "labels")
-    decoder = Dense("decoder", "vocab_size", bias=settings.flag("decoder_bias", True), tied=True)
+    classifier = Step("classifier", "labels")
+    decoder = Step("decoder", "vocab_size", bias=settings.flag("decoder_bias", True), tied=True)
     pooling = settings.choice("classifier_pooling", "cls", ("cls", "mean"))
     return {
         "sequence-classification": Head((dense, classifier), pooling),
@@ -91,6 +91,8 @@ def _heads(settings: Settings) -> dict[str, Head]:
 
 
 MODERNBERT = Family(
+    title="ModernBERT",
+    model_class="ModernBertModel",
     prefixes=("", "model."),
     config=_config,
     names=(
@@ -103,13 +105,13 @@ MODERNBERT = Family(
             layer=_layer,
             inside={
                 "attention.layer_norm": "attn_norm",
-                "attention.query": Rows("attn.Wqkv", 0, 3),
-                "attention.key": Rows("attn.Wqkv", 1, 3),
-                "attention.value": Rows("attn.Wqkv", 2, 3),
+                "attention.query": Block("attn.Wqkv", 0, 3),
+                "attention.key": Block("attn.Wqkv", 1, 3),
+                "attention.value": Block("attn.Wqkv", 2, 3),
                 "attention.output": "attn.Wo",
                 "feed_forward.layer_norm": "mlp_norm",
-                "feed_forward.gate": Rows("mlp.Wi", 0, 2),
-                "feed_forward.input": Rows("mlp.Wi", 1, 2),
+                "feed_forward.gate": Block("mlp.Wi", 0, 2),
+                "feed_forward.input": Block("mlp.Wi", 1, 2),
                 "feed_forward.output": "mlp.Wo",
             },
         ),

@@ -1,4 +1,4 @@
-"""MPNet: a bias by the distance of two tokens, shared by all layers, beside RoBERTa's positions; no token types."""
+"""MPNet: BERT with a relative bias, shared by all layers, and RoBERTa's positions; no token types."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fastattn.config import EncoderConfig
 
 __all__ = ["MPNET"]
 
-# The padding's position is 1 whatever pad_token_id says.
+# Rows 0 and 1 of the position table are not positions of tokens, whatever pad_token_id says.
 _FIRST_POSITION = 2
 
 
 def _config(settings: Settings) -> EncoderConfig:
-    # The number of buckets is fixed in transformers' class: another one gives a table of another size and is not used.
+    # transformers' class always computes 32 buckets, also if this key, the size of the table, says another number.
     settings.only(relative_attention_num_buckets=32)
     rows = settings.size("max_position_embeddings")
     return bert_config(settings, type_vocab_size=0, max_positions=rows - _FIRST_POSITION, relative_buckets=32)
@@ -26,6 +26,8 @@ def _first_position(settings: Settings) -> int:
 
 
 MPNET = Family(
+    title="MPNet",
+    model_class="MPNetModel",
     prefixes=("", "mpnet."),
     config=_config,
     names=(

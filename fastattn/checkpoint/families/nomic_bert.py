@@ -1,14 +1,14 @@
 """NomicBERT: BERT with rotary positions, a gate and few biases.
 
-Its ``config.json`` has the keys of the code that came with the first checkpoints (``n_embd``), or those of transformers; its
-tensors have the names of either, independently of that.
+``config.json`` has the keys of the first checkpoints' own code (``n_embd``), or those of transformers; independently of that,
+the tensors have the names of either.
 """
 
 from __future__ import annotations
 
 from fastattn.checkpoint.config_json import Settings
 from fastattn.checkpoint.families.bert import EMBEDDINGS, bert_config
-from fastattn.checkpoint.families.family import Dense, Family, Head, Names, Rows, all_but_tables
+from fastattn.checkpoint.families.family import Block, Family, Head, Names, Step, all_but_tables
 from fastattn.config import EncoderConfig
 
 __all__ = ["NOMIC_BERT"]
@@ -101,22 +101,24 @@ def _heads(settings: Settings) -> dict[str, Head]:
         activation, bias = _first_activation(settings), settings.flag("mlp_fc1_bias", True)
     else:
         activation, bias = settings.activation(default="silu"), True
-    transform, classifier = "cls.predictions.transform", Dense("classifier", "labels")
-    pooler = Dense("pooler.dense", activation="tanh")
+    transform, classifier = "cls.predictions.transform", Step("classifier", "labels")
+    pooler = Step("pooler.dense", activation="tanh")
     return {
         "pooler": Head((pooler,), "cls"),
         "sequence-classification": Head((pooler, classifier), "cls"),
         "token-classification": Head((classifier,)),
         "masked-lm": Head(
             (
-                Dense(f"{transform}.dense", activation=activation, norm=f"{transform}.layer_norm", bias=bias),
-                Dense("cls.predictions.decoder", "vocab_size", bias=bias, bias_name="cls.predictions.bias", tied=True),
+                Step(f"{transform}.dense", activation=activation, norm=f"{transform}.layer_norm", bias=bias),
+                Step("cls.predictions.decoder", "vocab_size", bias=bias, bias_name="cls.predictions.bias", tied=True),
             )
         ),
     }
 
 
 NOMIC_BERT = Family(
+    title="NomicBERT",
+    model_class="NomicBertModel",
     prefixes=("", "nomic_bert.", "bert."),
     config=_config,
     names=(
@@ -124,9 +126,9 @@ NOMIC_BERT = Family(
             outside={**EMBEDDINGS, "embeddings.layer_norm": "emb_ln"},
             layer=_first_layer,
             inside={
-                "attention.query": Rows("attn.Wqkv", 0, 3),
-                "attention.key": Rows("attn.Wqkv", 1, 3),
-                "attention.value": Rows("attn.Wqkv", 2, 3),
+                "attention.query": Block("attn.Wqkv", 0, 3),
+                "attention.key": Block("attn.Wqkv", 1, 3),
+                "attention.value": Block("attn.Wqkv", 2, 3),
                 "attention.output": "attn.out_proj",
                 "attention.layer_norm": "norm1",
                 "feed_forward.input": "mlp.fc11",
@@ -153,4 +155,5 @@ NOMIC_BERT = Family(
     ),
     heads=_heads,
     has_bias=_has_bias,
+    has_token_types=True,
 )

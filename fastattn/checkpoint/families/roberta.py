@@ -1,16 +1,16 @@
-"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that begin behind the padding's, and heads of its own.
+"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that begin behind the padding id's, and other heads.
 
-A padding token that `attention_mask` calls real has the position of any other token; transformers gives it the padding's.
+A padding token that `attention_mask` marks as real gets the next position; transformers gives it the padding id's.
 """
 
 from __future__ import annotations
 
 from fastattn.checkpoint.config_json import Settings
 from fastattn.checkpoint.families.bert import NAMES, bert_config
-from fastattn.checkpoint.families.family import Dense, Family, Head
+from fastattn.checkpoint.families.family import Family, Head, Step
 from fastattn.config import EncoderConfig
 
-__all__ = ["ROBERTA", "roberta_heads"]
+__all__ = ["CAMEMBERT", "ROBERTA", "XLM_ROBERTA", "roberta_heads"]
 
 
 def _first_position(settings: Settings) -> int:
@@ -23,37 +23,30 @@ def _config(settings: Settings) -> EncoderConfig:
 
 
 def roberta_heads(settings: Settings) -> dict[str, Head]:
-    """Return the heads that RoBERTa and MPNet share.
-
-    Parameters
-    ----------
-    settings : Settings
-        ``config.json``.
-
-    Returns
-    -------
-    dict of str to Head
-        The heads by their task.
-    """
+    """Return the heads that RoBERTa and MPNet share."""
     return {
-        "pooler": Head((Dense("pooler.dense", activation="tanh"),), "cls"),
+        "pooler": Head((Step("pooler.dense", activation="tanh"),), "cls"),
         "sequence-classification": Head(
-            (Dense("classifier.dense", activation="tanh"), Dense("classifier.out_proj", "labels")), "cls"
+            (Step("classifier.dense", activation="tanh"), Step("classifier.out_proj", "labels")), "cls"
         ),
-        "token-classification": Head((Dense("classifier", "labels"),)),
+        "token-classification": Head((Step("classifier", "labels"),)),
         "masked-lm": Head(
             (
-                Dense("lm_head.dense", activation="gelu", norm="lm_head.layer_norm"),
-                Dense("lm_head.decoder", "vocab_size", bias_name="lm_head.bias", tied=True),
+                Step("lm_head.dense", activation="gelu", norm="lm_head.layer_norm"),
+                Step("lm_head.decoder", "vocab_size", bias_name="lm_head.bias", tied=True),
             )
         ),
     }
 
 
 ROBERTA = Family(
+    title="RoBERTa",
+    model_class="RobertaModel",
     prefixes=("", "roberta."),
     config=_config,
     names=(NAMES,),
     heads=roberta_heads,
     first_position=_first_position,
 )
+XLM_ROBERTA = ROBERTA._replace(title="XLM-RoBERTa", model_class="XLMRobertaModel")
+CAMEMBERT = ROBERTA._replace(title="CamemBERT", model_class="CamembertModel")

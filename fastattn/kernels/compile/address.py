@@ -1,6 +1,7 @@
 """A large kernel called by its address, so that it is compiled once.
 
-What calls a kernel in the usual way is compiled with all of that kernel's code again, and a ``prange`` loop is four functions.
+Numba compiles a callee again inside every caller, and a ``prange`` loop becomes four functions.  Calling `run_step` through its
+address compiles it once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Compiled kernels on disk: a file each, whose name says what it holds and whose digest says that it is whole.
+"""Compiled kernels on disk, a file each: its name is a hash of all that the code depends on, its digest shows damage.
 
 Numba's own cache keeps an index beside numbered files.  Two processes that write at once can leave an index that names
-another kernel's file, a damaged file is run as it is, and a full disk is an exception of the call.  Here nothing that
-happens to a file does more than have its kernel compiled again.
+another kernel's file, a damaged file is run as it is, and a full disk is an exception of the call.  Here the worst that a file
+can cause is that its kernel is compiled again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from numba.core.serialize import dumps
 __all__ = ["KernelCache"]
 
 _MAGIC = b"fastattn kernel\n"
-# A file that a killed process was writing is removed when it is older than this, in seconds.
+# Temporary files of killed processes are removed at this age, in seconds.
 _ABANDONED = 3600.0
 
 _said: set[str] = set()
@@ -44,7 +44,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
     """The compiled forms of one function: for each signature, CPU and version of Python a file."""
 
     def __init__(self, py_func: Callable[..., Any]) -> None:
-        # Numba's own looks for a folder here; this one waits until there is something to read or write.
+        # Numba's own constructor looks for a folder; here the search waits until there is a kernel to read or write.
         self._py_func = py_func
         self.enable()
 
@@ -94,7 +94,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
         _say_once("unkept", f"fastattn: compiled kernels are not kept: {_advice(refused)}")
 
     def _folders(self) -> Iterator[Path]:
-        """Where a kernel may be, in the order in which they are tried."""
+        """Folders that may hold a kernel, in the order in which they are tried."""
         yield from _lasting_folders()
         if (folder := _temporary_folder()) is not None:
             yield folder
@@ -110,7 +110,7 @@ def _advice(refused: list[str]) -> str:
 
 
 def _whole(content: bytes) -> bytes:
-    """Return what a file holds; ValueError where it was cut or changed."""
+    """Return the payload of a file; ValueError where it was cut or changed."""
     head = len(_MAGIC) + 32
     payload = content[head:]
     if content[: len(_MAGIC)] != _MAGIC or hashlib.sha256(payload).digest() != content[len(_MAGIC) : head]:
@@ -148,7 +148,7 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file in one step: whoever reads sees all of it or none."""
+    """Write a file in one step: a reader sees all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.tmp.{uuid.uuid4().hex[:12]}")
     try:

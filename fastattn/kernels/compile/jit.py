@@ -37,8 +37,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 # summation, a contraction here and not there, no infinities) would break batch invariance and -inf masks.
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
-# Seconds between two looks at whether a call that waits is still wanted.
-_LOOK = 0.05
+# Seconds between two polls of the stop flag by a call that waits for the lock.
+_POLL_SECONDS = 0.05
 _KERNELS = pathlib.Path(__file__).parents[1]
 
 
@@ -75,7 +75,7 @@ def _serial(fn: F, **options: Any) -> Any:
 
 
 def kernel(fn: F) -> F:
-    """Compile a serial kernel: what the parallel ones are made of."""
+    """Compile a serial kernel, a part of the parallel ones."""
     return _serial(fn) if JIT else fn
 
 
@@ -101,7 +101,7 @@ class ParallelKernel:
 
     def __call__(self, *args: Any) -> Any:
         """Run the kernel."""
-        # First of all: the compiler starts Numba's threads, and libtbb must be loaded by then.
+        # The threading layer comes first: the compiler starts Numba's threads, and libtbb must be loaded by then.
         layer = threads.layer or threads.threading_layer()
         if not self._is_loaded:
             self._load(args)
@@ -111,10 +111,10 @@ class ParallelKernel:
         return self.dispatcher(*args)
 
     def unless(self, stopped: Callable[[], bool], *args: Any) -> Any:
-        """Run the kernel, or do not where `stopped` comes true while other threads keep it waiting."""
+        """Run the kernel, unless `stopped` comes true while it waits for another thread's call to end."""
         if (threads.layer or threads.threading_layer()) != "workqueue":
             return self(*args)
-        while not threads.workqueue_lock.acquire(timeout=_LOOK):
+        while not threads.workqueue_lock.acquire(timeout=_POLL_SECONDS):
             if stopped():
                 return None
         try:
@@ -124,9 +124,9 @@ class ParallelKernel:
             threads.workqueue_lock.release()
 
     def _load(self, args: tuple[Any, ...]) -> None:
-        """Compile for the first time, or read what is on disk, and let the handlers of signals run meanwhile.
+        """Compile, or read the kernel from disk, in another thread, so that handlers of signals run meanwhile.
 
-        In the compiler itself an exception that a handler raises can be lost.
+        An exception that a handler raises inside the compiler can be lost.
         """
         signature = tuple(map(self.dispatcher.typeof_pyval, args))
         interruptible(lambda: self.dispatcher.compile(signature), None)

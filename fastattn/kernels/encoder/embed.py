@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from fastattn.kernels.compile.jit import kernel
-from fastattn.kernels.encoder.layer import EMBED_NORM_B, EMBED_NORM_W, FF_ROWS, PROJECT_B, PROJECT_W, C, E
-from fastattn.kernels.ops.layer_norm import layer_norm_rows
+from fastattn.kernels.encoder.layer import FF_ROWS, norm_rows
 from fastattn.kernels.ops.linear import linear_rows
+from fastattn.kernels.records import matrix, norm_of, shifted, weight_of
 from fastattn.kernels.vector.rows import add_row, copy_row
 from fastattn.kernels.vector.simd import tile_width
 
 
 @kernel
-def sum_tables(start, stop, offsets, e, inputs, x, ix):  # type: ignore[no-untyped-def]
+def sum_tables(start, stop, e, batch, model, x):  # type: ignore[no-untyped-def]
     """x = the sums of the tables' rows of size e for packed tokens start .. stop - 1.
 
-    inputs: ids, types, given, and the tables of tokens, positions and types.  Rows of `given` take the place of token
-    embeddings where `tokens` is empty; an empty table is not added; without `types` they are zeros.
+    Rows of `input_embeds` take the place of token embeddings where there are no ids.  An empty table is not added; without types
+    all tokens have type 0.
     """
-    ids, types, given, tokens, positions, token_types = inputs
-    # The sequence of the first token: np.searchsorted takes a second to compile.
+    offsets, types = batch.offsets, batch.types
+    # Binary search for the sequence of the first token: np.searchsorted takes a second to compile.
     s, end = 0, offsets.size - 1
     while end - s > 1:
         middle = (s + end) // 2
@@ -29,33 +29,30 @@ def sum_tables(start, stop, offsets, e, inputs, x, ix):  # type: ignore[no-untyp
     for row in range(start, stop):
         while row >= offsets[s + 1]:
             s += 1
-        to = ix + (row - start) * e
-        if tokens.size:
-            copy_row(e, tokens, ids[row] * e, x, to)
+        to = x.at + (row - start) * e
+        if batch.ids.size:
+            copy_row(e, model.tokens, batch.ids[row] * e, x.data, to)
         else:
-            copy_row(e, given, row * e, x, to)
-        if positions.size:
-            add_row(e, x, to, positions, (row - offsets[s]) * e)
-        if token_types.size:
-            add_row(e, x, to, token_types, (types[row] if types.size else 0) * e)
+            copy_row(e, batch.input_embeds, row * e, x.data, to)
+        if batch.positions.size:
+            add_row(e, x.data, to, batch.positions, (row - offsets[s]) * e)
+        if model.token_types.size:
+            add_row(e, x.data, to, model.token_types, (types[row] if types.size else 0) * e)
 
 
 @kernel
-def embed_rows(start, stop, offsets, dims, inputs, weights, eps, scratch, iw, x, ix):  # type: ignore[no-untyped-def]
+def embed_rows(start, stop, batch, sizes, model, scratch, iw, x):  # type: ignore[no-untyped-def]
     """Embed packed tokens start .. stop - 1 into rows of x; scratch: room for FF_ROWS rows where a projection follows."""
-    c, e, norm_w = dims[C], dims[E], dims[EMBED_NORM_W]
-    if dims[PROJECT_W] < 0:
-        rows, target, to = max(1, stop - start), x, ix
-    else:
-        rows, target, to = FF_ROWS, scratch, iw
+    c, e = sizes.hidden, sizes.embed
+    width = tile_width(x.data)
+    projected = sizes.project >= 0
+    rows = FF_ROWS if projected else max(1, stop - start)
+    target = matrix(scratch, iw, e) if projected else x
     for row in range(start, stop, rows):
         m = min(rows, stop - row)
-        sum_tables(row, row + m, offsets, e, inputs, target, to)
-        if norm_w >= 0:
-            norm_b = dims[EMBED_NORM_B]
-            layer_norm_rows(m, e, target, to, e, x[:0], 0, 0, weights, norm_w, weights, norm_b, target, to, e, eps)
-        if dims[PROJECT_W] >= 0:
-            width = tile_width(x)
-            count = (c + width - 1) // width
-            w, b = dims[PROJECT_W], dims[PROJECT_B]
-            linear_rows(m, e, 0, count, target, to, e, weights, w, weights, b, x, ix + (row - start) * c, c, c, 0)
+        sum_tables(row, row + m, e, batch, model, target)
+        if sizes.embed_norm >= 0:
+            norm_rows(m, e, target, norm_of(model, sizes.embed_norm, sizes.embed_norm_bias), model.eps, target)
+        if projected:
+            weight = weight_of(model, sizes.project, sizes.project_bias, e, c)
+            linear_rows(m, (0, (c + width - 1) // width), target, weight, shifted(x, row - start, 0), 0)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
-from fastattn.kernels.compile.jit import kernel
+import numpy as np
+
+from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
 from fastattn.kernels.ops.softmax import scale_row
+from fastattn.kernels.records import matrix
 from fastattn.kernels.vector.rows import add_row, copy_row
 from fastattn.kernels.vector.simd import fill, fma, lanes, load, load_part, reduce_add, store_part, where_less
 
@@ -35,7 +38,7 @@ def add_scaled_row(n, x, ix, table, it, factor):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def normalise_row(n, x, ix):  # type: ignore[no-untyped-def]
+def normalize_row(n, x, ix):  # type: ignore[no-untyped-def]
     """x[:n] /= max(its L2 norm, 1e-12)."""
     width = lanes(x)
     whole = n - n % width
@@ -51,25 +54,68 @@ def normalise_row(n, x, ix):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def pool_rows(tokens, c, x, ix, mode, normalise, out, io):  # type: ignore[no-untyped-def]
-    """out (c,) = one vector for a sequence of `tokens` rows of x; zeros for none."""
-    if tokens == 0:
+def pool_rows(tokens, skip, c, x, mode, normalize, out, io):  # type: ignore[no-untyped-def]
+    """out (c,) = one vector for a sequence of `tokens` rows of x without the first `skip`; zeros for none."""
+    if tokens <= skip:
         for j in range(c):
             out[io + j] = 0.0
     elif mode == LAST:
-        copy_row(c, x, ix + (tokens - 1) * c, out, io)
+        copy_row(c, x.data, x.at + (tokens - 1) * x.ld, out, io)
     else:
-        copy_row(c, x, ix, out, io)
+        copy_row(c, x.data, x.at + skip * x.ld, out, io)
         if mode == MAX:
-            for t in range(1, tokens):
-                larger_row(c, out, io, x, ix + t * c)
+            for t in range(skip + 1, tokens):
+                larger_row(c, out, io, x.data, x.at + t * x.ld)
         elif mode == WEIGHTED:
-            for t in range(1, tokens):
-                add_scaled_row(c, out, io, x, ix + t * c, float(t + 1))
-            scale_row(c, out, io, out, io, 2.0 / (tokens * (tokens + 1.0)))
+            # Row t, from 0, weighs t + 1, also behind skipped rows.
+            scale_row(c, out, io, out, io, skip + 1.0)
+            for t in range(skip + 1, tokens):
+                add_scaled_row(c, out, io, x.data, x.at + t * x.ld, float(t + 1))
+            scale_row(c, out, io, out, io, 2.0 / (tokens * (tokens + 1.0) - skip * (skip + 1.0)))
         elif mode != CLS:
-            for t in range(1, tokens):
-                add_row(c, out, io, x, ix + t * c)
-            scale_row(c, out, io, out, io, 1.0 / (math.sqrt(float(tokens)) if mode == MEAN_SQRT else float(tokens)))
-    if normalise:
-        normalise_row(c, out, io)
+            count = float(tokens - skip)
+            for t in range(skip + 1, tokens):
+                add_row(c, out, io, x.data, x.at + t * x.ld)
+            scale_row(c, out, io, out, io, 1.0 / (math.sqrt(count) if mode == MEAN_SQRT else count))
+    if normalize:
+        normalize_row(c, out, io)
+
+
+@kernel
+def pool_share(first, last, c, x, offsets, skip, mode, out):  # type: ignore[no-untyped-def]
+    """Sequences first .. last - 1 of `pool_kernel`."""
+    for s in range(first, last):
+        pool_rows(offsets[s + 1] - offsets[s], skip, c, matrix(x, offsets[s] * c, c), mode, False, out, s * c)
+
+
+@ParallelKernel
+def pool_kernel(x, offsets, skip, mode, out, workers):  # type: ignore[no-untyped-def]
+    """out (B, C) = a vector for each of the packed sequences x (N, C), `mode` a number of POOLINGS."""
+    sequences, c = offsets.size - 1, x.shape[1]
+    rows, to = x.reshape(-1), out.reshape(-1)
+    if workers == 1:
+        pool_share(0, sequences, c, rows, offsets, skip, mode, to)
+    else:
+        for part in prange(workers):
+            w = np.int64(part)
+            pool_share(sequences * w // workers, sequences * (w + 1) // workers, c, rows, offsets, skip, mode, to)
+
+
+@kernel
+def normalize_share(first, last, c, x):  # type: ignore[no-untyped-def]
+    """Rows first .. last - 1 of `normalize_kernel`."""
+    for i in range(first, last):
+        normalize_row(c, x, i * c)
+
+
+@ParallelKernel
+def normalize_kernel(x, workers):  # type: ignore[no-untyped-def]
+    """Divide each row of x (B, C) by its length, in place."""
+    m, c = x.shape
+    rows = x.reshape(-1)
+    if workers == 1:
+        normalize_share(0, m, c, rows)
+    else:
+        for part in prange(workers):
+            w = np.int64(part)
+            normalize_share(m * w // workers, m * (w + 1) // workers, c, rows)

@@ -1,4 +1,4 @@
-"""Checks and conversions at the boundary of the public operations: any float array in, C-contiguous arrays to the kernel."""
+"""Checks and conversions at the boundary of the ops: any float array in, C-contiguous arrays to the kernel."""
 
 from __future__ import annotations
 
@@ -92,17 +92,17 @@ def working(x: Array) -> Array:
 
     A read-only array is copied: Numba would compile every kernel anew for its type.
     """
-    # The usual case first and by identity: these functions are most of the time of a call on a small array.
+    # The usual case comes first, by identity: on a small array these checks take longer than the kernel.
     dtype = x.dtype
     if (dtype is _F32 or dtype is _F64) and x.flags.carray:
         return x
-    # A copy, and of float16 in float32 the result too, and that again in float16.
+    # Bytes of the copy; of float16 also the float32 result, and the float16 copy of that.
     check_large(x.size * (10 if dtype.type is np.float16 else dtype.itemsize), "a copy of an array of shape {}", x.shape)
     return np.require(x, _F64 if dtype.type is np.float64 else _F32, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE"))
 
 
 def kernel_out(out: Array | None, shape: tuple[int, ...], like: Array, *inputs: Array | None) -> Array:
-    """Return `out` itself where a kernel may write to it, else a new array: `finish` copies it over."""
+    """Return `out` itself where a kernel may write to it, else a new array, which `finish` copies over."""
     if out is None:
         return _empty(shape, like.dtype)
     usable = (
@@ -115,7 +115,7 @@ def kernel_out(out: Array | None, shape: tuple[int, ...], like: Array, *inputs: 
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    # Nothing is taken from the system before it is written to.
+    # The system hands out no page before its first write: an allocation that succeeds proves nothing.
     try:
         out = np.empty(shape, dtype)
     except ValueError as error:
@@ -146,12 +146,12 @@ def aligned_empty(size: int, dtype: Any) -> Array:
 
 
 def writable(x: Array) -> Array:
-    """Return the array, or a copy where it is read-only: to the compiler that is another type."""
+    """Return the array, or a copy where it is read-only: Numba would compile every kernel anew for that type."""
     return x if x.flags.writeable else x.copy()
 
 
 def absent(dtype: np.dtype[Any]) -> Array:
-    """Return the empty array that stands for an argument which is not given."""
+    """Return the empty array that stands for an absent argument."""
     return _NO_F64 if dtype is _F64 else _NO_F32
 
 

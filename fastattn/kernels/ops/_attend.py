@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fastattn.kernels.compile.jit import kernel
+from fastattn.kernels.compile.jit import inline, kernel
 from fastattn.kernels.ops._arrays import panels
 from fastattn.kernels.ops.softmax import row_exp, row_max, scale_row
+from fastattn.kernels.records import Mask, matrix, shifted
 from fastattn.kernels.vector.elementary import LOG2_E, exp2, tanh
 from fastattn.kernels.vector.simd import fill, fma, lanes, load, load_part, reduce_max, store, store_part, tile_width, where_less
 from fastattn.kernels.vector.target import TILE_ROWS
@@ -62,34 +63,54 @@ def pack_values(s_all, e, v, iv, ldv, live, il, out, io):  # type: ignore[no-unt
 
 
 @kernel
-def live_keys(length, s_all, mask, im, mask_row, mask_column, left, right, live, il):  # type: ignore[no-untyped-def]
+def live_keys(length, s_all, mask, scoring, live, il):  # type: ignore[no-untyped-def]
     """live[s] = 1 where some query sees key s, else 0."""
+    left, right = scoring.left, scoring.right
     for s in range(s_all):
         live[il + s] = 0.0
     for t in range(length):
         for s in range(max(0, t - left), min(s_all, t + right + 1)):
-            if mask.size == 0 or mask[im + t * mask_row + s * mask_column] != -np.inf:
+            if mask.data.size == 0 or mask.data[mask.at + t * mask.row + s * mask.column] != -np.inf:
                 live[il + s] = 1.0
-        if mask_row == 0 and left >= s_all and right >= s_all:
+        if mask.row == 0 and left >= s_all and right >= s_all:
             break
 
 
 @kernel
-def finish_scores(n, x, ix, scale, softcap, mask, im, mask_column):  # type: ignore[no-untyped-def]
-    """Scale n scores in place, cap them, add the mask; a masked score is replaced by -inf."""
+def finish_scores(n, x, ix, scoring, mask, im):  # type: ignore[no-untyped-def]
+    """Scale n scores in place, cap them, add the mask from element `im` on; a masked score is replaced by -inf."""
     width = lanes(x)
     for j in range(0, n, width):
         count = min(width, n - j)
-        s = load_part(x, ix + j, count, 0.0) * scale
-        if softcap != 0.0:
-            s = tanh(s / softcap) * softcap
-        if mask.size:
-            if mask_column:
-                add = load_part(mask, im + j, count, 0.0)
+        s = load_part(x, ix + j, count, 0.0) * scoring.scale
+        if scoring.softcap != 0.0:
+            s = tanh(s / scoring.softcap) * scoring.softcap
+        if mask.data.size:
+            if mask.column:
+                add = load_part(mask.data, im + j, count, 0.0)
             else:
-                add = fill(x, mask[im])
+                add = fill(x, mask.data[im])
             s = where_less(-np.inf, add, s + add, where_less(add, np.inf, -np.inf, add))
         store_part(x, ix + j, count, s)
+
+
+@inline
+def mask_of(mask, b, h):  # type: ignore[no-untyped-def]
+    """The Mask of head h of batch entry b in a MaskTensor."""
+    return Mask(mask.data, b * mask.batch + h * mask.head, mask.row, mask.column)
+
+
+@inline
+def group_of(sizes, head):  # type: ignore[no-untyped-def]
+    """Which of the B * G key heads serves query head `head` of B * H."""
+    b, h = head // sizes.heads, head % sizes.heads
+    return b * sizes.groups + h // (sizes.heads // sizes.groups)
+
+
+@inline
+def is_plain(scoring, mask):  # type: ignore[no-untyped-def]
+    """Whether the scale can wait until the exponential: without mask and cap, and where it keeps the maximum (no sign, no NaN)."""
+    return mask.data.size == 0 and scoring.softcap == 0.0 and scoring.scale > 0.0
 
 
 @kernel
@@ -101,8 +122,12 @@ def blank(n, x, ix):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def exp_rows(m, n, x, ix, tops, totals, fades, fresh, c):  # type: ignore[no-untyped-def]
-    """exp of m rows of scores in place; their maxima and sums join those in x[tops ..], x[totals ..], which fade by x[fades ..]."""
+def exp_rows(m, n, x, ix, state, fresh, c):  # type: ignore[no-untyped-def]
+    """One step of the online softmax: exp of m rows of scores in place; their maxima and sums join the running ones.
+
+    x[state ..]: TILE_ROWS running maxima, as many running sums, and the factors that rescale what was summed before.
+    """
+    tops, totals, rescales = state, state + TILE_ROWS, state + 2 * TILE_ROWS
     for i in range(m):
         at = ix + i * KEY_BLOCK
         top = row_max(n, x, at)
@@ -117,40 +142,37 @@ def exp_rows(m, n, x, ix, tops, totals, fades, fresh, c):  # type: ignore[no-unt
             before = x[tops + i]
             if before > top:
                 top = before
-            x[fades + i] = 1.0
+            x[rescales + i] = 1.0
             total = x[totals + i]
             if top == -np.inf:
                 for j in range(at, at + n):
                     x[j] = 0.0
             else:
-                x[fades + i] = reduce_max(exp2(fill(x, before) - top, c))
-                total = row_exp(n, x, at, x, at, top, c) + total * x[fades + i]
+                x[rescales + i] = reduce_max(exp2(fill(x, before) - top, c))
+                total = row_exp(n, x, at, x, at, top, c) + total * x[rescales + i]
         x[tops + i], x[totals + i] = top, total
 
 
 @kernel
-def attend(  # type: ignore[no-untyped-def]
-    rows, row, s_all, d, e, q, iq, ldq, keys, ik, v, iv, ldv, mask, im, mask_row, mask_column, scale, softcap, left, right,
-    scratch, iw, out, io, ldo,
-):  # fmt: skip
-    """Attention of `rows` queries, the first of which is query `row` of its sequence, on S keys; out (rows, e).
+def attend(rows, row, shape, q, keys, values, mask, scoring, scratch, iw, out):  # type: ignore[no-untyped-def]
+    """Flash attention (online softmax) of `rows` queries, the first of which is query `row` of its sequence; out (rows, E).
 
-    keys: packed by `pack_keys`.  v: rows of whole panels (ldv), or e a multiple of the panel.  mask: additive, with the
-    strides given; size 0 is none.  A query t sees keys t - left .. t + right.
+    shape: (S, D, E).  keys: packed by `pack_keys`.  values: rows of whole panels, or E a multiple of the panel.
     Blocks of keys start at multiples of KEY_BLOCK whatever the rows, so the bits depend on the sequence alone.
     """
+    s_all, d, e = shape
+    left, right = scoring.left, scoring.right
     width = tile_width(scratch)
     e_width = (e + width - 1) // width * width
-    scores, values = iw, iw + TILE_ROWS * KEY_BLOCK
-    added = values + TILE_ROWS * e_width
+    scores, sums = iw, iw + TILE_ROWS * KEY_BLOCK
+    added = sums + TILE_ROWS * e_width
     zeros = added + TILE_ROWS * e_width
-    tops = zeros + e_width
-    totals, fades = tops + TILE_ROWS, tops + 2 * TILE_ROWS
+    state = zeros + e_width
     for j in range(e_width):
         scratch[zeros + j] = 0.0
-    # A factor that is not positive would turn the maximum into a minimum, or -inf into NaN.
-    plain = mask.size == 0 and softcap == 0.0 and scale > 0.0
-    c = scale * LOG2_E if plain else LOG2_E
+    none = matrix(scratch, zeros, 0)
+    plain = is_plain(scoring, mask)
+    c = scoring.scale * LOG2_E if plain else LOG2_E
     tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
     done = 0
     for tile in range(tiles):
@@ -158,7 +180,7 @@ def attend(  # type: ignore[no-untyped-def]
         t0 = row + done
         low, high = max(0, t0 - left), min(s_all, t0 + m - 1 + right + 1)
         for i in range(m):
-            scratch[tops + i], scratch[totals + i] = -np.inf, 0.0
+            scratch[state + i], scratch[state + TILE_ROWS + i] = -np.inf, 0.0
         fresh = True
         for block in range(low // KEY_BLOCK * KEY_BLOCK, high, KEY_BLOCK):
             # Whole panels of keys that some row of the tile sees.
@@ -166,58 +188,38 @@ def attend(  # type: ignore[no-untyped-def]
             last = min(KEY_BLOCK, (high - block + width - 1) // width * width)
             stop = min(last, high - block)
             for p in range(first, last, width):
-                panel = ik + (block + p) * d
-                panel_product(
-                    m,
-                    d,
-                    q,
-                    iq + done * ldq,
-                    ldq,
-                    keys,
-                    panel,
-                    width,
-                    0,
-                    scratch,
-                    zeros,
-                    0,
-                    scratch,
-                    scores + p,
-                    KEY_BLOCK,
-                    width,
-                )
-            # Rows that see every key of the block need no look of their own.
+                panel = matrix(keys.data, keys.at + (block + p) * d, width)
+                panel_product(m, d, shifted(q, done, 0), panel, 0, none, matrix(scratch, scores + p, KEY_BLOCK), width)
+            # Rows that see every key of the block are not looked at one by one.
             if not plain or stop < last or t0 + m - 1 - left > block + first or t0 + right + 1 < block + stop:
                 for i in range(m):
                     t, at = t0 + i, scores + i * KEY_BLOCK
                     if not plain:
-                        finish_scores(
-                            stop - first, scratch, at + first, scale, softcap, mask,
-                            im + t * mask_row + (block + first) * mask_column, mask_column,
-                        )  # fmt: skip
+                        place = mask.at + t * mask.row + (block + first) * mask.column
+                        finish_scores(stop - first, scratch, at + first, scoring, mask, place)
                     seen_from = min(max(t - left - block, first), last)
                     seen_to = max(min(min(t + right + 1, s_all) - block, last), seen_from)
                     blank(seen_from - first, scratch, at + first)
                     blank(last - seen_to, scratch, at + seen_to)
-            exp_rows(m, last - first, scratch, scores + first, tops, totals, fades, fresh, c)
+            exp_rows(m, last - first, scratch, scores + first, state, fresh, c)
             # A block's sum starts at 0 and joins the others afterwards: the error grows with the block, not with S.
-            to = values if fresh else added
+            to = sums if fresh else added
+            weights = matrix(scratch, scores + first, KEY_BLOCK)
             for p in range(0, e_width, width):
-                panel_product(
-                    m, stop - first, scratch, scores + first, KEY_BLOCK, v, iv + (block + first) * ldv + p, ldv, 0,
-                    scratch, zeros, 0, scratch, to + p, e_width, width,
-                )  # fmt: skip
+                panel = shifted(values, block + first, p)
+                panel_product(m, stop - first, weights, panel, 0, none, matrix(scratch, to + p, e_width), width)
             if not fresh:
                 for i in range(m):
-                    fade = fill(scratch, scratch[fades + i])
+                    rescale = fill(scratch, scratch[state + 2 * TILE_ROWS + i])
                     for j in range(i * e_width, (i + 1) * e_width, lanes(scratch)):
-                        store(scratch, values + j, fma(load(scratch, values + j), fade, load(scratch, added + j)))
+                        store(scratch, sums + j, fma(load(scratch, sums + j), rescale, load(scratch, added + j)))
             fresh = False
         for i in range(m):
-            total = scratch[totals + i]
-            row_out = io + (done + i) * ldo
+            total = scratch[state + TILE_ROWS + i]
+            row_out = out.at + (done + i) * out.ld
             if fresh or total == 0.0:
                 for j in range(e):
-                    out[row_out + j] = 0.0
+                    out.data[row_out + j] = 0.0
             else:
-                scale_row(e, scratch, values + i * e_width, out, row_out, 1.0 / total)
+                scale_row(e, scratch, sums + i * e_width, out.data, row_out, 1.0 / total)
         done += m

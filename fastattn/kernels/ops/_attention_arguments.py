@@ -1,4 +1,4 @@
-"""What attention and its weights check and convert alike: heads, masks, windows."""
+"""Checks and conversions that attention and attention weights share: heads, masks, windows."""
 
 from __future__ import annotations
 
@@ -30,17 +30,19 @@ def check_heads(
         raise ValueError(f"softcap must be positive, got {softcap}")
 
 
-def additive(mask: Any, dtype: np.dtype[Any], lead: tuple[int, ...], scores: tuple[int, ...]) -> tuple[Array, Array]:
-    """Return the mask as an additive array, not broadcast, and its element strides over (B, H, L, S), 0 where it repeats.
+def additive(mask: Any, dtype: np.dtype[Any], lead: tuple[int, ...], scores: tuple[int, ...]) -> tuple[Any, ...]:
+    """Return a MaskTensor, as a plain tuple: an additive array that is not broadcast; distance 0 along axes where it repeats.
 
     `scores` is the shape that the mask must broadcast to, `lead` the axes of it that are the kernel's one batch axis.
     """
+    if mask is None:
+        return np.empty(0, dtype), 0, 0, 0, 0
     array = np.asarray(mask)
     try:
         np.broadcast_to(array, scores)
     except ValueError:
         raise ValueError(f"attn_mask must broadcast to {scores}, got shape {array.shape}") from None
-    # Its conversion; where it has batch axes, over all of them.
+    # The conversion makes a copy; a mask with batch axes is broadcast over all of them first.
     whole = math.prod((*lead, *array.shape[-3:])) if array.ndim > 3 else array.size
     check_large(2 * whole * dtype.itemsize, "a mask of shape {}", array.shape)
     if array.dtype == np.bool_:
@@ -54,7 +56,7 @@ def additive(mask: Any, dtype: np.dtype[Any], lead: tuple[int, ...], scores: tup
     # A read-only or unaligned array is of another type, for which Numba would compile the kernel anew.
     array = np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")).reshape(math.prod(array.shape[:-3]), *heads)
     strides = [0 if n == 1 else s // array.itemsize for n, s in zip(array.shape, array.strides, strict=True)]
-    return array.reshape(-1), np.array(strides, np.int64)
+    return array.reshape(-1), *strides
 
 
 def flat(x: Array, shape: tuple[int, ...]) -> Array:

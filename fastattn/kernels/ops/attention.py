@@ -22,8 +22,9 @@ from fastattn.kernels.ops._arrays import (
     same_dtype,
     workers_for,
 )
-from fastattn.kernels.ops._attend import attend, live_keys, pack_keys, pack_values
+from fastattn.kernels.ops._attend import attend, group_of, live_keys, mask_of, pack_keys, pack_values
 from fastattn.kernels.ops._attention_arguments import additive, bounds, check_heads, flat, leading
+from fastattn.kernels.records import HeadSizes, MaskTensor, Scoring, matrix
 from fastattn.kernels.vector.simd import atomic_next, tile_width
 from fastattn.kernels.vector.target import TILE_ROWS
 from fastattn.runtime.memory import check_large
@@ -33,71 +34,59 @@ ROW_BLOCK = 8 * TILE_ROWS
 
 
 @kernel
-def attention_share(  # type: ignore[no-untyped-def]
-    scoring, w, q, k, v, mask, mask_strides, shape, scale, softcap, left, right, keys, values, scratch, counter, out, workers
-):
-    """Worker w's share of the packing, or of the scores and sums."""
-    b_all, h_all, g_all, length, s_all, d, e = shape
+def attention_share(phase, w, workers, q, k, v, mask, sizes, scoring, room, out):  # type: ignore[no-untyped-def]
+    """Worker w's share of the packing (phase 0), or of the scores and sums (phase 1)."""
+    mask, sizes, scoring = MaskTensor(*mask), HeadSizes(*sizes), Scoring(*scoring)
+    heads, length, s_all, d, e = sizes.heads, sizes.length, sizes.keys, sizes.d, sizes.e
+    keys, values, scratch, counter = room
     width = tile_width(q)
     keys_size = (s_all + width - 1) // width * width * d
     e_width = (e + width - 1) // width * width
     copied = values.size > 0
     at = w * (scratch.size // workers)
-    if not scoring:
+    if phase == 0:
         task = atomic_next(counter, 0)
-        while task < b_all * g_all:
+        while task < sizes.batch * sizes.groups:
             pack_keys(s_all, d, k, task * s_all * d, d, keys, task * keys_size)
             task = atomic_next(counter, 0)
         if copied:
             task = atomic_next(counter, 8)
-            while task < b_all * h_all:
-                b, h = task // h_all, task % h_all
-                place = b * mask_strides[0] + h * mask_strides[1]
-                live_keys(length, s_all, mask, place, mask_strides[2], mask_strides[3], left, right, scratch, at)
-                source = (b * g_all + h // (h_all // g_all)) * s_all * e
+            while task < sizes.batch * heads:
+                live_keys(length, s_all, mask_of(mask, task // heads, task % heads), scoring, scratch, at)
+                source = group_of(sizes, task) * s_all * e
                 pack_values(s_all, e, v, source, e, scratch, at, values, task * s_all * e_width)
                 task = atomic_next(counter, 8)
         return
     blocks = (length + ROW_BLOCK - 1) // ROW_BLOCK
     task = atomic_next(counter, 16)
-    while task < b_all * h_all * blocks:
+    while task < sizes.batch * heads * blocks:
         head, row = task // blocks, task % blocks * ROW_BLOCK
-        b, h = head // h_all, head % h_all
-        group = b * g_all + h // (h_all // g_all)
-        rows = min(ROW_BLOCK, length - row)
-        place = b * mask_strides[0] + h * mask_strides[1]
-        at_q, at_out = (head * length + row) * d, (head * length + row) * e
-        # fmt: off
+        group = group_of(sizes, head)
         if copied:
-            attend(rows, row, s_all, d, e, q, at_q, d, keys, group * keys_size,
-                   values, head * s_all * e_width, e_width, mask, place, mask_strides[2], mask_strides[3],
-                   scale, softcap, left, right, scratch, at, out, at_out, e)
+            packed_values = matrix(values, head * s_all * e_width, e_width)
         else:
-            attend(rows, row, s_all, d, e, q, at_q, d, keys, group * keys_size,
-                   v, group * s_all * e, e, mask, place, mask_strides[2], mask_strides[3],
-                   scale, softcap, left, right, scratch, at, out, at_out, e)
-        # fmt: on
+            packed_values = matrix(v, group * s_all * e, e)
+        attend(
+            min(ROW_BLOCK, length - row), row, (s_all, d, e), matrix(q, (head * length + row) * d, d),
+            matrix(keys, group * keys_size, width), packed_values, mask_of(mask, head // heads, head % heads), scoring,
+            scratch, at, matrix(out, (head * length + row) * e, e),
+        )  # fmt: skip
         task = atomic_next(counter, 16)
 
 
 @ParallelKernel
-def attention_kernel(q, k, v, mask, mask_strides, shape, scale, softcap, left, right, keys, values, scratch, counter, out, workers):  # type: ignore[no-untyped-def]
-    """Attention of q (B, H, L, D) on k (B, G, S, D) and v (B, G, S, E), all flat; `shape` is (B, H, G, L, S, D, E).
+def attention_kernel(q, k, v, mask, sizes, scoring, room, out, workers):  # type: ignore[no-untyped-def]
+    """Attention of q (B, H, L, D) on k (B, G, S, D) and v (B, G, S, E), all flat.
 
-    keys: room for B * G packed heads.  values: likewise for B * H where value rows must be copied, else empty.
+    mask, sizes, scoring: a MaskTensor, HeadSizes and Scoring as plain tuples.  room: packed keys of B * G heads, as many values of
+    B * H where value rows must be copied (else empty), scratch, the counter of work.
     """
     for phase in range(2):
-        scoring = phase == 1
         if workers == 1:
-            attention_share(
-                scoring, 0, q, k, v, mask, mask_strides, shape, scale, softcap, left, right, keys, values, scratch, counter, out, 1
-            )
+            attention_share(phase, 0, 1, q, k, v, mask, sizes, scoring, room, out)
         else:
             for part in prange(workers):
-                attention_share(
-                    scoring, np.int64(part), q, k, v, mask, mask_strides, shape, scale, softcap, left, right,
-                    keys, values, scratch, counter, out, workers,
-                )  # fmt: skip
+                attention_share(phase, np.int64(part), workers, q, k, v, mask, sizes, scoring, room, out)
 
 
 def scaled_dot_product_attention(
@@ -179,11 +168,8 @@ def scaled_dot_product_attention(
     q = flat(query, (*lead, heads, length, d))
     k = flat(key, (*lead, groups, s_all, d))
     v = flat(value, (*lead, groups, s_all, e))
-    if attn_mask is None:
-        mask, strides = np.empty(0, dtype), np.zeros(4, np.int64)
-    else:
-        mask, strides = additive(attn_mask, dtype, lead, (*shape[:-1], s_all))
-    result = kernel_out(out, shape, q, q, k, v, mask)
+    mask = additive(attn_mask, dtype, lead, (*shape[:-1], s_all))
+    result = kernel_out(out, shape, q, q, k, v, mask[0])
     if result.size:
         count, width = panels(s_all, dtype)
         e_width = panels(e, dtype)[0] * width
@@ -195,11 +181,9 @@ def scaled_dot_product_attention(
         work_us = 4e-5 * batch * heads * length * s_all * (d + e)
         workers = workers_for(work_us, batch * heads * -(-length // ROW_BLOCK))
         scratch = aligned_empty(workers * _attend.scratch_size(s_all, e, dtype), dtype)
-        dims = np.array([batch, heads, groups, length, s_all, d, e], np.int64)
-        attention_kernel(
-            q, k, v, mask, strides, dims, factor, cap, left, right,
-            keys, values, scratch, np.zeros(24, np.int64), result.reshape(-1), workers,
-        )  # fmt: skip
+        sizes = (batch, heads, groups, length, s_all, d, e)
+        room = (keys, values, scratch, np.zeros(24, np.int64))
+        attention_kernel(q, k, v, mask, sizes, (factor, cap, left, right), room, result.reshape(-1), workers)
     return finish(result, out, query.dtype)
 
 

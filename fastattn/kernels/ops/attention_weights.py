@@ -21,9 +21,10 @@ from fastattn.kernels.ops._arrays import (
     same_dtype,
     workers_for,
 )
-from fastattn.kernels.ops._attend import finish_scores, pack_keys
+from fastattn.kernels.ops._attend import finish_scores, group_of, is_plain, mask_of, pack_keys
 from fastattn.kernels.ops._attention_arguments import additive, bounds, check_heads, flat, leading
 from fastattn.kernels.ops.softmax import row_exp, row_max, scale_row
+from fastattn.kernels.records import HeadSizes, MaskTensor, Scoring, matrix, shifted
 from fastattn.kernels.vector.elementary import LOG2_E
 from fastattn.kernels.vector.simd import atomic_next, tile_width
 from fastattn.kernels.vector.target import TILE_ROWS
@@ -47,83 +48,74 @@ def weigh_row(n, x, ix, c):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def weigh(  # type: ignore[no-untyped-def]
-    rows, row, s_all, d, q, iq, keys, ik, mask, im, mask_row, mask_column, scale, softcap, left, right, zeros, out, io,
-):  # fmt: skip
+def weigh(rows, row, s_all, d, q, keys, mask, scoring, none, out):  # type: ignore[no-untyped-def]
     """out (rows, S) = the weights of `rows` queries, the first of which is query `row` of its sequence, on S keys.
 
-    keys: packed by `pack_keys`.  mask: additive, with the strides given; size 0 is none.  zeros: a panel's width of them.
+    keys: packed by `pack_keys`.  none: a panel's width of zeros.
     """
-    width = tile_width(out)
-    # A factor that is not positive would turn the maximum into a minimum, or -inf into NaN.
-    plain = mask.size == 0 and softcap == 0.0 and scale > 0.0
-    c = scale * LOG2_E if plain else LOG2_E
+    left, right = scoring.left, scoring.right
+    width = tile_width(out.data)
+    plain = is_plain(scoring, mask)
+    c = scoring.scale * LOG2_E if plain else LOG2_E
     for first in range(0, rows, TILE_ROWS):
         m, t0 = min(TILE_ROWS, rows - first), row + first
         low, high = min(max(0, t0 - left), s_all), min(s_all, t0 + m + right)
         for p in range(low // width * width, high, width):
-            n = min(width, s_all - p)
-            panel_product(
-                m, d, q, iq + first * d, d, keys, ik + p * d, width, 0, zeros, 0, 0, out, io + first * s_all + p, s_all, n
-            )  # fmt: skip
+            panel = matrix(keys.data, keys.at + p * d, width)
+            panel_product(m, d, shifted(q, first, 0), panel, 0, none, shifted(out, first, p), min(width, s_all - p))
         for i in range(m):
-            t, at = t0 + i, io + (first + i) * s_all
+            t, at = t0 + i, out.at + (first + i) * s_all
             start = min(max(0, t - left), s_all)
             stop = max(start, min(s_all, t + right + 1))
             for j in range(start):
-                out[at + j] = 0.0
+                out.data[at + j] = 0.0
             for j in range(stop, s_all):
-                out[at + j] = 0.0
+                out.data[at + j] = 0.0
             if not plain:
-                place = im + t * mask_row + start * mask_column
-                finish_scores(stop - start, out, at + start, scale, softcap, mask, place, mask_column)
-            weigh_row(stop - start, out, at + start, c)
+                place = mask.at + t * mask.row + start * mask.column
+                finish_scores(stop - start, out.data, at + start, scoring, mask, place)
+            weigh_row(stop - start, out.data, at + start, c)
 
 
 @kernel
-def weights_share(  # type: ignore[no-untyped-def]
-    scoring, q, k, mask, mask_strides, shape, scale, softcap, left, right, keys, zeros, counter, out
-):
-    """A worker's share of the packing, or of the scores."""
-    b_all, h_all, g_all, length, s_all, d = shape
+def weights_share(phase, q, k, mask, sizes, scoring, keys, zeros, counter, out):  # type: ignore[no-untyped-def]
+    """A worker's share of the packing (phase 0), or of the scores (phase 1)."""
+    mask, sizes, scoring = MaskTensor(*mask), HeadSizes(*sizes), Scoring(*scoring)
+    heads, length, s_all, d = sizes.heads, sizes.length, sizes.keys, sizes.d
     width = tile_width(q)
     keys_size = (s_all + width - 1) // width * width * d
-    if not scoring:
+    if phase == 0:
         task = atomic_next(counter, 0)
-        while task < b_all * g_all:
+        while task < sizes.batch * sizes.groups:
             pack_keys(s_all, d, k, task * s_all * d, d, keys, task * keys_size)
             task = atomic_next(counter, 0)
         return
     blocks = (length + ROW_BLOCK - 1) // ROW_BLOCK
     task = atomic_next(counter, 8)
-    while task < b_all * h_all * blocks:
+    while task < sizes.batch * heads * blocks:
         head, row = task // blocks, task % blocks * ROW_BLOCK
-        b, h = head // h_all, head % h_all
-        group = b * g_all + h // (h_all // g_all)
-        place = b * mask_strides[0] + h * mask_strides[1]
+        first = head * length + row
         weigh(
-            min(ROW_BLOCK, length - row), row, s_all, d, q, (head * length + row) * d, keys, group * keys_size,
-            mask, place, mask_strides[2], mask_strides[3], scale, softcap, left, right, zeros, out,
-            (head * length + row) * s_all,
+            min(ROW_BLOCK, length - row), row, s_all, d, matrix(q, first * d, d),
+            matrix(keys, group_of(sizes, head) * keys_size, width), mask_of(mask, head // heads, head % heads), scoring,
+            matrix(zeros, 0, 0), matrix(out, first * s_all, s_all),
         )  # fmt: skip
         task = atomic_next(counter, 8)
 
 
 @ParallelKernel
-def attention_weights_kernel(  # type: ignore[no-untyped-def]
-    q, k, mask, mask_strides, shape, scale, softcap, left, right, keys, zeros, counter, out, workers
-):
-    """Weights of q (B, H, L, D) on k (B, G, S, D), all flat; `shape` is (B, H, G, L, S, D).
+def attention_weights_kernel(q, k, mask, sizes, scoring, keys, zeros, counter, out, workers):  # type: ignore[no-untyped-def]
+    """Weights of q (B, H, L, D) on k (B, G, S, D), all flat.
 
-    keys: room for B * G packed heads.  zeros: a panel's width of them.
+    mask, sizes, scoring: a MaskTensor, HeadSizes and Scoring as plain tuples.  keys: room for B * G packed heads.  zeros: a panel's
+    width of them.
     """
     for phase in range(2):
-        scoring = phase == 1
         if workers == 1:
-            weights_share(scoring, q, k, mask, mask_strides, shape, scale, softcap, left, right, keys, zeros, counter, out)
+            weights_share(phase, q, k, mask, sizes, scoring, keys, zeros, counter, out)
         else:
             for _ in prange(workers):
-                weights_share(scoring, q, k, mask, mask_strides, shape, scale, softcap, left, right, keys, zeros, counter, out)
+                weights_share(phase, q, k, mask, sizes, scoring, keys, zeros, counter, out)
 
 
 def attention_weights(
@@ -201,11 +193,8 @@ def attention_weights(
     dtype = np.dtype(np.float64 if query.dtype.type is np.float64 else np.float32)
     batch = math.prod(lead)
     q, k = flat(query, (*lead, heads, length, d)), flat(key, (*lead, groups, s_all, d))
-    if attn_mask is None:
-        mask, strides = np.empty(0, dtype), np.zeros(4, np.int64)
-    else:
-        mask, strides = additive(attn_mask, dtype, lead, shape)
-    result = kernel_out(out, shape, q, q, k, mask)
+    mask = additive(attn_mask, dtype, lead, shape)
+    result = kernel_out(out, shape, q, q, k, mask[0])
     if result.size:
         count, width = panels(s_all, dtype)
         own = batch * groups * count * width * d * dtype.itemsize + (0 if result is out else result.nbytes)
@@ -215,11 +204,8 @@ def attention_weights(
         zeros[:] = 0
         work_us = 2e-5 * batch * heads * length * s_all * (d + 32)
         workers = workers_for(work_us, batch * heads * -(-length // ROW_BLOCK))
-        dims = np.array([batch, heads, groups, length, s_all, d], np.int64)
-        attention_weights_kernel(
-            q, k, mask, strides, dims, factor, cap, left, right,
-            keys, zeros, np.zeros(16, np.int64), result.reshape(-1), workers,
-        )  # fmt: skip
+        sizes, counter = (batch, heads, groups, length, s_all, d, 0), np.zeros(16, np.int64)
+        attention_weights_kernel(q, k, mask, sizes, (factor, cap, left, right), keys, zeros, counter, result.reshape(-1), workers)
     return finish(result, out, query.dtype)
 
 

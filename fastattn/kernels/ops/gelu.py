@@ -8,14 +8,14 @@ import numpy as np
 
 from fastattn.kernels.compile.jit import ParallelKernel, prange
 from fastattn.kernels.ops._arrays import Array, check_out, finish, float_array, kernel_out, workers_for, working
-from fastattn.kernels.vector.activations import ACTIVATIONS, activate_rows
+from fastattn.kernels.vector.activations import ACTIVATION_KINDS, activate_rows
 
-_FORMS = {"none": ACTIVATIONS["gelu"], "tanh": ACTIVATIONS["gelu_tanh"]}
+_FORMS = {"none": ACTIVATION_KINDS["gelu"], "tanh": ACTIVATION_KINDS["gelu_tanh"]}
 
 
 @ParallelKernel
 def gelu_kernel(x, out, kind, workers):  # type: ignore[no-untyped-def]
-    """out = activation(x), both flat; `kind` is a number of ACTIVATIONS."""
+    """out = activation(x), both flat; `kind` is a number of ACTIVATION_KINDS."""
     n = x.size
     if workers == 1:
         activate_rows(1, n, x, 0, n, out, 0, n, kind)

@@ -21,6 +21,7 @@ from fastattn.kernels.ops._arrays import (
     workers_for,
     working,
 )
+from fastattn.kernels.records import Norm, matrix
 from fastattn.kernels.vector.simd import (
     fill,
     fma,
@@ -62,9 +63,9 @@ def row_mean(n, x, ix, residual, ir, out, io):  # type: ignore[no-untyped-def]
 
 @inline
 def row_factor(n, x, ix, mean, eps):  # type: ignore[no-untyped-def]
-    """factor = 1 / sqrt(var + eps) of x[:n], and -factor times what `mean` falls short of the mean, in every lane.
+    """factor = 1 / sqrt(var + eps) of x[:n], and the shift of a second-pass correction, in every lane.
 
-    Far from 0 the rounding of the mean is no longer small beside the deviations.  Their own mean is what it left out.
+    The mean of (x - mean) is the rounding error of `mean`, large where abs(mean) >> std; returned as `shift`, already scaled.
     """
     width = lanes(x)
     whole = n - n % width
@@ -99,39 +100,49 @@ def row_affine(n, x, ix, mean, factor, shift, weight, iw, bias, ib, out, io):  #
 
 
 @kernel
-def layer_norm_rows(m, n, x, ix, ldx, residual, ir, ldr, weight, iw, bias, ib, out, io, ldo, eps):  # type: ignore[no-untyped-def]
-    """out = layer_norm(x + residual) for m rows of n; `residual` of size 0 is none, and may be `out` itself."""
-    source, at, ld = (out, io, ldo) if residual.size else (x, ix, ldx)
+def layer_norm_rows(m, n, x, residual, norm, out, eps):  # type: ignore[no-untyped-def]
+    """out = layer_norm(x + residual) for m rows of n, all a Matrix; `residual` of size 0 is none, and may be `out` itself."""
+    source = out if residual.data.size else x
     i = 0
     while i < m:
         # Two rows a step: a row's sums take longer than its arithmetic, those of two overlap.
         j = min(i + 1, m - 1)
-        a, b = at + i * ld, at + j * ld
-        first = row_mean(n, x, ix + i * ldx, residual, ir + i * ldr, out, io + i * ldo)
+        a, b = source.at + i * source.ld, source.at + j * source.ld
+        to, other_to = out.at + i * out.ld, out.at + j * out.ld
+        first = row_mean(n, x.data, x.at + i * x.ld, residual.data, residual.at + i * residual.ld, out.data, to)
         if j > i:
-            second = row_mean(n, x, ix + j * ldx, residual, ir + j * ldr, out, io + j * ldo)
+            second = row_mean(n, x.data, x.at + j * x.ld, residual.data, residual.at + j * residual.ld, out.data, other_to)
         else:
             second = first
-        factor, shift = row_factor(n, source, a, first, eps)
-        other, other_shift = row_factor(n, source, b, second, eps)
-        row_affine(n, source, a, first, factor, shift, weight, iw, bias, ib, out, io + i * ldo)
+        factor, shift = row_factor(n, source.data, a, first, eps)
+        other, other_shift = row_factor(n, source.data, b, second, eps)
+        row_affine(n, source.data, a, first, factor, shift, norm.weight, norm.at, norm.bias, norm.bias_at, out.data, to)
         if j > i:
-            row_affine(n, source, b, second, other, other_shift, weight, iw, bias, ib, out, io + j * ldo)
+            row_affine(
+                n, source.data, b, second, other, other_shift, norm.weight, norm.at, norm.bias, norm.bias_at, out.data, other_to
+            )  # fmt: skip
         i += 2
+
+
+@kernel
+def layer_norm_share(start, stop, n, x, residual, weight, bias, out, eps):  # type: ignore[no-untyped-def]
+    """Rows start .. stop - 1 of `layer_norm_kernel`."""
+    norm = Norm(weight, np.int64(0), bias, np.int64(0))
+    at = start * n
+    layer_norm_rows(stop - start, n, matrix(x, at, n), matrix(residual, at, n), norm, matrix(out, at, n), eps)
 
 
 @ParallelKernel
 def layer_norm_kernel(x, residual, weight, bias, out, eps, workers):  # type: ignore[no-untyped-def]
     """out[i] = layer_norm(x[i] + residual[i]) for x (M, N), flat weight and bias (N,), flat residual (M * N,) or empty."""
     m, n = x.shape
+    rows, to = x.reshape(-1), out.reshape(-1)
     if workers == 1:
-        layer_norm_rows(m, n, x.reshape(-1), 0, n, residual, 0, n, weight, 0, bias, 0, out.reshape(-1), 0, n, eps)
+        layer_norm_share(0, m, n, rows, residual, weight, bias, to, eps)
     else:
         for part in prange(workers):
             w = np.int64(part)
-            start, stop = m * w // workers, m * (w + 1) // workers
-            at = start * n
-            layer_norm_rows(stop - start, n, x.reshape(-1), at, n, residual, at, n, weight, 0, bias, 0, out.reshape(-1), at, n, eps)
+            layer_norm_share(m * w // workers, m * (w + 1) // workers, n, rows, residual, weight, bias, to, eps)
 
 
 def layer_norm(

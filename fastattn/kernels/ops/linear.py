@@ -19,7 +19,8 @@ from fastattn.kernels.ops._arrays import (
     workers_for,
     working,
 )
-from fastattn.kernels.vector.activations import ACTIVATIONS, activate_rows
+from fastattn.kernels.records import Weight, matrix, shifted
+from fastattn.kernels.vector.activations import ACTIVATION_KINDS, activate_rows
 from fastattn.kernels.vector.simd import atomic_next, tile_width
 from fastattn.kernels.vector.tile import panel_product
 from fastattn.runtime.memory import check_large
@@ -49,29 +50,36 @@ def chains_of(k):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def linear_chains(m, k, start, stop, first, last, a, ia, lda, w, iw, bias, ib, c, ic, ldc, n, kind):  # type: ignore[no-untyped-def]
-    """`linear_rows`, of each sum only the chains start .. stop - 1: the first brings the bias, the others add to c."""
-    width = tile_width(c)
-    chains = chains_of(k)
-    for p in range(first, last):
+def linear_chains(m, chains, panels, a, w, c, kind):  # type: ignore[no-untyped-def]
+    """`linear_rows`, of each sum only chains[0] .. chains[1] - 1: the first chain brings the bias, the others add to c."""
+    width = tile_width(c.data)
+    every = chains_of(w.k)
+    for p in range(panels[0], panels[1]):
         column = p * width
-        columns = min(width, n - column)
-        to = ic + column
-        for chain in range(start, stop):
-            begin = k * chain // chains
-            count = k * (chain + 1) // chains - begin
-            at = iw + column * k + begin * width
+        columns = min(width, w.n - column)
+        to = shifted(c, 0, column)
+        for chain in range(chains[0], chains[1]):
+            begin = w.k * chain // every
+            count = w.k * (chain + 1) // every - begin
+            panel = matrix(w.panels, w.at + column * w.k + begin * width, width)
             # One call for both: the product's code is long, and each call is compiled anew.
-            add, ii, ldi = (c, to, ldc) if chain else (bias, ib + column, 0)
-            panel_product(m, count, a, ia + begin, lda, w, at, width, k * width, add, ii, ldi, c, to, ldc, columns)
+            add = to if chain else matrix(w.bias, w.bias_at + column, 0)
+            panel_product(m, count, shifted(a, 0, begin), panel, w.k * width, add, to, columns)
         if kind:
-            activate_rows(m, columns, c, to, ldc, c, to, ldc, kind)
+            activate_rows(m, columns, c.data, to.at, c.ld, c.data, to.at, c.ld, kind)
 
 
 @kernel
-def linear_rows(m, k, first, last, a, ia, lda, w, iw, bias, ib, c, ic, ldc, n, kind):  # type: ignore[no-untyped-def]
-    """c[:m, columns] = activation(a[:m, :k] weight^T + bias) for the packed panels first .. last - 1 of n columns."""
-    linear_chains(m, k, 0, chains_of(k), first, last, a, ia, lda, w, iw, bias, ib, c, ic, ldc, n, kind)
+def linear_rows(m, panels, a, w, c, kind):  # type: ignore[no-untyped-def]
+    """c[:m] = activation(a[:m, :k] weight^T + bias) for the columns of packed panels panels[0] .. panels[1] - 1."""
+    linear_chains(m, (np.int64(0), chains_of(w.k)), panels, a, w, c, kind)
+
+
+@kernel
+def linear_block(row, rows, panels, k, n, a, packed, bias, c, kind):  # type: ignore[no-untyped-def]
+    """Rows row .. row + rows - 1 of `linear_kernel`, for some panels of its columns."""
+    weight = Weight(packed, np.int64(0), bias, np.int64(0), k, n)
+    linear_rows(rows, panels, matrix(a, row * k, k), weight, matrix(c, row * n, n), kind)
 
 
 @ParallelKernel
@@ -84,7 +92,7 @@ def linear_kernel(x, packed, bias, out, kind, counter, workers):  # type: ignore
     a, c = x.reshape(-1), out.reshape(-1)
     if workers == 1:
         for row in range(0, m, ROW_BLOCK):
-            linear_rows(min(ROW_BLOCK, m - row), k, 0, count, a, row * k, k, packed, 0, bias, 0, c, row * n, n, n, kind)
+            linear_block(row, min(ROW_BLOCK, m - row), (0, count), k, n, a, packed, bias, c, kind)
     else:
         blocks = (m + ROW_BLOCK - 1) // ROW_BLOCK
         # The panels are shared out too, until there are tasks enough to keep the threads busy to the end.
@@ -95,8 +103,8 @@ def linear_kernel(x, packed, bias, out, kind, counter, workers):  # type: ignore
                 block, group = task // groups, task % groups
                 row = m * block // blocks
                 rows = m * (block + 1) // blocks - row
-                first, last = count * group // groups, count * (group + 1) // groups
-                linear_rows(rows, k, first, last, a, row * k, k, packed, 0, bias, 0, c, row * n, n, n, kind)
+                panels = (count * group // groups, count * (group + 1) // groups)
+                linear_block(row, rows, panels, k, n, a, packed, bias, c, kind)
                 task = atomic_next(counter, 0)
 
 
@@ -138,8 +146,8 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
     x, weight = float_array("x", x), float_array("weight", weight)
     bias = None if bias is None else float_array("bias", bias)
     same_dtype("x", x, weight=weight, bias=bias)
-    if activation not in ACTIVATIONS:
-        known = ", ".join(repr(name) for name in ACTIVATIONS)
+    if activation not in ACTIVATION_KINDS:
+        known = ", ".join(repr(name) for name in ACTIVATION_KINDS)
         raise ValueError(f"activation must be one of {known}, got {activation!r}")
     if weight.ndim != 2:
         raise ValueError(f"weight must have two axes (C_out, C_in), got shape {weight.shape}")
@@ -164,7 +172,7 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
         m = result.size // n
         workers = workers_for(2e-5 * m * max(k, 1) * n, count * -(-m // ROW_BLOCK))
         rows, target = work.reshape(m, k), result.reshape(m, n)
-        linear_kernel(rows, packed, padded, target, ACTIVATIONS[activation], np.zeros(8, np.int64), workers)
+        linear_kernel(rows, packed, padded, target, ACTIVATION_KINDS[activation], np.zeros(8, np.int64), workers)
     return finish(result, out, x.dtype)
 
 

@@ -8,22 +8,26 @@ import numpy as np
 
 from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
 from fastattn.kernels.ops._arrays import Array, check_out, finish, float_array, kernel_out, same_dtype, workers_for, working
+from fastattn.kernels.records import matrix
 from fastattn.kernels.vector.simd import lanes, load_part, store_part
 
 
 @kernel
-def rotate_rows(m, d, x, ix, ldx, cos, ic, sin, i_sin, ldt, out, io, ldo):  # type: ignore[no-untyped-def]
-    """out = (a cos - b sin, b cos + a sin) for m rows (a, b) of size d; row i takes row i of the tables.  `out` may be `x`."""
-    width = lanes(x)
+def rotate_rows(m, d, x, cos, sin, out):  # type: ignore[no-untyped-def]
+    """out = (a cos - b sin, b cos + a sin) for m rows (a, b) of size d, all a Matrix; row i takes row i of the tables.
+
+    `out` may be `x`.
+    """
+    width = lanes(x.data)
     half = d // 2
     for i in range(m):
-        a, c, s, o = ix + i * ldx, ic + i * ldt, i_sin + i * ldt, io + i * ldo
+        a, c, s, o = x.at + i * x.ld, cos.at + i * cos.ld, sin.at + i * sin.ld, out.at + i * out.ld
         for j in range(0, half, width):
             n = min(width, half - j)
-            u, v = load_part(x, a + j, n, 0.0), load_part(x, a + half + j, n, 0.0)
-            cosine, sine = load_part(cos, c + j, n, 0.0), load_part(sin, s + j, n, 0.0)
-            store_part(out, o + j, n, u * cosine - v * sine)
-            store_part(out, o + half + j, n, v * cosine + u * sine)
+            u, v = load_part(x.data, a + j, n, 0.0), load_part(x.data, a + half + j, n, 0.0)
+            cosine, sine = load_part(cos.data, c + j, n, 0.0), load_part(sin.data, s + j, n, 0.0)
+            store_part(out.data, o + j, n, u * cosine - v * sine)
+            store_part(out.data, o + half + j, n, v * cosine + u * sine)
 
 
 @kernel
@@ -33,7 +37,8 @@ def rotate_share(row, stop, t_all, d, x, cos, sin, out):  # type: ignore[no-unty
     while row < stop:
         t = row % t_all
         rows = min(stop - row, t_all - t)
-        rotate_rows(rows, d, x, row * d, d, cos, t * half, sin, t * half, half, out, row * d, d)
+        cosines, sines = matrix(cos, t * half, half), matrix(sin, t * half, half)
+        rotate_rows(rows, d, matrix(x, row * d, d), cosines, sines, matrix(out, row * d, d))
         row += rows
 
 

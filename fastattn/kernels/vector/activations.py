@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from fastattn.config import ACTIVATIONS
 from fastattn.kernels.compile.jit import inline, kernel
 from fastattn.kernels.vector.elementary import LOG2_E, exp2, normal_tail
 from fastattn.kernels.vector.simd import absolute, fma, lanes, load, load_part, load_wide, maximum, store, store_part, where_less
 from fastattn.kernels.vector.target import WIDE
 
-ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4}
-GELU, GELU_TANH, RELU, SILU = 1, 2, 3, 4
+# The number by which kernels know an activation; 0 is none.
+ACTIVATION_KINDS = {name: kind for kind, name in enumerate((None, *ACTIVATIONS))}
+GELU, GELU_TANH, RELU, SILU = (ACTIVATION_KINDS[name] for name in ("gelu", "gelu_tanh", "relu", "silu"))
 
 
 @inline
 def gelu_erf(x):  # type: ignore[no-untyped-def]
     """x Phi(x) = max(x, 0) - |x| Phi(-|x|): no cancellation on either side."""
     u = absolute(x)
-    # From 13 on the tail is below 1e-37 of anything.
+    # The tail of 13 is below 1e-37: larger arguments are clipped.
     u = where_less(u, 13.0, u, 13.0)
-    # x - x: at -inf the product of infinity and 0, as in the definition.
+    # x - x is 0, but NaN at -inf, as the product of infinity and 0 in the definition.
     return fma(0.0 - u, normal_tail(u), where_less(x, 0.0, x - x, x))
 
 
@@ -38,7 +40,7 @@ def gelu_tanh(x):  # type: ignore[no-untyped-def]
 
 @inline
 def activate(x, kind):  # type: ignore[no-untyped-def]
-    """Apply the activation with number `kind` of ACTIVATIONS to a vector."""
+    """Apply the activation with number `kind` of ACTIVATION_KINDS to a vector."""
     if kind == GELU:
         return gelu_erf(x)
     if kind == GELU_TANH:

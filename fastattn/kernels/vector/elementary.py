@@ -17,7 +17,7 @@ from fastattn.kernels.compile.jit import JIT, OPTIONS, inline
 from fastattn.kernels.vector.simd import absolute, below_float32, each_lane, fma, power_of_two, where_less
 
 LOG2_E = 1.4426950408889634
-# Added to a float32 below 2**22 in magnitude, it leaves the nearest integer in the low bits, with the exponent's bias.
+# The sum with a float32 below 2**22 in magnitude has the nearest integer in its low bits, with the exponent's bias.
 _SHIFT = 12582912.0 + 127.0
 
 
@@ -28,7 +28,7 @@ def _from_fraction_f32(r, shifted):  # type: ignore[no-untyped-def]
     p = fma(p, r, 0.05550328642129898)
     p = fma(p, r, 0.24022646248340607)
     p = fma(p, r, 0.6931471824645996)
-    # A product, and not a sum of exponents: that would make a number of some NaNs.
+    # Scaling is a product: a sum of exponents would turn some NaNs into numbers.
     scale = power_of_two(shifted)
     return fma(p * scale, r, scale)
 
@@ -38,7 +38,7 @@ _from_fraction = inline(_from_fraction_f32)
 
 def _exp2_f32(d, c):  # type: ignore[no-untyped-def]
     shifted = fma(d, c, _SHIFT)
-    # c is a float64: the product with what float32 leaves of it reaches 1e-6.
+    # The float32 rounding error of c, times d, reaches 1e-6: it is added back.
     r = fma(d, below_float32(c), fma(d, c, _SHIFT - shifted))
     return where_less(shifted, _SHIFT - 126.0, 0.0, _from_fraction(r, shifted))
 

@@ -183,7 +183,7 @@ def square_root(typingctx, v):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def power_of_two(typingctx, shifted):  # type: ignore[no-untyped-def]
-    """Return 2**n for float32, where `shifted` = n + 127 + 1.5 * 2**23, n in -126 .. 127; something where it is anything else."""
+    """Return 2**n for float32, where `shifted` = n + 127 + 1.5 * 2**23, n in -126 .. 127; undefined outside."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         whole = ir.VectorType(I32, shifted.count)

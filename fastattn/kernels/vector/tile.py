@@ -141,36 +141,21 @@ tile = _tile_python if config.DISABLE_JIT else _tile
 
 
 @kernel
-def panel_product(m, k, a, ia, lda, b, ib, ldb, ahead, add, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]
+def panel_product(m, k, a, b, ahead, add, c, n):  # type: ignore[no-untyped-def]
     """C[:m, :n] = A[:m, :k] B[:k, :n] + add for one panel of B, n at most two vectors; rows are cut into nearly equal tiles.
 
-    Each matrix is a flat C-contiguous array, the offset of its first element and the distance of its rows.
-    `add` with row distance 0 is a bias; with c's own place, the product so far.
-    What lies `ahead` elements further on than B is read soon: it is prefetched; 0 for nothing.
+    `add` with row distance 0 is a bias; `c` itself, the product so far.
+    The panel that starts `ahead` elements behind B is prefetched; 0 for none.
     """
     tiles = (m + TILE_ROWS - 1) // TILE_ROWS
-    line = lanes(c) if ahead else 0
+    line = lanes(c.data) if ahead else 0
     done = 0
     for t in range(tiles):
         rows = (m - done + tiles - t - 1) // (tiles - t)
         # The panel that comes next is asked for once: every other line by the first tile, the rest by the second.
         distance = ahead + t * line if t < 2 else 0
         tile(
-            rows,
-            k,
-            a,
-            ia + done * lda,
-            lda,
-            b,
-            ib,
-            ldb,
-            distance,
-            add,
-            ii + done * ldi,
-            ldi,
-            c,
-            ic + done * ldc,
-            ldc,
-            n,
-        )
+            rows, k, a.data, a.at + done * a.ld, a.ld, b.data, b.at, b.ld, distance,
+            add.data, add.at + done * add.ld, add.ld, c.data, c.at + done * c.ld, c.ld, n,
+        )  # fmt: skip
         done += rows

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastattn.kernels.ops.gelu import gelu
 from fastattn.kernels.ops.softmax import softmax
 
-__all__ = ["ACTIVATIONS", "Activation", "activation_name", "find_activation", "resolve_activation"]
+__all__ = ["TORCH_ACTIVATIONS", "Activation", "activation_name", "find_activation", "resolve_activation"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def _elu(x: Array, scale: float = 1.0, negative: float = 1.0) -> Array:
 
 
 # Classes of torch.nn without arguments, as a dotted name makes them.
-ACTIVATIONS: dict[str, Activation] = {
+TORCH_ACTIVATIONS: dict[str, Activation] = {
     "CELU": _elu,
     "ELU": _elu,
     "GELU": lambda x: np.asarray(gelu(x)),
@@ -61,7 +61,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def find_activation(name: str, default: str) -> str:
-    """Return the key in `ACTIVATIONS` of an activation that a model folder names.
+    """Return the key in `TORCH_ACTIVATIONS` of an activation that a model folder names.
 
     Parameters
     ----------
@@ -78,15 +78,15 @@ def find_activation(name: str, default: str) -> str:
     Raises
     ------
     ValueError
-        It is torch's and not one of `ACTIVATIONS`.
+        It is torch's and not one of `TORCH_ACTIVATIONS`.
     """
     module, _, kind = name.rpartition(".")
-    if kind in ACTIVATIONS and (module.startswith("torch.nn") and "functional" not in module):
+    if kind in TORCH_ACTIVATIONS and (module.startswith("torch.nn") and "functional" not in module):
         return kind
     if not name.startswith("torch."):
         logger.warning("activation function %r is not torch's, and no code is loaded by its name; %s is used", name, default)
         return default
-    raise ValueError(f"activation function {name!r} is not supported; supported: {', '.join(ACTIVATIONS)} of torch.nn")
+    raise ValueError(f"activation function {name!r} is not supported; supported: {', '.join(TORCH_ACTIVATIONS)} of torch.nn")
 
 
 def activation_name(function: Any) -> str:
@@ -95,7 +95,7 @@ def activation_name(function: Any) -> str:
     Parameters
     ----------
     function : str or callable
-        A key of `ACTIVATIONS`, a dotted name, a function or a torch module.
+        A key of `TORCH_ACTIVATIONS`, a dotted name, a function or a torch module.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def activation_name(function: Any) -> str:
     """
     if isinstance(function, str):
         linear = function == "Identity"
-        return f"torch.nn.modules.{'linear' if linear else 'activation'}.{function}" if function in ACTIVATIONS else function
+        return f"torch.nn.modules.{'linear' if linear else 'activation'}.{function}" if function in TORCH_ACTIVATIONS else function
     kind = function if hasattr(function, "__qualname__") else type(function)
     return f"{kind.__module__}.{kind.__qualname__}"
 
@@ -115,7 +115,7 @@ def resolve_activation(function: Any) -> Activation:
     Parameters
     ----------
     function : str or callable
-        A key of `ACTIVATIONS`, a dotted name of torch, a function of an array, or a torch module or function.
+        A key of `TORCH_ACTIVATIONS`, a dotted name of torch, a function of an array, or a torch module or function.
 
     Returns
     -------
@@ -130,11 +130,13 @@ def resolve_activation(function: Any) -> Activation:
         No such name is known.
     """
     if isinstance(function, str):
-        if function in ACTIVATIONS:
-            return ACTIVATIONS[function]
+        if function in TORCH_ACTIVATIONS:
+            return TORCH_ACTIVATIONS[function]
         if not function.startswith("torch."):
-            raise ValueError(f"activation function {function!r} is not supported; supported: {', '.join(ACTIVATIONS)} of torch.nn")
-        return ACTIVATIONS[find_activation(function, "Identity")]
+            raise ValueError(
+                f"activation function {function!r} is not supported; supported: {', '.join(TORCH_ACTIVATIONS)} of torch.nn"
+            )
+        return TORCH_ACTIVATIONS[find_activation(function, "Identity")]
     if not callable(function):
         raise TypeError(f"an activation function must be callable or a name, got {type(function).__name__}")
     torch = sys.modules.get("torch")

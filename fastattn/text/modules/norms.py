@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastattn.checkpoint.folder import read_object
+from fastattn.encoder.pooling import normalize
 from fastattn.kernels.ops.layer_norm import layer_norm
 from fastattn.text.modules.module import (
     SENTENCE,
@@ -22,7 +23,6 @@ from fastattn.text.modules.module import (
     read_config,
     read_weights,
 )
-from fastattn.text.similarity import normalize
 
 __all__ = ["Dropout", "LayerNorm", "Normalize"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.checkpoint.folder import CheckpointError
+from fastattn.encoder.pooling import pool
 from fastattn.text.modules.module import SENTENCE, TOKENS, Features, Module, as_size, flag, read_config
 
 __all__ = ["POOLINGS", "Pooling"]
@@ -94,11 +94,7 @@ class Pooling(Module):
     def _apply(self, features: Features, offsets: NDArray[np.int64], prompt_tokens: int) -> None:
         """Add the output to the features."""
         hidden, skip = features[TOKENS], 0 if self.include_prompt else prompt_tokens
-        rows = [
-            np.concatenate([pool(hidden[first:last], mode, skip) for mode in self.modes])
-            for first, last in itertools.pairwise(offsets)
-        ]
-        features[SENTENCE] = np.stack(rows) if rows else np.zeros((0, hidden.shape[1] * len(self.modes)), np.float32)
+        features[SENTENCE] = np.concatenate([pool(hidden, offsets, mode, skip) for mode in self.modes], axis=1)
 
     def get_embedding_dimension(self) -> int:
         """Return the channels of the result.
@@ -122,36 +118,3 @@ class Pooling(Module):
         if self.modes != tuple(mode for mode in _LEGACY_POOLINGS.values() if mode in self.modes):
             modes = {"pooling_mode": list(self.modes)}
         return {"word_embedding_dimension": self.embedding_dimension, **modes, "include_prompt": self.include_prompt}
-
-
-def pool(hidden: NDArray[np.float32], mode: str, skip: int = 0) -> NDArray[np.float32]:
-    """One vector for a text, from its hidden states ``h_1 .. h_T``.
-
-    Parameters
-    ----------
-    hidden : float32, (T, C)
-        The hidden states.
-    mode : {"cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"}
-        ``h_1``, ``max h``, ``sum h / T``, ``sum h / sqrt T``, ``sum t h_t / sum t`` or ``h_T``.
-    skip : int
-        Leave out the first tokens, which keep their numbers t.
-
-    Returns
-    -------
-    float32, (C,)
-        The vector; zeros where no token is left.
-    """
-    kept = hidden[skip:]
-    count = len(kept)
-    if count == 0:
-        return np.zeros_like(hidden, shape=hidden.shape[1])
-    if mode == "cls":
-        return np.asarray(kept[0])
-    if mode == "lasttoken":
-        return np.asarray(kept[-1])
-    if mode == "max":
-        return np.asarray(kept.max(axis=0))
-    if mode == "weightedmean":
-        weights = np.arange(skip + 1, skip + count + 1, dtype=np.float32)
-        return np.asarray(np.sum(kept * weights[:, None], axis=0) / np.sum(weights))
-    return np.asarray(np.sum(kept, axis=0) / np.float32(count if mode == "mean" else count**0.5))

@@ -1,0 +1,54 @@
+"""One text has the same embedding bit for bit, whichever way it is asked for: the kernel pools and normalises in all of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastattn import SentenceTransformer
+from tests.support.models import write_sentence_model
+
+TEXTS = ["the cat sat on the mat", "a dog", "", "the query : the dog sat on a mat with the cat", "w13 w14 w15"]
+MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_every_way_to_ask(mode: str, normalize: bool, tmp_path: Path) -> None:
+    pooling = {"word_embedding_dimension": 32, "pooling_mode": mode}
+    model = SentenceTransformer(str(write_sentence_model(tmp_path, pooling, normalize)))
+    expected = model.encode(TEXTS)
+    everything = model.encode(TEXTS, output_value=None)
+    assert np.array_equal(np.stack([each["sentence_embedding"] for each in everything]), expected)
+    assert np.array_equal(model(model.preprocess(TEXTS))["sentence_embedding"], expected)
+    assert np.array_equal(np.stack([model.encode(text) for text in TEXTS]), expected)
+
+
+def test_several_poolings_are_each_alone(tmp_path: Path) -> None:
+    alone = []
+    for i, mode in enumerate(MODES):
+        folder = tmp_path / str(i)
+        alone.append(SentenceTransformer(str(write_sentence_model(folder, {"pooling_mode": mode}))).encode(TEXTS))
+    together = SentenceTransformer(str(write_sentence_model(tmp_path / "all", {"pooling_mode": list(MODES)}))).encode(TEXTS)
+    assert np.array_equal(together, np.concatenate(alone, axis=1))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_prompt_that_pooling_leaves_out(mode: str, tmp_path: Path) -> None:
+    folder = write_sentence_model(tmp_path, {"pooling_mode": mode, "include_prompt": False})
+    model = SentenceTransformer(str(folder), prompts={"query": "the query : "})
+    expected = model.encode(TEXTS, prompt_name="query")
+    everything = model.encode(TEXTS, prompt_name="query", output_value=None)
+    assert np.array_equal(np.stack([each["sentence_embedding"] for each in everything]), expected)
+    assert np.array_equal(model(model.preprocess(TEXTS, prompt="the query : "))["sentence_embedding"], expected)
+
+
+def test_unit_length_by_module_or_by_argument(tmp_path: Path) -> None:
+    plain = SentenceTransformer(str(write_sentence_model(tmp_path / "plain")))
+    unit = SentenceTransformer(str(write_sentence_model(tmp_path / "unit", normalize=True)))
+    assert np.array_equal(plain.encode(TEXTS, normalize_embeddings=True), unit.encode(TEXTS))

@@ -53,7 +53,7 @@ def _safetensors_case(folder: Path) -> Callable[[random.Random], Case]:
     write_model(folder)
     header, data = header_and_data()
     path, whole = folder / "model.safetensors", safetensors(header, data)
-    # What is imported and compiled once is no case's.
+    # Imports and compilation happen before the first case.
     _use(folder)
 
     def make(rng: random.Random) -> Case:

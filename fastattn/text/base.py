@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,32 +11,32 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.checkpoint.folder import CheckpointError, own_file
+from fastattn.checkpoint.folder import CheckpointError
 from fastattn.checkpoint.hub import find_model
 from fastattn.encoder.padding import pack, unpack
-from fastattn.runtime.files import write_file, write_json
-from fastattn.text.batches import Packed, checked, tokenize
+from fastattn.text.batches import TextBatch, groups, joined, tokenize
 from fastattn.text.compatibility import (
     CardData,
     Device,
+    as_tensors,
     check_device,
     check_loading,
     check_mappings,
-    given_prompts,
+    is_tensor,
     processing_arguments,
 )
-from fastattn.text.model_folder import Recipe, read_modules_of, read_settings
+from fastattn.text.inputs import checked
+from fastattn.text.model_folder import ModelSettings, read_model_settings, read_modules_of, write_model_folder
 from fastattn.text.modules import Module, Transformer
+from fastattn.text.older_names import OlderTextModelNames
 from fastattn.text.pipeline import Counts, Pipeline
-from fastattn.text.tensors import as_tensors, is_tensor
+from fastattn.text.prompts import given_prompts, resolve_prompt
 from fastattn.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["TextModel"]
 
-logger = logging.getLogger(__name__)
 
-
-class TextModel:
+class TextModel(OlderTextModelNames):
     """A model that reads text: a Transformer and modules behind it.
 
     Parameters
@@ -103,12 +102,12 @@ class TextModel:
         check_loading(model_kwargs, config_kwargs)
         processing = processing_arguments(processor_kwargs)
         self.folder: Path | None = None
-        settings: Recipe | None = None
+        settings: ModelSettings | None = None
         if modules is None or model_name_or_path is not None:
             self.folder = find_model(
                 model_name_or_path, cache_folder=cache_folder, revision=revision, token=token, local_files_only=local_files_only
             )
-            settings = read_settings(self.folder, self.model_type)
+            settings = read_model_settings(self.folder, self.model_type)
             chosen = self._read_modules(self.folder, settings, do_lower_case=processing.get("do_lower_case", False), **options)
         else:
             chosen = list(modules)
@@ -119,7 +118,7 @@ class TextModel:
                         f"modules[{i}] must be one of fastattn.modules, got {kind}; a model of another library can be saved, "
                         "and its folder loaded here"
                     )
-        self._settings = settings or Recipe({}, None, None, None, None)
+        self._settings = settings or ModelSettings({}, None, None, None, None)
         self._pipeline = Pipeline(chosen)
         if "model_max_length" in processing:
             self.max_seq_length = processing["model_max_length"]
@@ -129,7 +128,7 @@ class TextModel:
         self.default_prompt_name = default_prompt_name or self._settings.default_prompt_name
         if self.default_prompt_name is not None:
             try:
-                self._resolve_prompt(None, self.default_prompt_name)
+                resolve_prompt(self.prompts, self.default_prompt_name, None, None)
             except ValueError as error:
                 if default_prompt_name:
                     raise
@@ -140,7 +139,7 @@ class TextModel:
     def _default_prompts(self) -> dict[str, str]:
         return {}
 
-    def _read_modules(self, folder: Path, settings: Recipe | None, **options: Any) -> list[Module]:
+    def _read_modules(self, folder: Path, settings: ModelSettings | None, **options: Any) -> list[Module]:
         """Read the modules of a folder; `settings` is None for one of another type of model."""
         return read_modules_of(folder, **options)
 
@@ -195,41 +194,6 @@ class TextModel:
     def tokenizer(self, value: Any) -> None:
         self._first_module().tokenizer = value
 
-    @property
-    def processor(self) -> Tokenizer:
-        """The tokenizer under its other name."""
-        return self.tokenizer
-
-    def get_max_seq_length(self) -> int:
-        """`max_seq_length` under its old name.
-
-        Returns
-        -------
-        int
-            Tokens.
-        """
-        return self.max_seq_length
-
-    def get_backend(self) -> str:
-        """Return "torch", the default of the argument `backend`.
-
-        Returns
-        -------
-        str
-            "torch".
-        """
-        return "torch"
-
-    def get_model_kwargs(self) -> list[str]:
-        """Return the further arguments of the model.
-
-        Returns
-        -------
-        list of str
-            [].
-        """
-        return []
-
     def supports(self, modality: Any) -> bool:
         """Whether the model reads this kind of input.
 
@@ -243,46 +207,6 @@ class TextModel:
         bool
         """
         return modality in self.modalities
-
-    def eval(self) -> TextModel:
-        """Return the model: it never trains.
-
-        Returns
-        -------
-        TextModel
-            Itself.
-        """
-        return self
-
-    def to(self, device: Any = None, *args: Any, **kwargs: Any) -> TextModel:
-        """Return the model: it is on the CPU already.
-
-        Parameters
-        ----------
-        device : {None, "cpu"}
-            For compatibility.
-        *args
-            For compatibility.
-        **kwargs
-            For compatibility.
-
-        Returns
-        -------
-        TextModel
-            Itself.
-        """
-        check_device(device)
-        return self
-
-    def cpu(self) -> TextModel:
-        """Return the model.
-
-        Returns
-        -------
-        TextModel
-            Itself.
-        """
-        return self
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Tokenise texts, or pairs of texts, into padded arrays.
@@ -314,7 +238,8 @@ class TextModel:
         if not len(inputs):
             return {}
         tokenizer = self.tokenizer
-        found = tokenize(tokenizer, checked(inputs), prompt or "", self.max_seq_length)
+        texts, prompt, limit = checked(inputs), prompt or "", self.max_seq_length
+        found = joined([tokenize(tokenizer, texts[group], prompt, limit, group.start) for group in groups(texts, prompt)])
         width = max(map(len, found.ids))
         columns: dict[str, Any] = {"input_ids": _padded(found.ids, width, tokenizer.pad_token_id or 0)}
         if "token_type_ids" in tokenizer.model_input_names:
@@ -324,23 +249,6 @@ class TextModel:
         if prompt:
             columns["prompt_length"] = tokenizer.prefix_length(prompt, self.max_seq_length)
         return columns
-
-    def tokenize(self, texts: Sequence[Any], **kwargs: Any) -> dict[str, Any]:
-        """`preprocess` under its old name.
-
-        Parameters
-        ----------
-        texts : sequence of str, or of (str, str)
-            What is tokenised.
-        **kwargs
-            As in `preprocess`.
-
-        Returns
-        -------
-        dict of str to int64, (B, T)
-            As of `preprocess`.
-        """
-        return self.preprocess(texts, **kwargs)
 
     def forward(self, input: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Apply the modules to a padded batch, as `preprocess` makes it.
@@ -376,7 +284,7 @@ class TextModel:
         if ids.dtype.kind not in "iu":
             raise TypeError(f"input_ids must be whole numbers, got {ids.dtype}")
         tokens, offsets, types, real = pack(ids, input.get("attention_mask"), input.get("token_type_ids"))
-        batch = Packed(np.arange(len(ids)), tokens, types, offsets, 0)
+        batch = TextBatch(np.arange(len(ids)), tokens, types, offsets, 0)
         result = dict(input)
         for name, rows in self._pipeline.features(batch, _prompt_length(input)).items():
             if name in self._pipeline.token_names:
@@ -385,39 +293,6 @@ class TextModel:
         return result
 
     __call__ = forward
-
-    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
-        """Return what `pool` takes; no process is started, because a call uses every thread of this one.
-
-        Parameters
-        ----------
-        target_devices : list of "cpu", optional
-            For compatibility.
-
-        Returns
-        -------
-        dict
-            The pool.
-
-        Raises
-        ------
-        ValueError
-            A device is another one.
-        """
-        for device in target_devices or ():
-            check_device(device)
-        return {"input": None, "output": None, "processes": []}
-
-    @staticmethod
-    def stop_multi_process_pool(pool: dict[str, Any]) -> None:
-        """End the use of a pool.
-
-        Parameters
-        ----------
-        pool : dict
-            It cannot be used again.
-        """
-        pool.clear()
 
     def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
         """Call an evaluator of sentence-transformers.
@@ -468,63 +343,12 @@ class TextModel:
         """
         if not safe_serialization:
             raise ValueError("safe_serialization must be True: nothing is pickled here")
-        target = Path(path)
-        entries = []
-        for i, module in enumerate(self):
-            name = "" if i == 0 else f"{i}_{module.kind}"
-            module.save(target / name)
-            entries.append({"idx": i, "name": str(i), "path": name, "type": f"sentence_transformers.models.{module.kind}"})
-        write_json(target / "modules.json", entries)
-        write_json(target / "config_sentence_transformers.json", self._saved_settings())
-        if create_model_card and self.folder is not None and (self.folder / "README.md").is_file():
-            write_file(target / "README.md", own_file(self.folder / "README.md").read_bytes())
-
-    def save_pretrained(
-        self,
-        path: str,
-        model_name: str | None = None,
-        create_model_card: bool = True,
-        train_datasets: list[str] | None = None,
-        safe_serialization: bool = True,
-    ) -> None:
-        """`save` under its other name.
-
-        Parameters
-        ----------
-        path, model_name, create_model_card, train_datasets, safe_serialization : optional
-            As of `save`.
-        """
-        self.save(path, model_name, create_model_card, train_datasets, safe_serialization)
+        readme = self.folder / "README.md" if create_model_card and self.folder is not None else None
+        write_model_folder(Path(path), self, self._saved_settings(), readme)
 
     def _saved_settings(self) -> dict[str, Any]:
         """Return what ``config_sentence_transformers.json`` will say."""
         return {"model_type": self.model_type, "prompts": self.prompts, "default_prompt_name": self.default_prompt_name}
-
-    def _resolve_prompt(self, prompt: str | None, name: str | None) -> str:
-        """Return the prompt to use, "" for none."""
-        if prompt is not None:
-            if name is not None:
-                logger.warning("prompt and prompt_name are both given: prompt is used")
-            return prompt
-        name = self.default_prompt_name if name is None else name
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            raise ValueError(f"there is no prompt {name!r}; prompts: {', '.join(self.prompts) or 'none'}")
-        return self.prompts[name]
-
-    def _check_call(self, batch_size: int, device: Any, pool: Any, chunk_size: int | None, unknown: set[str], name: str) -> None:
-        """Check the arguments that `encode` and `predict` share."""
-        if unknown:
-            raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}")
-        if batch_size <= 0:
-            raise ValueError(f"batch_size must be a positive integer, got {batch_size}")
-        if chunk_size is not None and chunk_size <= 0:
-            raise ValueError(f"chunk_size must be a positive integer, got {chunk_size}")
-        if pool is not None and not (isinstance(pool, dict) and "processes" in pool):
-            raise ValueError(f"pool must be what start_multi_process_pool returned, and not stopped, got {pool!r}")
-        for one in device if isinstance(device, (list, tuple)) else [device]:
-            check_device(one)
 
 
 def _prompt_length(input: Mapping[str, Any]) -> int:

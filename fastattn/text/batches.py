@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.tokenizer.inputs import check_inputs, check_unicode
-from fastattn.tokenizer.tokenizer import Rows, Tokenizer
+from fastattn.tokenizer.inputs import check_unicode
+from fastattn.tokenizer.tokenizer import TokenIds, Tokenizer
 
-__all__ = ["Packed", "checked", "pack", "tokenize"]
+__all__ = ["LONG", "TextBatch", "characters", "groups", "joined", "pack", "tokenize"]
 
 # Tokens of one forward: enough to share among many threads, and a few tens of megabytes of hidden states.
 _TOKENS_PER_FORWARD = 16_384
+# Texts that the tokenizers library is given at a time, and their characters: before it returns, it holds ninety times the memory
+# of the ids that are kept, and nothing interrupts a call of it.
+_AT_A_TIME = 64
+LONG = 200_000
 
 
-class Packed(NamedTuple):
+class TextBatch(NamedTuple):
     """Texts as token ids end to end: what one forward takes.
 
     Parameters
@@ -41,35 +45,25 @@ class Packed(NamedTuple):
     truncated: int
 
 
-def checked(inputs: Sequence[Any]) -> list[Any]:
-    """Return texts, or pairs of texts, as a list.
-
-    Parameters
-    ----------
-    inputs : sequence of str, or of (str, str)
-        What is checked.
-
-    Returns
-    -------
-    list of str, or of (str, str)
-        The same.
-
-    Raises
-    ------
-    TypeError
-        One is neither a str nor a pair of str, or some are of each kind.
-    """
-    found = list(inputs)
-    if check_inputs(found, "inputs"):
-        first = isinstance(found[0], str)
-        for i, item in enumerate(found):
-            if isinstance(item, str) != first:
-                kind = "a str" if first else "a pair of str"
-                raise TypeError(f"inputs[{i}] must be {kind}, as inputs[0] is, got {type(item).__name__}")
-    return found
+def characters(item: str | Sequence[str]) -> int:
+    """Return the characters of a text, or of a pair of texts."""
+    return len(item) if isinstance(item, str) else len(item[0]) + len(item[1])
 
 
-def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_length: int, start: int = 0) -> Rows:
+def groups(inputs: Sequence[Any], prompt: str = "") -> Iterator[slice]:
+    """Cut inputs into groups: at most 64 texts of 200,000 characters in all, prompts included, or one longer text."""
+    start, room = 0, LONG
+    for i, item in enumerate(inputs):
+        size = len(prompt) + characters(item)
+        if i > start and (i - start == _AT_A_TIME or size > room):
+            yield slice(start, i)
+            start, room = i, LONG
+        room -= size
+    if start < len(inputs):
+        yield slice(start, len(inputs))
+
+
+def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_length: int, start: int = 0) -> TokenIds:
     """Tokenise texts, or pairs of texts.
 
     Parameters
@@ -87,7 +81,7 @@ def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_lengt
 
     Returns
     -------
-    Rows
+    TokenIds
         The ids.
 
     Raises
@@ -98,7 +92,7 @@ def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_lengt
     pairs = len(inputs) > 0 and not isinstance(inputs[0], str)
     if prompt:
         inputs = [(prompt + first, second) for first, second in inputs] if pairs else [prompt + text for text in inputs]
-    rows: Callable[[Sequence[Any], int], Rows] = tokenizer.pair_rows if pairs else tokenizer.rows
+    rows: Callable[[Sequence[Any], int], TokenIds] = tokenizer.pair_rows if pairs else tokenizer.rows
     try:
         return rows(inputs, max_length)
     except TypeError:
@@ -108,12 +102,21 @@ def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_lengt
         raise
 
 
-def pack(found: Rows, vocab_size: int, tokenizer: Tokenizer, start: int = 0) -> list[Packed]:
+def joined(parts: Sequence[TokenIds]) -> TokenIds:
+    """Join token ids of several groups; a group without token types has zeros."""
+    ids = [row for part in parts for row in part.ids]
+    types = None
+    if any(part.types is not None for part in parts):
+        types = [row for part in parts for row in part.types or [np.zeros(len(row), np.int32) for row in part.ids]]
+    return TokenIds(ids, types, sum(part.truncated for part in parts))
+
+
+def pack(found: TokenIds, vocab_size: int, tokenizer: Tokenizer, start: int = 0) -> list[TextBatch]:
     """Group token ids by length into forwards of a bounded number of tokens.
 
     Parameters
     ----------
-    found : Rows
+    found : TokenIds
         The ids.
     vocab_size : int
         How many words the model has.
@@ -124,7 +127,7 @@ def pack(found: Rows, vocab_size: int, tokenizer: Tokenizer, start: int = 0) -> 
 
     Returns
     -------
-    list of Packed
+    list of TextBatch
         Every text once; the longest first.
 
     Raises
@@ -153,6 +156,6 @@ def pack(found: Rows, vocab_size: int, tokenizer: Tokenizer, start: int = 0) -> 
                 f"the tokenizer gives token id {most} ({tokenizer.backend_tokenizer.id_to_token(most)!r}), and the model has "
                 f"{vocab_size} words, ids 0 .. {vocab_size - 1}: the tokenizer ({len(tokenizer)} words) is not this model's"
             )
-        packed.append(Packed(np.array(group, np.int64) + start, ids, types, offsets, truncated))
+        packed.append(TextBatch(np.array(group, np.int64) + start, ids, types, offsets, truncated))
         truncated = 0
     return packed

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
+
+import numpy as np
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -103,20 +106,6 @@ def check_mappings(**given: Any) -> None:
             raise TypeError(f"{name} must be a mapping or None, got {type(value).__name__}")
 
 
-def given_prompts(prompts: Mapping[str, str | None] | None) -> dict[str, str]:
-    """Return the prompts that are not None, a TypeError where one or its name is not a str."""
-    check_mappings(prompts=prompts)
-    given = {}
-    for name, text in (prompts or {}).items():
-        if not isinstance(name, str):
-            raise TypeError(f"prompts: a name must be a str, got {name!r}")
-        if not isinstance(text, str | None):
-            raise TypeError(f"prompts[{name!r}] must be a str or None, got {type(text).__name__}")
-        if text is not None:
-            given[name] = text
-    return given
-
-
 def check_loading(model_kwargs: Mapping[str, Any] | None, config_kwargs: Mapping[str, Any] | None) -> None:
     """Raise for a loading argument that would change what is computed here."""
     for name, value in (model_kwargs or {}).items():
@@ -140,3 +129,70 @@ def processing_arguments(processor_kwargs: Mapping[str, Any] | None) -> dict[str
     if given.get("truncation_side", "right") not in ("left", "right"):
         raise ValueError(f'processor_kwargs: truncation_side must be "left" or "right", got {given["truncation_side"]!r}')
     return {name: given[name] for name in used if name in given}
+
+
+def check_call(batch_size: int, device: Any, pool: Any, chunk_size: int | None, unknown: set[str], name: str) -> None:
+    """Check the arguments that `encode` and `predict` share."""
+    if unknown:
+        raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}")
+    if batch_size <= 0:
+        raise ValueError(f"batch_size must be a positive integer, got {batch_size}")
+    if chunk_size is not None and chunk_size <= 0:
+        raise ValueError(f"chunk_size must be a positive integer, got {chunk_size}")
+    if pool is not None and not (isinstance(pool, dict) and "processes" in pool):
+        raise ValueError(f"pool must be what start_multi_process_pool returned, and not stopped, got {pool!r}")
+    for one in device if isinstance(device, (list, tuple)) else [device]:
+        check_device(one)
+
+
+def is_tensor(embeddings: Any) -> bool:
+    """Whether this is a torch tensor, or a list that begins with one.
+
+    Parameters
+    ----------
+    embeddings : object
+        What was given.
+
+    Returns
+    -------
+    bool
+    """
+    if isinstance(embeddings, (list, tuple)) and len(embeddings):
+        embeddings = embeddings[0]
+    return type(embeddings).__module__.partition(".")[0] == "torch"
+
+
+def check_torch() -> None:
+    """Raise an ImportError where a call asks for tensors and torch is not installed.
+
+    Raises
+    ------
+    ImportError
+        torch is not installed.
+    """
+    try:
+        importlib.import_module("torch")
+    except ImportError as error:
+        raise ImportError("tensors need torch: pip install 'fastattn[torch]'") from error
+
+
+def as_tensors(result: Any) -> Any:
+    """Return arrays as torch tensors, in lists and dicts too.
+
+    Parameters
+    ----------
+    result : object
+        Arrays; anything else stays.
+
+    Returns
+    -------
+    object
+        The same with tensors, which share the arrays' memory.
+    """
+    if isinstance(result, list):
+        return [as_tensors(item) for item in result]
+    if isinstance(result, dict):
+        return {name: as_tensors(item) for name, item in result.items()}
+    if isinstance(result, (np.ndarray, np.generic)):
+        return importlib.import_module("torch").from_numpy(np.asarray(result))
+    return result

@@ -14,21 +14,21 @@ from fastattn.checkpoint.folder import CheckpointError, read_object, transformer
 from fastattn.kernels.ops.softmax import softmax
 from fastattn.runtime.memory import check_large
 from fastattn.text.base import TextModel
-from fastattn.text.batches import Packed
-from fastattn.text.compatibility import check_mappings, renamed
-from fastattn.text.model_folder import Recipe, check_modules, read_modules_of
+from fastattn.text.compatibility import as_tensors, check_call, check_mappings, check_torch, renamed
+from fastattn.text.inputs import pairs_of
+from fastattn.text.model_folder import ModelSettings, check_modules, read_modules_of
 from fastattn.text.modules import Module, Transformer
 from fastattn.text.modules.activations import activation_name, find_activation, resolve_activation
 from fastattn.text.modules.module import SCORES
-from fastattn.text.tensors import as_tensors, check_torch
-from fastattn.tokenizer.inputs import check_pair
+from fastattn.text.older_names import OlderCrossEncoderNames
+from fastattn.text.prompts import resolve_prompt
 
 __all__ = ["CrossEncoder"]
 
 logger = logging.getLogger(__name__)
 
 
-class CrossEncoder(TextModel):
+class CrossEncoder(OlderCrossEncoderNames, TextModel):
     """A model that scores pairs of texts, used like sentence-transformers' class of this name.
 
     A pair has the same scores, bit for bit, whatever pairs it is scored with, in whatever order and by however many
@@ -166,7 +166,7 @@ class CrossEncoder(TextModel):
             self.max_seq_length = max_length
         self.activation_fn = self._stored_activation() if activation_fn is None else activation_fn
 
-    def _read_modules(self, folder: Path, settings: Recipe | None, **options: Any) -> list[Module]:
+    def _read_modules(self, folder: Path, settings: ModelSettings | None, **options: Any) -> list[Module]:
         """Read the modules; the head of the checkpoint where there are none, or those of another type of model."""
         if settings is None or not os.path.lexists(folder / "modules.json"):
             return [Transformer(transformer_folder(folder), transformer_task="sequence-classification", **options)]
@@ -206,15 +206,6 @@ class CrossEncoder(TextModel):
         module.max_seq_length = value
 
     @property
-    def max_length(self) -> int:
-        """`max_seq_length` under its old name."""
-        return self.max_seq_length
-
-    @max_length.setter
-    def max_length(self, value: int) -> None:
-        self.max_seq_length = value
-
-    @property
     def activation_fn(self) -> Any:
         """What is applied to the logits."""
         return self._activation_fn
@@ -223,11 +214,6 @@ class CrossEncoder(TextModel):
     def activation_fn(self, value: str | Callable[..., Any]) -> None:
         resolve_activation(value)
         self._activation_fn = value
-
-    @property
-    def default_activation_function(self) -> Any:
-        """`activation_fn` under its old name."""
-        return self.activation_fn
 
     def get_default_activation_fn(self) -> Any:
         """Return the activation that the model folder asks for.
@@ -238,15 +224,6 @@ class CrossEncoder(TextModel):
             A function of an array.
         """
         return resolve_activation(self._stored_activation())
-
-    def set_keep_in_fp32_modules(self, module_names: list[str]) -> None:
-        """Do nothing: everything is float32.
-
-        Parameters
-        ----------
-        module_names : list of str
-            For compatibility.
-        """
 
     def is_singular_input(self, inputs: Any) -> bool:
         """Whether this is one pair and not several.
@@ -331,23 +308,22 @@ class CrossEncoder(TextModel):
         MemoryError
             The scores would not fit in the memory that is free: found out before anything is computed.
         """
-        self._check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "predict")
+        check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "predict")
         if convert_to_tensor or not convert_to_numpy:
             check_torch()
         single = self.is_singular_input(inputs)
-        pairs = _pairs([inputs] if single else inputs)
+        pairs = pairs_of([inputs] if single else inputs)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         activation = resolve_activation(self.activation_fn if activation_fn is None else activation_fn)
-        text = self._resolve_prompt(prompt, prompt_name)
+        text = resolve_prompt(self.prompts, self.default_prompt_name, prompt, prompt_name)
         skip = self._pipeline.prompt_tokens(text)
         check_large(4 * len(pairs) * self.num_labels, "scores of shape {}", (len(pairs), self.num_labels))
         logits = np.empty((len(pairs), self.num_labels), np.float32)
-
-        def put(batch: Packed) -> None:
-            logits[batch.rows] = self._pipeline.features(batch, skip)[SCORES]
-
-        self.counts = self._pipeline.run(pairs, text, put, show_progress_bar=bool(show_progress_bar), title="Scoring")
+        with self._pipeline.batches(pairs, text, show_progress_bar=bool(show_progress_bar), title="Scoring") as batches:
+            for batch in batches:
+                logits[batch.rows] = self._pipeline.features(batch, skip)[SCORES]
+        self.counts = batches.counts
         scores: Any = np.asarray(activation(logits), np.float32)
         if scores.shape[:1] != (len(pairs),) or 0 in scores.shape[1:]:
             raise ValueError(f"activation_fn must return a row for each of {len(pairs)} pairs, got shape {scores.shape}")
@@ -425,14 +401,3 @@ class CrossEncoder(TextModel):
 
     def _saved_settings(self) -> dict[str, Any]:
         return {**super()._saved_settings(), "activation_fn": activation_name(self.activation_fn)}
-
-
-def _pairs(inputs: Any) -> list[tuple[str, str]]:
-    """Return the pairs as a list, a TypeError where one is not a pair of str."""
-    if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
-        raise TypeError(f"inputs must be pairs of str, got {type(inputs).__name__}")
-    pairs = []
-    for i, pair in enumerate(inputs):
-        check_pair(pair, f"inputs[{i}]")
-        pairs.append((pair[0], pair[1]))
-    return pairs

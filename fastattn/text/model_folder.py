@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastattn.checkpoint.folder import CheckpointError, read_modules, read_object, transformer_folder
+from fastattn.checkpoint.folder import CheckpointError, own_file, read_modules, read_object, transformer_folder
+from fastattn.runtime.files import write_file, write_json
 from fastattn.text.modules import Dense, Dropout, LayerNorm, Module, Normalize, Pooling, Transformer
 from fastattn.text.modules.module import token_names
 
-__all__ = ["Recipe", "check_modules", "read_modules_of", "read_settings"]
+__all__ = ["ModelSettings", "check_modules", "read_model_settings", "read_modules_of", "write_model_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ _KINDS = {kind.kind: kind for kind in (Pooling, Dense, Normalize, LayerNorm, Dro
 _MOST_MODULES = 100
 
 
-class Recipe(NamedTuple):
+class ModelSettings(NamedTuple):
     """What ``config_sentence_transformers.json`` says.
 
     Parameters
@@ -46,7 +47,7 @@ class Recipe(NamedTuple):
     activation: Any
 
 
-def read_settings(folder: Path, model_type: str) -> Recipe | None:
+def read_model_settings(folder: Path, model_type: str) -> ModelSettings | None:
     """Read ``config_sentence_transformers.json``.
 
     Parameters
@@ -58,7 +59,7 @@ def read_settings(folder: Path, model_type: str) -> Recipe | None:
 
     Returns
     -------
-    Recipe or None
+    ModelSettings or None
         What it says; None, with a warning, where the folder's modules are of another type of model.
 
     Raises
@@ -86,7 +87,7 @@ def read_settings(folder: Path, model_type: str) -> Recipe | None:
     truncate_dim = settings.get("truncate_dim")
     if truncate_dim is not None and (type(truncate_dim) is not int or truncate_dim < 1):
         raise CheckpointError(f"{path}: truncate_dim must be a positive integer, found {truncate_dim!r:.200}")
-    return Recipe(
+    return ModelSettings(
         prompts={name: text or "" for name, text in prompts.items()},
         default_prompt_name=name,
         similarity=settings.get("similarity_fn_name"),
@@ -160,3 +161,16 @@ def check_modules(modules: Sequence[Module]) -> dict[str, int]:
     for module in modules:
         module._width(widths)
     return widths
+
+
+def write_model_folder(target: Path, modules: Iterable[Module], settings: dict[str, Any], readme: Path | None) -> None:
+    """Write modules, their list and ``config_sentence_transformers.json`` into a folder; copy the model card if there is one."""
+    entries = []
+    for i, module in enumerate(modules):
+        name = "" if i == 0 else f"{i}_{module.kind}"
+        module.save(target / name)
+        entries.append({"idx": i, "name": str(i), "path": name, "type": f"sentence_transformers.models.{module.kind}"})
+    write_json(target / "modules.json", entries)
+    write_json(target / "config_sentence_transformers.json", settings)
+    if readme is not None and readme.is_file():
+        write_file(target / "README.md", own_file(readme).read_bytes())

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.text.batches import Packed, pack, tokenize
+from fastattn.text.batches import LONG, TextBatch, characters, groups, joined, pack, tokenize
 from fastattn.text.modules import Module, Normalize, Pooling, Transformer
 from fastattn.text.modules.module import SENTENCE, TOKENS, token_names
-from fastattn.tokenizer.tokenizer import LONG, Rows, characters, groups
 
-__all__ = ["Counts", "Pipeline"]
+__all__ = ["Batches", "Counts", "Pipeline"]
 
 # Texts that are tokenised at a time.
 _SLICE = 1024
@@ -44,6 +43,22 @@ class Counts(NamedTuple):
     texts: int
     tokens: int
     truncated: int
+
+
+class Batches:
+    """The batches of one call, to be iterated over once; `counts` has the inputs that are done."""
+
+    def __init__(self, batches: Iterable[TextBatch], advance: Callable[[int], object]) -> None:
+        self._batches, self._advance = batches, advance
+        self.counts = Counts(0, 0, 0)
+
+    def __iter__(self) -> Iterator[TextBatch]:
+        """Yield each batch, and count it when the next is asked for."""
+        for batch in self._batches:
+            yield batch
+            texts, tokens, truncated = self.counts
+            self.counts = Counts(texts + len(batch.rows), tokens + len(batch.ids), truncated + batch.truncated)
+            self._advance(len(batch.rows))
 
 
 class Pipeline:
@@ -79,6 +94,12 @@ class Pipeline:
             if isinstance(second, Normalize) and second.module_input_name == second.module_output_name == SENTENCE:
                 self._unit, self._rest = True, rest[1:]
 
+    @property
+    def makes_unit_length(self) -> bool:
+        """Whether embeddings leave the last module divided by their length."""
+        last = self.modules[-1]
+        return isinstance(last, Normalize) and last.module_output_name == SENTENCE
+
     def prompt_tokens(self, prompt: str) -> int:
         """Tokens of the prompt that pooling leaves out.
 
@@ -98,31 +119,17 @@ class Pipeline:
         return self.transformer.tokenizer.prefix_length(prompt, self.transformer.max_seq_length)
 
     def count_tokens(self, inputs: Sequence[Any], prompt: str) -> int:
-        """Tokens of all inputs, as `run` would cut them.
-
-        Parameters
-        ----------
-        inputs : sequence of str, or of (str, str)
-            Texts, or pairs.
-        prompt : str
-            Put before each.
-
-        Returns
-        -------
-        int
-            Special ones included.
-        """
+        """Return the tokens of all inputs, cut as `batches` cuts them, special ones included."""
         tokenizer, limit = self.transformer.tokenizer, self.transformer.max_seq_length
-        starts = range(0, len(inputs), _SLICE)
-        rows = (row for i in starts for row in tokenize(tokenizer, inputs[i : i + _SLICE], prompt, limit, i).ids)
-        return sum(map(len, rows))
+        found = (tokenize(tokenizer, inputs[group], prompt, limit, group.start) for group in groups(inputs, prompt))
+        return sum(len(row) for part in found for row in part.ids)
 
-    def embed(self, batch: Packed, prompt_tokens: int = 0) -> NDArray[np.float32]:
+    def embed(self, batch: TextBatch, prompt_tokens: int = 0) -> NDArray[np.float32]:
         """Embeddings of one forward.
 
         Parameters
         ----------
-        batch : Packed
+        batch : TextBatch
             The token ids.
         prompt_tokens : int
             The first tokens of each text, which pooling may leave out.
@@ -142,12 +149,12 @@ class Pipeline:
             module._apply(features, batch.offsets, 0)
         return features[SENTENCE]
 
-    def features(self, batch: Packed, prompt_tokens: int = 0) -> dict[str, NDArray[np.float32]]:
+    def features(self, batch: TextBatch, prompt_tokens: int = 0) -> dict[str, NDArray[np.float32]]:
         """What every module makes of one forward.
 
         Parameters
         ----------
-        batch : Packed
+        batch : TextBatch
             The token ids.
         prompt_tokens : int
             As in `embed`.
@@ -163,106 +170,64 @@ class Pipeline:
             module._apply(features, batch.offsets, prompt_tokens)
         return features
 
-    def run(
-        self, inputs: Sequence[Any], prompt: str, put: Callable[[Packed], object], *, show_progress_bar: bool = False, title: str
-    ) -> Counts:
-        """Tokenise inputs and hand them over, forward by forward.
+    @contextlib.contextmanager
+    def batches(self, inputs: Sequence[Any], prompt: str, *, show_progress_bar: bool = False, title: str) -> Iterator[Batches]:
+        """Tokenise texts, or pairs of texts, into batches; the end of the `with` stops the tokenising thread.
 
-        Beside the inputs and what `put` keeps, memory holds two slices of token ids and one forward, however many inputs
-        there are.
-
-        Parameters
-        ----------
-        inputs : sequence of str, or of (str, str)
-            Texts, or pairs.
-        prompt : str
-            Put before each.
-        put : callable
-            Is given each forward.
-        show_progress_bar : bool
-            Show the progress on stderr.
-        title : str
-            Of the bar.
-
-        Returns
-        -------
-        Counts
-            What was read.
-
-        Raises
-        ------
-        ValueError
-            A text is not valid Unicode, or a token id is out of the encoder's range.
-        RuntimeError
-            The list of inputs has another length than when the call began.
+        Beside the inputs and the results, memory holds the token ids of two slices and one batch, however many inputs there are.
         """
-        tokens = truncated = 0
         with (
             _progress_bar(len(inputs), show_progress_bar, title) as advance,
-            contextlib.closing(self._batches(inputs, prompt)) as batches,
+            contextlib.closing(self._tokenized(inputs, prompt)) as found,
         ):
-            for batch in batches:
-                put(batch)
-                tokens += len(batch.ids)
-                truncated += batch.truncated
-                advance(len(batch.rows))
-        return Counts(len(inputs), tokens, truncated)
+            yield Batches(found, advance)
 
-    def _batches(self, inputs: Sequence[Any], prompt: str) -> Generator[Packed, None, None]:
-        """Tokenise slice by slice, the next one in a thread while the caller computes."""
+    def _tokenized(self, inputs: Sequence[Any], prompt: str) -> Generator[TextBatch, None, None]:
+        """Yield the batches of one slice of the inputs after the other; a thread tokenises the next slice meanwhile."""
         tokenizer, limit = self.transformer.tokenizer, self.transformer.max_seq_length
         vocab_size = self.transformer.encoder.config.vocab_size or 0
         stopped, total = threading.Event(), len(inputs)
 
-        def packed(start: int) -> list[Packed]:
+        def packed(start: int) -> list[TextBatch]:
             parts, texts = [], inputs[start : start + _SLICE]
             if len(texts) < min(_SLICE, total - start):
                 raise RuntimeError(f"inputs had {total} items and lost some of them while the call ran")
-            for group in groups(texts):
+            for group in groups(texts, prompt):
                 if stopped.is_set():
                     return []
                 parts.append(tokenize(tokenizer, texts[group], prompt, limit, start + group.start))
-            return pack(_joined(parts), vocab_size, tokenizer, start)
+            return pack(joined(parts), vocab_size, tokenizer, start)
 
         if total <= _SLICE and _is_short(inputs):
             yield from packed(0)
             return
         thread = ThreadPoolExecutor(1)
 
-        def begun(start: int) -> Callable[[], list[Packed]]:
+        def submitted(start: int) -> Callable[[], list[TextBatch]]:
             try:
                 return partial(_result, thread.submit(packed, start))
             except RuntimeError:
-                # No thread can be started, at the end of the process say: the caller tokenises when it comes to that.
+                # No thread can be started (at the end of the process, say): the caller's own thread tokenises the slice.
                 return partial(packed, start)
 
         try:
-            following = begun(0)
+            following = submitted(0)
             for start in range(_SLICE, total + _SLICE, _SLICE):
                 batches = following()
                 if start < total:
-                    following = begun(start)
+                    following = submitted(start)
                 yield from batches
         finally:
-            # After Ctrl-C or an error nobody waits for the slice that is in work.
+            # After Ctrl-C or an error the call does not wait for the slice that the thread is tokenising.
             stopped.set()
             thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _result(future: Future[list[Packed]]) -> list[Packed]:
+def _result(future: Future[list[TextBatch]]) -> list[TextBatch]:
     """Wait for what a thread does."""
     while not wait([future], _LOOK_UP).done:
         pass
     return future.result()
-
-
-def _joined(parts: list[Rows]) -> Rows:
-    """Rows of parts, one behind the other; a part without token types has zeros."""
-    ids = [row for part in parts for row in part.ids]
-    types = None
-    if any(part.types is not None for part in parts):
-        types = [row for part in parts for row in part.types or [np.zeros(len(row), np.int32) for row in part.ids]]
-    return Rows(ids, types, sum(part.truncated for part in parts))
 
 
 def _is_short(inputs: Sequence[Any]) -> bool:

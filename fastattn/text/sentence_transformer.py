@@ -6,23 +6,27 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.pooling import normalize
-from fastattn.runtime.memory import LARGE, check_fits, check_large, free_bytes
+from fastattn.runtime.memory import check_large
 from fastattn.text.base import TextModel
-from fastattn.text.batches import Packed
-from fastattn.text.compatibility import renamed
-from fastattn.text.model_folder import Recipe, check_modules, read_modules_of
+from fastattn.text.batches import TextBatch
+from fastattn.text.compatibility import as_tensors, check_call, check_torch, renamed
+from fastattn.text.inputs import texts_of
+from fastattn.text.model_folder import ModelSettings, check_modules, read_modules_of
 from fastattn.text.modules import Module, Pooling, Transformer
 from fastattn.text.modules.module import SENTENCE, TOKENS
+from fastattn.text.older_names import OlderSentenceTransformerNames
+from fastattn.text.prompts import prompted, resolve_prompt
 from fastattn.text.quantization import PRECISIONS, quantize_embeddings
-from fastattn.text.similarity import SIMILARITIES, similarity, similarity_pairwise
-from fastattn.text.tensors import as_tensors, check_torch, is_tensor
+from fastattn.text.similarity import ModelSimilarity
+from fastattn.text.token_embeddings import check_room, text_features
 
 __all__ = ["SentenceTransformer"]
 
@@ -31,7 +35,7 @@ logger = logging.getLogger(__name__)
 _OUTPUTS = (SENTENCE, TOKENS, None)
 
 
-class SentenceTransformer(TextModel):
+class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextModel):
     """A text embedding model, used like sentence-transformers' class of this name.
 
     A text has the same embedding, bit for bit, whatever texts it is encoded with, in whatever order and by however many
@@ -99,7 +103,6 @@ class SentenceTransformer(TextModel):
     """
 
     model_type = "SentenceTransformer"
-    SUPPORTED_SIMILARITY_FN_NAMES: ClassVar[tuple[str, ...]] = SIMILARITIES
 
     @renamed(tokenizer_kwargs="processor_kwargs")
     def __init__(
@@ -160,7 +163,7 @@ class SentenceTransformer(TextModel):
     def _default_prompts(self) -> dict[str, str]:
         return {"query": "", "document": ""}
 
-    def _read_modules(self, folder: Any, settings: Recipe | None, **options: Any) -> list[Module]:
+    def _read_modules(self, folder: Any, settings: ModelSettings | None, **options: Any) -> list[Module]:
         """Read the modules; mean pooling where there are none, or those of another type of model."""
         if settings is None or not os.path.lexists(folder / "modules.json"):
             transformer = Transformer(transformer_folder(folder), transformer_task="feature-extraction", **options)
@@ -171,19 +174,6 @@ class SentenceTransformer(TextModel):
     def encoder(self) -> Encoder:
         """The encoder."""
         return self._pipeline.transformer.encoder
-
-    @property
-    def similarity_fn_name(self) -> str:
-        """How embeddings are compared: "cosine", "dot", "euclidean" or "manhattan"."""
-        return self._similarity_fn_name or "cosine"
-
-    @similarity_fn_name.setter
-    def similarity_fn_name(self, value: Any) -> None:
-        # sentence-transformers has an enumeration of the names.
-        name = getattr(value, "value", value)
-        if name is not None and name not in SIMILARITIES:
-            raise ValueError(f"similarity_fn_name must be one of {', '.join(SIMILARITIES)}, got {name!r}")
-        self._similarity_fn_name: str | None = name
 
     @property
     def truncate_dim(self) -> int | None:
@@ -286,7 +276,7 @@ class SentenceTransformer(TextModel):
         RuntimeError
             Another thread took texts out of the list while the call ran.
         """
-        self._check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "encode")
+        check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "encode")
         precision = precision or "float32"
         if output_value not in _OUTPUTS:
             raise ValueError(f"output_value must be one of {', '.join(map(repr, _OUTPUTS))}, got {output_value!r}")
@@ -299,10 +289,10 @@ class SentenceTransformer(TextModel):
         _check_truncate_dim(truncate_dim)
         if convert_to_tensor or not convert_to_numpy:
             check_torch()
-        texts = _texts(inputs)
+        texts = texts_of(inputs)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        text = self._resolve_prompt(prompt, prompt_name)
+        text = resolve_prompt(self.prompts, self.default_prompt_name, prompt, prompt_name)
         skip = self._pipeline.prompt_tokens(text)
         width = min(self._width, self._width if self.truncate_dim is None else self.truncate_dim)
         width = width if truncate_dim is None else min(self._width, truncate_dim)
@@ -312,20 +302,17 @@ class SentenceTransformer(TextModel):
             copies = 1 if precision == "float32" else 4
             check_large(4 * len(texts) * width * copies, "embeddings of shape {}", (len(texts), width))
             result = np.empty((len(texts), width), np.float32)
-
-            def put(batch: Packed) -> None:
-                rows = self._pipeline.embed(batch, skip)[:, :width]
-                result[batch.rows] = normalize(rows) if normalize_embeddings else rows
-
         else:
-            self._check_room(texts, text)
+            check_room(self._pipeline, texts, text)
             result = [None] * len(texts)
-
-            def put(batch: Packed) -> None:
-                for row, features in zip(batch.rows, self._features(batch, skip, text, width), strict=True):
+        with self._pipeline.batches(texts, text, show_progress_bar=show_progress_bar, title="Embedding") as batches:
+            for batch in batches:
+                if output_value == SENTENCE:
+                    result[batch.rows] = self._embeddings(batch, skip, width, normalize_embeddings)
+                    continue
+                for row, features in zip(batch.rows, text_features(self._pipeline, batch, skip, text, width), strict=True):
                     result[row] = features if output_value is None else features[output_value]
-
-        self.counts = self._pipeline.run(texts, text, put, show_progress_bar=show_progress_bar, title="Embedding")
+        self.counts = batches.counts
         if precision != "float32":
             result = quantize_embeddings(result, precision)
         if convert_to_tensor or not convert_to_numpy:
@@ -334,239 +321,20 @@ class SentenceTransformer(TextModel):
                 result = list(result)
         return result[0] if isinstance(inputs, str) else result
 
-    def _check_room(self, texts: list[str], prompt: str) -> None:
-        """Raise a MemoryError where the token embeddings of all texts would not fit."""
-        token = 4 * self.encoder.config.hidden_dim
-        # Counting the tokens takes time: only where they would not fit if every character were one, with special ones.
-        special = self.tokenizer.num_special + len(prompt.encode("utf-8", "replace"))
-        most = sum(min(self.max_seq_length, 4 * len(text) + special) for text in texts)
-        free = free_bytes() if token * most >= LARGE else None
-        if free is not None and token * most > free:
-            check_fits(token * self._pipeline.count_tokens(texts, prompt), f"token embeddings of {len(texts)} texts")
+    def _embeddings(self, batch: TextBatch, skip: int, width: int, unit: bool) -> NDArray[np.float32]:
+        rows = self._pipeline.embed(batch, skip)
+        # Whole embeddings of a model that ends in Normalize have unit length already: dividing again would change the last bit.
+        if unit and not (width == rows.shape[1] and self._pipeline.makes_unit_length):
+            return normalize(rows[:, :width])
+        return rows[:, :width]
 
-    def _features(self, batch: Packed, skip: int, prompt: str, width: int) -> Iterator[dict[str, Any]]:
-        """Yield all that there is of each text of a batch."""
-        features = self._pipeline.features(batch, skip)
-        features[SENTENCE] = features[SENTENCE][:, :width]
-        typed = "token_type_ids" in self.tokenizer.model_input_names
-        length = self.tokenizer.prefix_length(prompt, self.max_seq_length) if prompt else 0
-        for i, first in enumerate(batch.offsets[:-1]):
-            tokens = slice(first, batch.offsets[i + 1])
-            ids = batch.ids[tokens].astype(np.int64)
-            text: dict[str, Any] = {"input_ids": ids}
-            if typed:
-                text["token_type_ids"] = np.zeros_like(ids) if batch.types is None else batch.types[tokens].astype(np.int64)
-            text |= {"attention_mask": np.ones_like(ids), "modality": "text"}
-            if prompt:
-                text["prompt_length"] = length
-            # Copies, so that one text does not keep all of the batch.
-            for name, array in features.items():
-                text[name] = (array[tokens] if name in self._pipeline.token_names else array[i]).copy()
-            yield text
-
-    @renamed(sentences="inputs")
-    def encode_query(
-        self,
-        inputs: str | Iterable[str],
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        output_value: str | None = "sentence_embedding",
-        precision: str | None = "float32",
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        device: Any = None,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        pool: dict[str, Any] | None = None,
-        chunk_size: int | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Embed queries: `encode` with the prompt "query".
-
-        Parameters
-        ----------
-        inputs : str or iterable of str
-            One text, or several.
-        prompt_name : str, optional
-            The name of another prompt.
-        prompt : str, optional
-            Another prompt.
-        batch_size, show_progress_bar, output_value, precision, convert_to_numpy, convert_to_tensor : optional
-            As in `encode`.
-        device, normalize_embeddings, truncate_dim, pool, chunk_size : optional
-            As in `encode`.
-        **kwargs
-            As in `encode`.
-
-        Returns
-        -------
-        float32, (B, C), or (C,) for one text
-            As of `encode`.
-        """
-        if prompt_name is None and prompt is None and "query" in self.prompts:
-            prompt_name = "query"
-        return self.encode(
-            inputs,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            output_value,
-            precision,
-            convert_to_numpy,
-            convert_to_tensor,
-            device,
-            normalize_embeddings,
-            truncate_dim,
-            pool,
-            chunk_size,
-            task="query",
-            **kwargs,
-        )
-
-    @renamed(sentences="inputs")
-    def encode_document(
-        self,
-        inputs: str | Iterable[str],
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        output_value: str | None = "sentence_embedding",
-        precision: str | None = "float32",
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        device: Any = None,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        pool: dict[str, Any] | None = None,
-        chunk_size: int | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Embed documents: `encode` with the first prompt there is of "document", "passage" and "corpus".
-
-        Parameters
-        ----------
-        inputs : str or iterable of str
-            One text, or several.
-        prompt_name : str, optional
-            The name of another prompt.
-        prompt : str, optional
-            Another prompt.
-        batch_size, show_progress_bar, output_value, precision, convert_to_numpy, convert_to_tensor : optional
-            As in `encode`.
-        device, normalize_embeddings, truncate_dim, pool, chunk_size : optional
-            As in `encode`.
-        **kwargs
-            As in `encode`.
-
-        Returns
-        -------
-        float32, (B, C), or (C,) for one text
-            As of `encode`.
-        """
-        if prompt_name is None and prompt is None:
-            prompt_name = next((name for name in ("document", "passage", "corpus") if name in self.prompts), None)
-        return self.encode(
-            inputs,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            output_value,
-            precision,
-            convert_to_numpy,
-            convert_to_tensor,
-            device,
-            normalize_embeddings,
-            truncate_dim,
-            pool,
-            chunk_size,
-            task="document",
-            **kwargs,
-        )
-
-    def encode_multi_process(
-        self,
-        sentences: list[str],
-        pool: dict[str, Any],
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        chunk_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        precision: str = "float32",
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-    ) -> Any:
-        """`encode` with a pool, under its old name.
-
-        Parameters
-        ----------
-        sentences : list of str
-            The texts.
-        pool : dict
-            From `start_multi_process_pool`.
-        prompt_name, prompt, batch_size, chunk_size, show_progress_bar : optional
-            As in `encode`.
-        precision, normalize_embeddings, truncate_dim : optional
-            As in `encode`.
-
-        Returns
-        -------
-        float32, (B, C)
-            As of `encode`.
-        """
-        return self.encode(
-            sentences,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            precision=precision,
-            normalize_embeddings=normalize_embeddings,
-            truncate_dim=truncate_dim,
-            pool=pool,
-            chunk_size=chunk_size,
-        )
-
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Similarity of all embeddings to all others, by `similarity_fn_name`.
-
-        Parameters
-        ----------
-        embeddings1 : float, (A, C) or (C,)
-            Embeddings: an array, a torch tensor, or a list of either.
-        embeddings2 : float, (B, C) or (C,)
-            Embeddings.
-
-        Returns
-        -------
-        float32, (A, B)
-            The similarities; a tensor where one was given.
-        """
-        found = similarity(embeddings1, embeddings2, self.similarity_fn_name)
-        return as_tensors(found) if is_tensor(embeddings1) or is_tensor(embeddings2) else found
-
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Similarity of each embedding to the one of the same row, by `similarity_fn_name`.
-
-        Parameters
-        ----------
-        embeddings1 : float, (B, C) or (C,)
-            Embeddings: an array, a torch tensor, or a list of either.
-        embeddings2 : float, (B, C) or (C,)
-            Embeddings.
-
-        Returns
-        -------
-        float32, (B,)
-            The similarities; a tensor where one was given.
-        """
-        found = similarity_pairwise(embeddings1, embeddings2, self.similarity_fn_name)
-        return as_tensors(found) if is_tensor(embeddings1) or is_tensor(embeddings2) else found
+    encode_query = prompted(encode, "query", ["query"], 'Embed queries: `encode` with the prompt "query", unless another is given.')
+    encode_document = prompted(
+        encode,
+        "document",
+        ["document", "passage", "corpus"],
+        'Embed documents: `encode` with the first prompt there is of "document", "passage" and "corpus", unless another is given.',
+    )
 
     def get_embedding_dimension(self) -> int:
         """Channels of an embedding.
@@ -577,16 +345,6 @@ class SentenceTransformer(TextModel):
             C, or `truncate_dim` if that is less.
         """
         return self._width if self.truncate_dim is None else min(self._width, self.truncate_dim)
-
-    def get_sentence_embedding_dimension(self) -> int:
-        """`get_embedding_dimension` under its old name.
-
-        Returns
-        -------
-        int
-            The same.
-        """
-        return self.get_embedding_dimension()
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
         """Say whether pooling sees the tokens of a prompt.
@@ -621,23 +379,6 @@ class SentenceTransformer(TextModel):
         finally:
             self.truncate_dim = before
 
-    @contextlib.contextmanager
-    def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
-        """`truncate_embeddings` under its old name.
-
-        Parameters
-        ----------
-        truncate_dim : int, optional
-            How many; None: all.
-
-        Yields
-        ------
-        None
-            Nothing.
-        """
-        with self.truncate_embeddings(truncate_dim):
-            yield
-
     @staticmethod
     def load(input_path: str) -> SentenceTransformer:
         """Read a folder: the constructor under its old name.
@@ -656,19 +397,6 @@ class SentenceTransformer(TextModel):
     def _saved_settings(self) -> dict[str, Any]:
         shortened = {} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}
         return {**super()._saved_settings(), "similarity_fn_name": self.similarity_fn_name, **shortened}
-
-
-def _texts(inputs: str | Iterable[str]) -> list[str]:
-    """Return the texts as a list, a TypeError where one is not a str."""
-    if isinstance(inputs, str):
-        return [inputs]
-    if isinstance(inputs, (bytes, Mapping)) or not isinstance(inputs, Iterable):
-        raise TypeError(f"inputs must be a str or a list of str, got {type(inputs).__name__}")
-    texts = inputs if isinstance(inputs, list) else list(inputs)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"inputs[{i}] must be a str, got {type(text).__name__}")
-    return texts
 
 
 def _check_truncate_dim(truncate_dim: int | None) -> None:

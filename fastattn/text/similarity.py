@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastattn.encoder.pooling import normalize
 from fastattn.runtime.memory import check_large
+from fastattn.text.compatibility import as_tensors, is_tensor
 
-__all__ = ["SIMILARITIES", "as_float", "similarity", "similarity_pairwise"]
+__all__ = ["SIMILARITIES", "ModelSimilarity", "as_float", "similarity", "similarity_pairwise"]
 
 logger = logging.getLogger(__name__)
 
@@ -125,3 +126,58 @@ def _check(a: NDArray[np.float32], b: NDArray[np.float32], name: str) -> None:
         raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {name!r}")
     if a.ndim not in (1, 2) or b.ndim not in (1, 2) or a.shape[-1] != b.shape[-1]:
         raise ValueError(f"embeddings must be (C,) or (B, C) of one width, got {a.shape} and {b.shape}")
+
+
+class ModelSimilarity:
+    """Similarity of a model's embeddings, by the name that the model has for it."""
+
+    SUPPORTED_SIMILARITY_FN_NAMES: ClassVar[tuple[str, ...]] = SIMILARITIES
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """How embeddings are compared: "cosine", "dot", "euclidean" or "manhattan"."""
+        return self._similarity_fn_name or "cosine"
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: Any) -> None:
+        # sentence-transformers has an enumeration of the names.
+        name = getattr(value, "value", value)
+        if name is not None and name not in SIMILARITIES:
+            raise ValueError(f"similarity_fn_name must be one of {', '.join(SIMILARITIES)}, got {name!r}")
+        self._similarity_fn_name: str | None = name
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Similarity of all embeddings to all others, by `similarity_fn_name`.
+
+        Parameters
+        ----------
+        embeddings1 : float, (A, C) or (C,)
+            Embeddings: an array, a torch tensor, or a list of either.
+        embeddings2 : float, (B, C) or (C,)
+            Embeddings.
+
+        Returns
+        -------
+        float32, (A, B)
+            The similarities; a tensor where one was given.
+        """
+        found = similarity(embeddings1, embeddings2, self.similarity_fn_name)
+        return as_tensors(found) if is_tensor(embeddings1) or is_tensor(embeddings2) else found
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Similarity of each embedding to the one of the same row, by `similarity_fn_name`.
+
+        Parameters
+        ----------
+        embeddings1 : float, (B, C) or (C,)
+            Embeddings: an array, a torch tensor, or a list of either.
+        embeddings2 : float, (B, C) or (C,)
+            Embeddings.
+
+        Returns
+        -------
+        float32, (B,)
+            The similarities; a tensor where one was given.
+        """
+        found = similarity_pairwise(embeddings1, embeddings2, self.similarity_fn_name)
+        return as_tensors(found) if is_tensor(embeddings1) or is_tensor(embeddings2) else found

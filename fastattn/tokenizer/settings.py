@@ -34,7 +34,7 @@ SPECIAL_TOKENS = tuple(f"{role}_token" for role in ROLES)
 NO_LIMIT = int(1e30)
 
 
-def read_settings(folder: Path, backend: Backend) -> dict[str, Any]:
+def read_tokenizer_settings(folder: Path, backend: Backend) -> dict[str, Any]:
     """Return what the files beside ``tokenizer.json`` say, under the names of ``tokenizer_config.json``."""
     settings = read_object(folder / "tokenizer_config.json")
     names = settings.get("model_input_names")

@@ -18,45 +18,22 @@ from fastattn.tokenizer.calls import TokenizerCalls
 from fastattn.tokenizer.inputs import check_unicode, longest_first
 from fastattn.tokenizer.limits import read_backend, sound
 from fastattn.tokenizer.prefix import beginning, is_long, reads_word_by_word
-from fastattn.tokenizer.settings import NO_LIMIT, SPECIAL_TOKENS, read_settings
+from fastattn.tokenizer.settings import NO_LIMIT, SPECIAL_TOKENS, read_tokenizer_settings
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from tokenizers import Tokenizer as Backend
 
-__all__ = ["Rows", "Tokenizer", "load_tokenizer"]
+__all__ = ["TokenIds", "Tokenizer", "load_tokenizer"]
 
 # The class of transformers that takes tokenizer.json as it is.
 _ANY_CLASS = "PreTrainedTokenizerFast"
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt")
-# Texts that the library tokenises at a time, and their characters: what it holds of a text is ninety times the ids that are
-# left of it, and nothing ends a call before its last text.
-_AT_A_TIME = 64
-LONG = 200_000
 # Words of a vocabulary that are tried for one that has tokens.
 _WORDS = 1000
 
 
-def characters(item: str | Sequence[str]) -> int:
-    """Return the characters of a text, or of a pair of texts."""
-    return len(item) if isinstance(item, str) else len(item[0]) + len(item[1])
-
-
-def groups(inputs: Sequence[Any], first: int = 0, end: int | None = None) -> Iterator[slice]:
-    """Yield where the groups of inputs first .. end - 1 are: at most 64 texts of 200,000 characters in all, or one longer text."""
-    end = len(inputs) if end is None else min(end, len(inputs))
-    start, room = first, LONG
-    for i in range(first, end):
-        size = characters(inputs[i])
-        if i > start and (i - start == _AT_A_TIME or size > room):
-            yield slice(start, i)
-            start, room = i, LONG
-        room -= size
-    if start < end:
-        yield slice(start, end)
-
-
-class Rows(NamedTuple):
+class TokenIds(NamedTuple):
     """Token ids of texts or of pairs of texts.
 
     Parameters
@@ -170,7 +147,7 @@ class Tokenizer(TokenizerCalls):
             model_input_names=getattr(tokenizer, "model_input_names", like.model_input_names),
         )
 
-    def rows(self, texts: Sequence[str], max_length: int) -> Rows:
+    def rows(self, texts: Sequence[str], max_length: int) -> TokenIds:
         """Return the token ids of texts, special ones included.
 
         Parameters
@@ -182,26 +159,25 @@ class Tokenizer(TokenizerCalls):
 
         Returns
         -------
-        Rows
+        TokenIds
             With token types where `model_input_names` has them, unless all are 0.
         """
         rows: list[NDArray[np.int32]] = []
         truncated = 0
-        for group in groups(texts):
-            for row in self._ids(texts[group], max_length, True):
-                if len(row) > max_length:
-                    truncated += 1
-                    end = len(row) - (self.num_special - self._prefix)
-                    kept = self._cut(row[self._prefix : end], max_length - self.num_special)
-                    row = np.concatenate([row[: self._prefix], kept, row[end:]])
-                rows.append(row)
+        for row in self._ids(texts, max_length, True):
+            if len(row) > max_length:
+                truncated += 1
+                end = len(row) - (self.num_special - self._prefix)
+                kept = self._cut(row[self._prefix : end], max_length - self.num_special)
+                row = np.concatenate([row[: self._prefix], kept, row[end:]])
+            rows.append(row)
         types = None
         if self._typed and "token_type_ids" in self.model_input_names:
             before, after = [1] * self._prefix, [1] * (self.num_special - self._prefix)
             types = [np.repeat(self._around, [*before, len(row) - self.num_special, *after]) for row in rows]
-        return Rows(rows, types, truncated)
+        return TokenIds(rows, types, truncated)
 
-    def pair_rows(self, pairs: Sequence[Sequence[str]], max_length: int) -> Rows:
+    def pair_rows(self, pairs: Sequence[Sequence[str]], max_length: int) -> TokenIds:
         """Return the token ids of pairs of texts; of a pair that is too long the longer text is cut first.
 
         Parameters
@@ -213,7 +189,7 @@ class Tokenizer(TokenizerCalls):
 
         Returns
         -------
-        Rows
+        TokenIds
             As of `rows`.
         """
         ids, types = self._around_pair
@@ -221,21 +197,20 @@ class Tokenizer(TokenizerCalls):
         room = max_length - len(before) - len(between) - len(after)
         typed = "token_type_ids" in self.model_input_names and types.any()
         rows, kinds, truncated = [], [], 0
-        for group in groups(pairs):
-            sides = (self._ids([pair[side] for pair in pairs[group]], room, False) for side in (0, 1))
-            for pair, first, second in zip(pairs[group], *sides, strict=True):
-                if room % 2 and min(len(first), len(second)) > room and is_long(max(pair, key=len), room):
-                    # The longer one keeps a token more.
-                    first, second = (np.array(found.ids, np.int32) for found in self._encode(pair, False))
-                if len(first) + len(second) > room:
-                    truncated += 1
-                    lengths = longest_first(len(first), len(second), room)
-                    first, second = self._cut(first, lengths[0]), self._cut(second, lengths[1])
-                rows.append(np.concatenate([before, first, between, second, after]))
-                if typed:
-                    counts = [*[1] * len(before), len(first), *[1] * len(between), len(second), *[1] * len(after)]
-                    kinds.append(np.repeat(types, counts))
-        return Rows(rows, kinds if typed else None, truncated)
+        sides = (self._ids([pair[side] for pair in pairs], room, False) for side in (0, 1))
+        for pair, first, second in zip(pairs, *sides, strict=True):
+            if room % 2 and min(len(first), len(second)) > room and is_long(max(pair, key=len), room):
+                # The longer one keeps a token more.
+                first, second = (np.array(found.ids, np.int32) for found in self._encode(pair, False))
+            if len(first) + len(second) > room:
+                truncated += 1
+                lengths = longest_first(len(first), len(second), room)
+                first, second = self._cut(first, lengths[0]), self._cut(second, lengths[1])
+            rows.append(np.concatenate([before, first, between, second, after]))
+            if typed:
+                counts = [*[1] * len(before), len(first), *[1] * len(between), len(second), *[1] * len(after)]
+                kinds.append(np.repeat(types, counts))
+        return TokenIds(rows, kinds if typed else None, truncated)
 
     def prefix_length(self, text: str, max_length: int) -> int:
         """Tokens of a text that others begin with: its own and the special ones before it.
@@ -279,7 +254,7 @@ class Tokenizer(TokenizerCalls):
         if given:
             write_file(target / "tokenizer.json", self.backend_tokenizer.to_str(pretty=True).encode())
         content = {"tokenizer_class": _ANY_CLASS} if given else read_object(target / "tokenizer_config.json")
-        said = {} if given else read_settings(target, self.backend_tokenizer)
+        said = {} if given else read_tokenizer_settings(target, self.backend_tokenizer)
         wanted = {
             "model_max_length": self.model_max_length,
             "truncation_side": self.truncation_side,
@@ -380,7 +355,7 @@ def load_tokenizer(folder: Path, *, do_lower_case: bool = False) -> Tokenizer:
     if do_lower_case:
         before = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = Steps([Lowercase(), *before])
-    settings = read_settings(folder, backend)
+    settings = read_tokenizer_settings(folder, backend)
     return Tokenizer(
         backend,
         model_max_length=settings["model_max_length"],

@@ -316,7 +316,7 @@ def model(tmp_path: Path) -> SentenceTransformer:
 def test_texts_whose_embeddings_would_not_fit(model: SentenceTransformer, free: Free, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["the cat"] * 1000
     size = 4 * C * len(texts)
-    monkeypatch.setattr(model._pipeline, "run", None)  # nothing is tokenised or computed
+    monkeypatch.setattr(model._pipeline, "batches", None)  # nothing is tokenised or computed
     for most, options in ((size - 1, {}), (2 * size, {"precision": "int8"}), (2 * size, {"output_value": "token_embeddings"})):
         free(most)
         with pytest.raises(MemoryError, match=r"embeddings of .* would take"):

@@ -116,7 +116,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
         target.write(source.read(100))
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("fastattn.cli.files.shutil.copyfileobj", fail)
+    monkeypatch.setattr("fastattn.runtime.files.shutil.copyfileobj", fail)
     with pytest.raises(OSError, match="No space left"):
         model.save(str(tmp_path / "saved"))
     assert {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()} == before

@@ -51,4 +51,9 @@ def test_a_prompt_that_pooling_leaves_out(mode: str, tmp_path: Path) -> None:
 def test_unit_length_by_module_or_by_argument(tmp_path: Path) -> None:
     plain = SentenceTransformer(str(write_sentence_model(tmp_path / "plain")))
     unit = SentenceTransformer(str(write_sentence_model(tmp_path / "unit", normalize=True)))
-    assert np.array_equal(plain.encode(TEXTS, normalize_embeddings=True), unit.encode(TEXTS))
+    expected = unit.encode(TEXTS)
+    assert np.array_equal(plain.encode(TEXTS, normalize_embeddings=True), expected)
+    assert np.array_equal(unit.encode(TEXTS, normalize_embeddings=True), expected)
+    # Shortened ones have another length, and are divided again.
+    shortened = unit.encode(TEXTS, normalize_embeddings=True, truncate_dim=7)
+    np.testing.assert_allclose(np.linalg.norm(shortened, axis=1), 1, rtol=1e-6)

@@ -232,7 +232,7 @@ def test_long_texts_are_tokenised_a_few_at_a_time(model: SentenceTransformer, mo
         sizes.append(sum(map(len, inputs)))
         return tokenize(tokenizer, inputs, *rest)
 
-    monkeypatch.setattr("fastattn.tokenizer.tokenizer.LONG", 40)
+    monkeypatch.setattr("fastattn.text.batches.LONG", 40)
     monkeypatch.setattr(pipeline, "tokenize", watched)
     assert np.array_equal(model.encode(TEXTS * 9), expected)
     assert sum(sizes) == sum(map(len, TEXTS * 9)) and max(sizes) <= 40

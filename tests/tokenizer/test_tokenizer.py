@@ -13,7 +13,7 @@ from tokenizers import models, processors
 from fastattn.checkpoint.folder import CheckpointError
 from fastattn.checkpoint.hub import find_model
 from fastattn.tokenizer.settings import NO_LIMIT
-from fastattn.tokenizer.tokenizer import LONG, Tokenizer, groups, load_tokenizer
+from fastattn.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from tests.support.models import write_bert, write_json, write_tokenizer, write_typed_tokenizer
 from tests.support.peer_cases import DATA, PAIRS
 from tests.support.texts import ODD
@@ -50,38 +50,6 @@ def test_cut_as_the_library_cuts(folder: Path, direction: str, length: int) -> N
     rows = ours.rows(texts, length)
     assert [row.tolist() for row in rows.ids] == [theirs.encode(text).ids for text in texts]
     assert rows.truncated == sum(len(load_tokenizer(folder).rows([text], 99).ids[0]) > length for text in texts)
-
-
-def test_groups_end_at_a_number_of_texts_and_of_characters() -> None:
-    def found(*lengths: int, pairs: bool = False, **part: int) -> list[list[int]]:
-        inputs = [("x", "x" * (length - 1)) if pairs else "x" * length for length in lengths]
-        return [list(range(*group.indices(len(lengths)))) for group in groups(inputs, **part)]
-
-    assert found() == []
-    assert found(*[3] * 130) == [[*range(64)], [*range(64, 128)], [128, 129]]
-    for pairs in (False, True):
-        assert found(LONG, 1, LONG - 1, 1, 3 * LONG, 5, 6, pairs=pairs) == [[0], [1, 2], [3], [4], [5, 6]]
-    assert found(*[3] * 130, first=10, end=80) == [[*range(10, 74)], [*range(74, 80)]]
-    assert found(*[3] * 4, first=2, end=80) == [[2, 3]]
-
-
-def test_long_texts_are_tokenised_a_group_at_a_time(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastattn.tokenizer.tokenizer.LONG", 30)
-    texts = [" ".join(WORDS[:count]) for count in range(10)]
-    pairs = [(first, second) for first in texts for second in texts]
-    sizes: list[int] = []
-    encode = tokenizer._encode
-
-    def watched(some: Any, add_special_tokens: bool) -> Any:
-        sizes.append(sum(map(len, some)) if len(some) > 1 else 0)
-        return encode(some, add_special_tokens)
-
-    expected = [tokenizer.rows([text], 7).ids[0].tolist() for text in texts]
-    expected_pairs = [tokenizer.pair_rows([pair], 7).ids[0].tolist() for pair in pairs]
-    monkeypatch.setattr(tokenizer, "_encode", watched)
-    assert [row.tolist() for row in tokenizer.rows(texts, 7).ids] == expected
-    assert [row.tolist() for row in tokenizer.pair_rows(pairs, 7).ids] == expected_pairs
-    assert len(sizes) > 20 and 0 < max(sizes) <= 30
 
 
 def test_settings_of_the_library_are_never_changed(tokenizer: Tokenizer) -> None:

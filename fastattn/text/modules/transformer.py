@@ -57,7 +57,7 @@ class Transformer(Module):
     ) -> None:
         # The process may go to another folder before it saves.
         self.folder = Path(model_name_or_path).absolute()
-        path, settings = _settings(self.folder)
+        path, settings = _read_settings(self.folder)
         self.transformer_task = transformer_task or settings.get("transformer_task", _TASKS[0])
         if self.transformer_task not in _TASKS:
             supported = ", ".join(_TASKS)
@@ -188,7 +188,7 @@ def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.relative_to(folder).as_posix(): (s.st_size, s.st_mtime_ns) for path, s in zip(paths, stats, strict=True)}
 
 
-def _settings(folder: Path) -> tuple[Path, dict[str, Any]]:
+def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Return the path of the module's file, and what it says."""
     paths = [folder / f"sentence_{name}_config.json" for name in _ARCHITECTURES]
     path = next((path for path in paths if path.exists()), paths[0])

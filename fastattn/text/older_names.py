@@ -1,0 +1,274 @@
+"""Methods of sentence-transformers under their older names, and methods that change nothing here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from fastattn.text.compatibility import check_device
+from fastattn.tokenizer.tokenizer import Tokenizer
+
+__all__ = ["OlderCrossEncoderNames", "OlderSentenceTransformerNames", "OlderTextModelNames"]
+
+Model = TypeVar("Model")
+
+
+class OlderTextModelNames:
+    """Older names of `TextModel`'s methods, and methods that change nothing."""
+
+    max_seq_length: int
+    tokenizer: Tokenizer
+    preprocess: Callable[..., dict[str, Any]]
+    save: Callable[..., None]
+
+    @property
+    def processor(self) -> Tokenizer:
+        """The tokenizer under its other name."""
+        return self.tokenizer
+
+    def get_max_seq_length(self) -> int:
+        """`max_seq_length` under its old name.
+
+        Returns
+        -------
+        int
+            Tokens.
+        """
+        return self.max_seq_length
+
+    def tokenize(self, texts: Sequence[Any], **kwargs: Any) -> dict[str, Any]:
+        """`preprocess` under its old name.
+
+        Parameters
+        ----------
+        texts : sequence of str, or of (str, str)
+            What is tokenised.
+        **kwargs
+            As in `preprocess`.
+
+        Returns
+        -------
+        dict of str to int64, (B, T)
+            As of `preprocess`.
+        """
+        return self.preprocess(texts, **kwargs)
+
+    def save_pretrained(
+        self,
+        path: str,
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: list[str] | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """`save` under its other name.
+
+        Parameters
+        ----------
+        path, model_name, create_model_card, train_datasets, safe_serialization : optional
+            As of `save`.
+        """
+        self.save(path, model_name, create_model_card, train_datasets, safe_serialization)
+
+    def get_backend(self) -> str:
+        """Return "torch", the default of the argument `backend`.
+
+        Returns
+        -------
+        str
+            "torch".
+        """
+        return "torch"
+
+    def get_model_kwargs(self) -> list[str]:
+        """Return the further arguments of the model.
+
+        Returns
+        -------
+        list of str
+            [].
+        """
+        return []
+
+    def eval(self: Model) -> Model:
+        """Return the model: it never trains.
+
+        Returns
+        -------
+        TextModel
+            Itself.
+        """
+        return self
+
+    def to(self: Model, device: Any = None, *args: Any, **kwargs: Any) -> Model:
+        """Return the model: it is on the CPU already.
+
+        Parameters
+        ----------
+        device : {None, "cpu"}
+            For compatibility.
+        *args
+            For compatibility.
+        **kwargs
+            For compatibility.
+
+        Returns
+        -------
+        TextModel
+            Itself.
+        """
+        check_device(device)
+        return self
+
+    def cpu(self: Model) -> Model:
+        """Return the model.
+
+        Returns
+        -------
+        TextModel
+            Itself.
+        """
+        return self
+
+    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
+        """Return what `pool` takes; no process is started, because a call uses every thread of this one.
+
+        Parameters
+        ----------
+        target_devices : list of "cpu", optional
+            For compatibility.
+
+        Returns
+        -------
+        dict
+            The pool.
+
+        Raises
+        ------
+        ValueError
+            A device is another one.
+        """
+        for device in target_devices or ():
+            check_device(device)
+        return {"input": None, "output": None, "processes": []}
+
+    @staticmethod
+    def stop_multi_process_pool(pool: dict[str, Any]) -> None:
+        """End the use of a pool.
+
+        Parameters
+        ----------
+        pool : dict
+            It cannot be used again.
+        """
+        pool.clear()
+
+
+class OlderSentenceTransformerNames:
+    """Older names of `SentenceTransformer`'s methods."""
+
+    encode: Callable[..., Any]
+    get_embedding_dimension: Callable[[], int]
+    truncate_embeddings: Callable[..., Any]
+
+    def encode_multi_process(
+        self,
+        sentences: list[str],
+        pool: dict[str, Any],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        chunk_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        precision: str = "float32",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> Any:
+        """`encode` with a pool, under its old name.
+
+        Parameters
+        ----------
+        sentences : list of str
+            The texts.
+        pool : dict
+            From `start_multi_process_pool`.
+        prompt_name, prompt, batch_size, chunk_size, show_progress_bar : optional
+            As in `encode`.
+        precision, normalize_embeddings, truncate_dim : optional
+            As in `encode`.
+
+        Returns
+        -------
+        float32, (B, C)
+            As of `encode`.
+        """
+        return self.encode(
+            sentences,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            precision=precision,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            pool=pool,
+            chunk_size=chunk_size,
+        )
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """`get_embedding_dimension` under its old name.
+
+        Returns
+        -------
+        int
+            The same.
+        """
+        return self.get_embedding_dimension()
+
+    @contextlib.contextmanager
+    def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """`truncate_embeddings` under its old name.
+
+        Parameters
+        ----------
+        truncate_dim : int, optional
+            How many; None: all.
+
+        Yields
+        ------
+        None
+            Nothing.
+        """
+        with self.truncate_embeddings(truncate_dim):
+            yield
+
+
+class OlderCrossEncoderNames:
+    """Older names of `CrossEncoder`'s properties, and a method that changes nothing."""
+
+    activation_fn: Any
+    max_seq_length: int
+
+    @property
+    def max_length(self) -> int:
+        """`max_seq_length` under its old name."""
+        return self.max_seq_length
+
+    @max_length.setter
+    def max_length(self, value: int) -> None:
+        self.max_seq_length = value
+
+    @property
+    def default_activation_function(self) -> Any:
+        """`activation_fn` under its old name."""
+        return self.activation_fn
+
+    def set_keep_in_fp32_modules(self, module_names: list[str]) -> None:
+        """Do nothing: everything is float32.
+
+        Parameters
+        ----------
+        module_names : list of str
+            For compatibility.
+        """

@@ -1,0 +1,65 @@
+"""Prompts: texts that are put before an input, chosen by name or by the kind of input."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar, cast
+
+from fastattn.text.compatibility import check_mappings, renamed
+
+__all__ = ["given_prompts", "prompted", "resolve_prompt"]
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def given_prompts(prompts: Mapping[str, str | None] | None) -> dict[str, str]:
+    """Return the prompts that are not None, a TypeError where one or its name is not a str."""
+    check_mappings(prompts=prompts)
+    given = {}
+    for name, text in (prompts or {}).items():
+        if not isinstance(name, str):
+            raise TypeError(f"prompts: a name must be a str, got {name!r}")
+        if not isinstance(text, str | None):
+            raise TypeError(f"prompts[{name!r}] must be a str or None, got {type(text).__name__}")
+        if text is not None:
+            given[name] = text
+    return given
+
+
+def resolve_prompt(prompts: Mapping[str, str], default_name: str | None, prompt: str | None, name: str | None) -> str:
+    """Return the prompt to use, "" for none."""
+    if prompt is not None:
+        if name is not None:
+            logger.warning("prompt and prompt_name are both given: prompt is used")
+        return prompt
+    name = default_name if name is None else name
+    if name is None:
+        return ""
+    if name not in prompts:
+        raise ValueError(f"there is no prompt {name!r}; prompts: {', '.join(prompts) or 'none'}")
+    return prompts[name]
+
+
+def prompted(encode: Callable[P, R], task: str, names: Sequence[str], summary: str) -> Callable[P, R]:
+    """Make the method ``encode_<task>``: `encode` with the first prompt of `names` that the model has, unless a prompt is given.
+
+    Signature and docstring are those of `encode`, with another summary.
+    """
+
+    @renamed(sentences="inputs")
+    def method(self: Any, inputs: Any, prompt_name: str | None = None, prompt: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        if prompt_name is None and prompt is None:
+            prompt_name = next((name for name in names if name in self.prompts), None)
+        # The instance's own `encode`: a subclass may have overridden it.
+        return self.encode(inputs, prompt_name, prompt, *args, task=task, **kwargs)
+
+    functools.update_wrapper(method, encode)
+    method.__name__ += f"_{task}"
+    method.__qualname__ += f"_{task}"
+    method.__doc__ = summary + (encode.__doc__ or "").partition("\n")[2]
+    return cast("Callable[P, R]", method)

@@ -1,0 +1,49 @@
+"""All that there is of a text, for `encode` with another `output_value`: token ids, token embeddings, sentence embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastattn.runtime.memory import LARGE, check_fits, free_bytes
+from fastattn.text.batches import TextBatch
+from fastattn.text.modules.module import SENTENCE
+from fastattn.text.pipeline import Pipeline
+
+__all__ = ["check_room", "text_features"]
+
+
+def check_room(pipeline: Pipeline, texts: Sequence[str], prompt: str) -> None:
+    """Raise a MemoryError where the token embeddings of all texts would not fit."""
+    transformer = pipeline.transformer
+    token = 4 * transformer.encoder.config.hidden_dim
+    # An upper bound first, a token for each byte: counting the tokens takes time.
+    special = transformer.tokenizer.num_special + len(prompt.encode("utf-8", "replace"))
+    most = sum(min(transformer.max_seq_length, 4 * len(text) + special) for text in texts)
+    free = free_bytes() if token * most >= LARGE else None
+    if free is not None and token * most > free:
+        check_fits(token * pipeline.count_tokens(texts, prompt), f"token embeddings of {len(texts)} texts")
+
+
+def text_features(pipeline: Pipeline, batch: TextBatch, skip: int, prompt: str, width: int) -> Iterator[dict[str, Any]]:
+    """Yield the ids, the mask and what the modules make, for each text of a batch."""
+    features = pipeline.features(batch, skip)
+    features[SENTENCE] = features[SENTENCE][:, :width]
+    transformer = pipeline.transformer
+    typed = "token_type_ids" in transformer.tokenizer.model_input_names
+    length = transformer.tokenizer.prefix_length(prompt, transformer.max_seq_length) if prompt else 0
+    for i, first in enumerate(batch.offsets[:-1]):
+        tokens = slice(first, batch.offsets[i + 1])
+        ids = batch.ids[tokens].astype(np.int64)
+        text: dict[str, Any] = {"input_ids": ids}
+        if typed:
+            text["token_type_ids"] = np.zeros_like(ids) if batch.types is None else batch.types[tokens].astype(np.int64)
+        text |= {"attention_mask": np.ones_like(ids), "modality": "text"}
+        if prompt:
+            text["prompt_length"] = length
+        # Copies, so that one text does not keep all of the batch.
+        for name, array in features.items():
+            text[name] = (array[tokens] if name in pipeline.token_names else array[i]).copy()
+        yield text

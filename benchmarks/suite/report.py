@@ -209,11 +209,11 @@ def readme_table(results: Results) -> str:
             lines += table(("", *(cell["case"] for cell in forward)), _times(names, forward))
     whole = [cell for cell in cells if cell["row"] in ("encode", "start", "accelerate")]
     lines += _listed(
-        "Whole programs (2x: the other takes twice the time):",
+        "**Whole programs** (2x: the other takes twice the time):",
         [f"{cell['row']}, {cell['case']}: {'; '.join(map(outcome, cell['goals']))}" for cell in whole],
     )
-    lines += _listed("Level with another library, or slower (0.5x: the other takes half the time):", _grouped(cells, is_lost))
-    lines += _listed("Not lost, and short of the mark that `report.md` sets:", _grouped(cells, is_only_short))
+    lines += _listed("**Level with another library, or slower** (0.5x: the other takes half the time):", _grouped(cells, is_lost))
+    lines += _listed("**Not lost, and short of the mark** that `report.md` sets:", _grouped(cells, is_only_short))
     lines += quiet(cells)
     used = ", ".join(f"{label(name)} {versions[name]}" for name in names if name in versions)
     where = f"{machine['CPU']}, {results['threads']} threads, float32; {used}; {results['date'][:10]}"
@@ -261,9 +261,9 @@ def _value(goal: Cell) -> float:
 
 
 def _listed(title: str, items: list[str]) -> Iterator[str]:
-    """Yield a title and a list; nothing where there are no items."""
+    """Yield a title and its items as one paragraph, since a front page is short; nothing where there are no items."""
     if items:
-        yield from (title, "", *(f"- {item}" for item in items), "")
+        yield from (f"{title} {' · '.join(items)}", "")
 
 
 def _times(names: Iterable[str], cells: list[Cell]) -> Iterator[list[str]]:

@@ -1,49 +1,51 @@
-"""What README.md shows is true: its code runs and prints what it says; its commands, targets and paths exist."""
+"""What README.md shows is true: its code runs and prints what it says; its commands, targets, links and paths exist."""
 
-import contextlib
-import io
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support import pages
+
+ROOT = pages.ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-
-
 def test_code_runs_and_prints_what_it_says() -> None:
-    code = "".join(blocks("python"))
-    said = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(code, "README.md", "exec"), {})
-    assert len(said) > 3
-    assert printed.getvalue().splitlines() == said
+    assert pages.run(README, "README.md") > 2
+
+
+def test_is_a_front_page() -> None:
+    assert len(README.splitlines()) < 130
 
 
 def test_make_targets_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    commands = [*re.findall(r"`make ([a-z -]+)`", README), *re.findall(r"^make ([a-z]+)", README, re.MULTILINE)]
-    shown = {target for command in commands for target in command.split()}
-    assert {"demo", "test", "bench"} <= shown <= targets
+    assert {"demo", "test", "docs", "bench"} <= pages.make_targets(README) <= pages.makefile_targets()
+    # The first commands that it shows.
+    assert re.findall(r"^make ([a-z]+)", README, re.MULTILINE)[:2] == ["demo", "test"]
 
 
 def test_commands_are_those_of_the_command_line() -> None:
-    from fastattn.cli.app import app
-
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    shown = set(re.findall(r"^\| `fastattn ([a-z]+)", README, re.MULTILINE))
-    assert shown == commands
+    assert pages.commands(README) == pages.command_line()
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"((?:fastattn|tests|benchmarks|examples)/[\w./]*)(?![\w<])", README))))
+@pytest.mark.parametrize("path", sorted(pages.paths(README)))
 def test_paths_exist(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)]*)\)", README))))
+def test_links_lead_to_files(link: str) -> None:
+    assert (ROOT / link).is_file()
+
+
+def test_folders_are_those_of_the_package() -> None:
+    """The picture of the folders names each, and every module beside them that is public."""
+    picture = re.search(r"^```text\nfastattn/\n(.*?)^```$", README, re.DOTALL | re.MULTILINE).group(1)  # type: ignore[union-attr]
+    inside = "\n".join(line for line in picture.splitlines() if line.startswith("  "))
+    folders = {path.name for path in (ROOT / "fastattn").iterdir() if (path / "__init__.py").is_file()}
+    assert folders <= set(re.findall(r"(\w+)/", inside))
+    for name in re.findall(r"^  ((?:[\w.]+/? )+)", inside, re.MULTILINE):
+        assert all((ROOT / "fastattn" / part).exists() for part in name.split()), name
 
 
 def test_numbers_have_a_place() -> None:

@@ -65,16 +65,16 @@ def test_lists() -> None:
         cell("product", "3 x 4", goal("numpy", 3.0, 2.0), goal("1 thread", 0.5)),
         cell("product", "5 x 6", goal("numpy", None, 2.0)),
     )
-    lost = text.partition("Level with")[2].partition("\n\n")[2].partition("\n\n")[0]
-    assert lost.splitlines() == [
-        "- gelu: 0.90x vs torch at 1 x 10",
-        "- softmax: 0.50x to 0.75x vs torch in 2 cells; 1.02x vs ONNX Runtime at 2 x 20",
+    lost = text.partition("Level with")[2].partition("half the time): ")[2]
+    assert lost.partition("\n\n")[0].split(" · ") == [
+        "gelu: 0.90x vs torch at 1 x 10",
+        "softmax: 0.50x to 0.75x vs torch in 2 cells; 1.02x vs ONNX Runtime at 2 x 20",
     ]
-    short = text.partition("Not lost")[2].partition("\n\n")[2].partition("\n\n")[0]
-    assert short.splitlines() == [
-        "- gelu: 50 % of the copy bandwidth at 2 x 20",
-        "- encode: 1.20x vs OpenVINO at minilm-l6 9 texts",
-        "- product: failed vs NumPy at 5 x 6",
+    short = text.partition("Not lost")[2].partition("`report.md` sets: ")[2].partition("\n\n")[0]
+    assert short.split(" · ") == [
+        "gelu: 50 % of the copy bandwidth at 2 x 20",
+        "encode: 1.20x vs OpenVINO at minilm-l6 9 texts",
+        "product: failed vs NumPy at 5 x 6",
     ]
     assert "Medians on A CPU, 3 threads, float32; fastattn 0.1, torch 2.13; 2026-01-02." in text
 

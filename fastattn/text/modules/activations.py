@@ -61,7 +61,7 @@ TORCH_ACTIVATIONS: dict[str, Activation] = {
 
 
 def find_activation(name: str, default: str) -> str:
-    """Return the key in `TORCH_ACTIVATIONS` of torch's dotted name; a name that is not torch's becomes `default`, with a warning."""
+    """Return the key in `TORCH_ACTIVATIONS` of torch's dotted name; any other name becomes `default`, with a warning."""
     module, _, kind = name.rpartition(".")
     if kind in TORCH_ACTIVATIONS and (module.startswith("torch.nn") and "functional" not in module):
         return kind

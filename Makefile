@@ -9,8 +9,12 @@ BIN := $(VENV)/bin
 PIP := @$(BIN)/python -m pip install -qq --disable-pip-version-check
 OPS := $(wildcard fastattn/kernels/ops/[!_]*.py)
 OP_TESTS := $(OPS:fastattn/kernels/ops/%.py=tests/kernels/test_%.py)
+TESTS ?=
+# A file of tests for each part of the path of a text.
+QUICK := tests/project/test_layout.py $(OP_TESTS) tests/encoder/test_encoder.py tests/checkpoint/test_checkpoint.py \
+	tests/tokenizer/test_tokenizer.py tests/text/test_sentence_transformer.py
 
-.PHONY: help demo docs test test-nojit test-bounds lint bench bench-quick bench-ops bench-smoke soak soak-smoke clean
+.PHONY: help demo docs test quick test-nojit test-bounds lint bench bench-quick bench-ops bench-smoke soak soak-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -18,8 +22,14 @@ help: ## this list
 demo: $(VENV)/package.stamp ## embed the standard library's documentation and search it
 	@BIN=$(BIN) sh examples/demo.sh
 
-test: $(VENV)/dev.stamp ## all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/dev.stamp ## all tests, or a folder of them: make test TESTS=tests/kernels
+	$(BIN)/python -m pytest $(TESTS)
+
+# A warm kernel cache is presumed: after a change of a kernel the first run compiles, for about a minute more.
+quick: $(VENV)/dev.stamp ## lint and the tests that most changes need: of ops, encoder, checkpoint, tokenizer, texts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -x -q $(QUICK)
 
 # NumPy warns of inf - inf where compiled code says nothing.
 test-nojit: $(VENV)/dev.stamp ## the op tests with the kernels as plain Python, small shapes

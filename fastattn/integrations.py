@@ -1,7 +1,7 @@
 """Hands a model to libraries that take one through a class of their own: KeyBERT, BERTopic, LangChain, Chroma.
 
-Each of these has a documented class to subclass for models that it does not know by name; KeyBERT and BERTopic would
-replace an object that they do not know by a model of their choice, without a word.
+Each library has a documented base class for models that it does not know by name. Without it KeyBERT and BERTopic silently
+replace an unknown object by a model of their choice.
 """
 
 from __future__ import annotations

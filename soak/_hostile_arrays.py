@@ -21,7 +21,7 @@ Array = NDArray[Any]
 DOCUMENTED = (TypeError, ValueError, MemoryError)
 SIZES = (0, 1, 2, 3, 5, 16, 17, 33)
 DTYPES = ("f4", "f4", "f4", "f4", "f8", "f2", ">f4", ">f8", "i4", "?", "O", "c8", "U3", "M8[s]", "V4", "g")
-# So many elements are more than any memory; fewer would be computed.
+# Lengths of an axis beyond any memory; a shorter axis would be computed.
 HUGE = (2**36, 2**40, 2**62)
 
 

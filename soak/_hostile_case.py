@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from soak._resident import peak, reset_peak
 
-# A call may take so many bytes for each byte of its input, and so many besides: a page table, a compiled regular expression.
+# Bytes that a call may allocate for each byte of its input, and besides: a page table, a compiled regular expression.
 FACTOR = 100
 FLOOR = 4 * 2**20
-# What Python does not allocate it does not count: libraries' own memory, and files that are mapped. Of the whole process's growth
-# so much is the allocators', which keep what was freed in chunks and for each thread.
+# tracemalloc misses memory of the libraries and memory maps, so the process's growth is limited too. Allocators keep freed
+# chunks for each thread: this much growth is theirs.
 SLACK = 64 * 2**20
-# Of the processor's time: a loop that does not end shows whatever else the machine does.
+# CPU seconds of a case: an endless loop exceeds them even on a busy machine.
 SECONDS = 5.0
 
 

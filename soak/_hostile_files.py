@@ -8,7 +8,6 @@ import json
 import os
 import random
 import shutil
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,173 +15,10 @@ from typing import Any
 import numpy as np
 
 from soak._hostile_case import Case
+from soak._small_model import header_and_data, safetensors, write_model
+from soak._spoil import as_json, spoil, spoil_bytes, spoiled
 
 _GOLDEN = Path(__file__).parent.parent / "tests" / "data" / "golden"
-_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "on", "mat", "a"]
-_V, _C, _F, _P = len(_WORDS), 8, 12, 16
-_CONFIG: dict[str, Any] = {
-    "model_type": "bert",
-    "hidden_size": _C,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": _F,
-    "vocab_size": _V,
-    "max_position_embeddings": _P,
-    "type_vocab_size": 2,
-}
-_SHAPES = {
-    "embeddings.word_embeddings.weight": (_V, _C),
-    "embeddings.position_embeddings.weight": (_P, _C),
-    "embeddings.token_type_embeddings.weight": (2, _C),
-    "embeddings.LayerNorm": (_C,),
-    "encoder.layer.0.attention.self.query": (_C, _C),
-    "encoder.layer.0.attention.self.key": (_C, _C),
-    "encoder.layer.0.attention.self.value": (_C, _C),
-    "encoder.layer.0.attention.output.dense": (_C, _C),
-    "encoder.layer.0.attention.output.LayerNorm": (_C,),
-    "encoder.layer.0.intermediate.dense": (_F, _C),
-    "encoder.layer.0.output.dense": (_C, _F),
-    "encoder.layer.0.output.LayerNorm": (_C,),
-}
-
-
-def _header() -> tuple[dict[str, Any], bytes]:
-    """Return the header and the data of a small BERT."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    data = b""
-    for stem, shape in _SHAPES.items():
-        parts = {stem: shape} if stem.endswith("weight") else {f"{stem}.weight": shape, f"{stem}.bias": shape[:1]}
-        for name, size in parts.items():
-            raw = np.cos(np.arange(np.prod(size))).astype("<f4").tobytes()
-            header[name] = {"dtype": "F32", "shape": list(size), "data_offsets": [len(data), len(data) + len(raw)]}
-            data += raw
-    return header, data
-
-
-def _safetensors(header: Any, data: bytes, length: int | None = None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if length is None else length % 2**64) + text + data
-
-
-def write_model(folder: Path) -> None:
-    """Write a sentence-transformers folder of a few kilobytes."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(_CONFIG))
-    (folder / "model.safetensors").write_bytes(_safetensors(*_header()))
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(_WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        '{"tokenizer_class": "BertTokenizer", "model_max_length": 12, "cls_token": "[CLS]"}'
-    )
-    (folder / "modules.json").write_text(
-        json.dumps(
-            [
-                {"path": "", "type": "x.Transformer"},
-                {"path": "1_Pooling", "type": "x.Pooling"},
-                {"path": "2_N", "type": "x.Normalize"},
-            ]
-        )
-    )
-    for name in ("1_Pooling", "2_N"):
-        (folder / name).mkdir(exist_ok=True)
-    (folder / "1_Pooling" / "config.json").write_text(
-        json.dumps({"word_embedding_dimension": _C, "pooling_mode_mean_tokens": True})
-    )
-    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 12, "do_lower_case": false}')
-    (folder / "config_sentence_transformers.json").write_text('{"prompts": {"query": "the "}, "similarity_fn_name": "cosine"}')
-
-
-def junk(rng: random.Random, depth: int = 0) -> Any:
-    """Return any JSON value."""
-    kind = rng.randrange(9 if depth < 3 else 7)
-    if kind == 0:
-        return rng.choice((0, 1, 2, 8, -1, 2**31, 2**63, 2**64, 10**30, -(2**70), 10**9))
-    if kind == 1:
-        return rng.choice((0.5, 1e308, -1e-320, float("nan"), float("inf"), 1.0, 8.0))
-    if kind == 2:
-        return rng.choice((True, False, None))
-    if kind in (3, 4):
-        return rng.choice(
-            ("", "gelu", "[CLS]", "../x", "a\0b", "\ud800", "F32", "bert", "/etc/passwd", "é" * 50, "1_Pooling", "mean", "tanh")
-        )
-    if kind in (5, 6):
-        return rng.choice(([], {}, [None], [[]], {"": {}}, [1, 2], {"content": "[CLS]"}))
-    if kind == 7:
-        return [junk(rng, depth + 1) for _ in range(rng.randrange(4))]
-    return {str(junk(rng, 3)): junk(rng, depth + 1) for _ in range(rng.randrange(4))}
-
-
-def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the path of every value inside a JSON value."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [*([path] if path else []), *(place for key, item in inner for place in _places(item, (*path, key)))]
-
-
-def spoil(rng: random.Random, value: Any) -> Any:
-    """Return a JSON value in which a few values are others, gone, or there twice."""
-    value = json.loads(json.dumps(value))
-    for _ in range(1 + rng.randrange(3)):
-        places = _places(value)
-        if not places:
-            return junk(rng)
-        *outer, key = rng.choice(places)
-        holder = value
-        for step in outer:
-            holder = holder[step]
-        kind = rng.randrange(8)
-        if kind == 0:
-            del holder[key]
-        elif kind == 1 and isinstance(holder, dict):
-            holder[str(junk(rng, 3))] = holder[key]
-        elif kind == 2 and isinstance(holder, list):
-            holder.append(holder[key])
-        elif kind == 3 and isinstance(holder[key], int):
-            holder[key] = holder[key] + rng.choice((-1, 1, 2**32, 2**62))
-        else:
-            holder[key] = junk(rng)
-    return value
-
-
-def spoil_bytes(rng: random.Random, raw: bytes) -> bytes:
-    """Return bytes of which some are others, gone or new."""
-    data = bytearray(raw)
-    for _ in range(1 + rng.randrange(4)):
-        at = rng.randrange(len(data) + 1)
-        kind = rng.randrange(5)
-        if kind == 0:
-            del data[at:]
-        elif kind == 1:
-            del data[at : at + 1 + rng.randrange(8)]
-        elif kind == 2:
-            data[at:at] = rng.choice(
-                (b"\0", b"\xff\xfe", b'"', b"{", b"[" * 2000, b'{"a":' * 1500, b"9" * 5000, b",", b"\\u0000", b"1e999")
-            )
-        elif kind == 3 and at < len(data):
-            data[at] = rng.randrange(256)
-        else:
-            data[at:at] = data[at : at + 20]
-    return bytes(data)
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value).encode("utf-8", "surrogatepass")
-
-
-def spoiled(rng: random.Random, content: bytes) -> bytes:
-    """Return a JSON file with a fault."""
-    if rng.random() < 0.3:
-        return spoil_bytes(rng, content)
-    raw = _json(spoil(rng, json.loads(content)))
-    if rng.random() < 0.1:
-        # A key that is there twice.
-        raw = raw.replace(b": ", b': null, "dtype": "F64", "shape": [1], "hidden_size": ', 1)
-    return raw
 
 
 def _documented() -> tuple[type[BaseException], ...]:
@@ -215,9 +51,9 @@ def _check_hidden(result: Any) -> None:
 
 def _safetensors_case(folder: Path) -> Callable[[random.Random], Case]:
     write_model(folder)
-    header, data = _header()
-    path, whole = folder / "model.safetensors", _safetensors(header, data)
-    # What is imported and compiled once is no case's.
+    header, data = header_and_data()
+    path, whole = folder / "model.safetensors", safetensors(header, data)
+    # Imports and compilation happen before the first case.
     _use(folder)
 
     def make(rng: random.Random) -> Case:
@@ -225,13 +61,13 @@ def _safetensors_case(folder: Path) -> Callable[[random.Random], Case]:
         if kind == 0:
             raw = spoil_bytes(rng, whole)
         elif kind == 1:
-            raw = _safetensors(header, data, rng.choice((0, 1, -1, 2**31, 2**63, len(whole), len(whole) - 8, 100_000_001)))
+            raw = safetensors(header, data, rng.choice((0, 1, -1, 2**31, 2**63, len(whole), len(whole) - 8, 100_000_001)))
         elif kind == 2:
-            raw = _safetensors(spoiled(rng, _json(header)), data)
+            raw = safetensors(spoiled(rng, as_json(header)), data)
         elif kind == 3:
-            raw = _safetensors(spoil_bytes(rng, _json(header)), data)
+            raw = safetensors(spoil_bytes(rng, as_json(header)), data)
         elif kind == 4:
-            raw = _safetensors(spoil(rng, header), data[: rng.randrange(len(data))])
+            raw = safetensors(spoil(rng, header), data[: rng.randrange(len(data))])
         else:
             # One tensor of another type, whose bytes are all there.
             changed, body = json.loads(json.dumps(header)), b""
@@ -244,7 +80,7 @@ def _safetensors_case(folder: Path) -> Callable[[random.Random], Case]:
                         kept = bytes(len(kept) // 4 * {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "I32": 4}.get(entry["dtype"], 1))
                     entry["data_offsets"] = [len(body), len(body) + len(kept)]
                     body += kept
-            raw = _safetensors(changed, body)
+            raw = safetensors(changed, body)
         path.write_bytes(raw)
         return Case(f"safetensors {raw[:600]!r}", lambda: _use(folder), _check_hidden, _documented(), _size(folder))
 
@@ -346,7 +182,7 @@ def _bomb(rng: random.Random, content: bytes) -> bytes:
     }
     chosen = rng.sample(sorted(bombs), 1 + rng.randrange(3))
     changed = {**json.loads(content), **{name: bombs[name] for name in chosen}}
-    raw = _json(changed)
+    raw = as_json(changed)
     if rng.random() < 0.2:
         # The library reads steps without types as well.
         raw = raw.replace(b'"type": "Replace", ', b"").replace(b'"type": "TemplateProcessing", ', b"")
@@ -398,7 +234,7 @@ def _jsonl_case(folder: Path) -> Callable[[random.Random], Case]:
         lines = []
         for _ in range(rng.randrange(4)):
             row: Any = {"text": rng.choice(("the cat", "", "\0", "a\ud800", "é\u2028x", "word " * 40)), "n": 1}
-            lines.append(spoiled(rng, _json(row)) if rng.random() < 0.5 else _json(row))
+            lines.append(spoiled(rng, as_json(row)) if rng.random() < 0.5 else as_json(row))
         raw = rng.choice((b"", b"\xef\xbb\xbf", b"\n\n")) + rng.choice((b"\n", b"\r\n", b"\r")).join(lines)
         path.write_bytes(raw)
         program = rng.random() < 0.1

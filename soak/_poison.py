@@ -30,7 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-# What was tried, and whether it went well.
+# A case's name, and whether its result was right.
 Case = tuple[str, bool]
 
 

@@ -24,7 +24,7 @@ from soak import Row
 from soak._hostile_case import SECONDS, Case, attempt, limit_memory
 
 ROOT = Path(__file__).parent.parent
-# How many of each kind make 100,000.
+# Cases of each kind, 100,000 in all.
 CASES = {
     "ops": 40_000,
     "encoder": 12_000,
@@ -35,7 +35,7 @@ CASES = {
     "jsonl": 9_000,
     "links": 1_000,
 }
-# Seconds on the wall after which a case is taken for a hang: the process may have been held up by others.
+# Wall-clock seconds after which a case counts as a hang; large, since other processes may take the cores.
 _HANG = 120 * SECONDS
 # Bytes that the process of a kind may map in all.
 _MAPPED = 8 * 2**30
@@ -51,7 +51,7 @@ def _maker(kind: str, folder: Path) -> Callable[[Random], Case]:
 
 
 def _compile() -> None:
-    """Compile what is compiled once, which is no case's."""
+    """Compile every kernel beforehand, so that no case pays for it."""
     from fastattn.cli.warmup import warm_up
 
     for _ in warm_up():
@@ -68,7 +68,7 @@ def try_cases(kind: str, count: int, seed: int) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder, open(os.environ.get("HOSTILE_LAST", os.devnull), "wb", 0) as last:
         make = _maker(kind, Path(folder))
 
-        # Hypothesis chooses the numbers, and none twice; of links there are too few for that.
+        # Hypothesis tries no choice of numbers twice; links have too few choices, so theirs are random.
         @seeded(seed)
         @settings(
             max_examples=count,

@@ -56,7 +56,7 @@ def _growth(step: Callable[[int], Any], count: int, settle: int) -> dict[str, in
 def calls(count: int) -> dict[str, int]:
     """Call `encode`, an encoder and every op in turns, on short inputs of changing length."""
     import fastattn
-    from soak._hostile_files import write_model
+    from soak._small_model import write_model
 
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
@@ -95,7 +95,7 @@ def loads(count: int) -> dict[str, int]:
 def encode(count: int) -> dict[str, int]:
     """Embed many texts; what it takes at its peak beside the texts and the result."""
     import fastattn
-    from soak._hostile_files import write_model
+    from soak._small_model import write_model
 
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
@@ -111,7 +111,7 @@ def encode(count: int) -> dict[str, int]:
 def long_texts(count: int, text: str = "the cat sat on a mat, ") -> dict[str, int]:
     """Embed texts of 200,000 characters; what it takes at its peak beside the texts."""
     import fastattn
-    from soak._hostile_files import write_model
+    from soak._small_model import write_model
 
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))

@@ -2,7 +2,8 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.support.cases", "tests.support.tolerance", "tests.support.contract")
+SUPPORT = ("cases", "contract", "golden_models", "models", "tolerance")
+pytest.register_assert_rewrite(*(f"tests.support.{name}" for name in SUPPORT))
 
 from tests.support.cases import JIT  # noqa: E402
 

@@ -26,7 +26,7 @@ LABELS = {
 }
 # The other libraries.
 PEERS = set(LABELS) - {"fastattn", "accelerated", "machine"}
-# Share of the cores' time that the multiply-adds must have got.
+# Share of the cores' time that the FMA limit must get; below it other work disturbed the run.
 QUIET = 0.95
 BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
 Results = dict[str, Any]

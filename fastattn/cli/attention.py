@@ -47,28 +47,7 @@ class Reading(NamedTuple):
 
 
 def read_attention(text: str, model: str | os.PathLike[str] | None = None) -> Reading:
-    """Encode a text and keep the attention of every layer and head.
-
-    Parameters
-    ----------
-    text : str
-        The text; what is beyond the model's length is cut.
-    model : str or path, optional
-        As in `SentenceTransformer`.
-
-    Returns
-    -------
-    Reading
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such model.
-    ValueError
-        The model's folder is damaged or not supported, or `text` has no tokens or is not valid Unicode.
-    MemoryError
-        The attention of so many tokens would not fit.
-    """
+    """Encode a text, cut at the model's length, and return the attention of every layer and head."""
     transformer = Transformer(transformer_folder(find_model(model)))
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("the text is not valid Unicode: it holds half a surrogate pair")

@@ -1,4 +1,4 @@
-"""What the tokens of a text attend to, drawn: every head as a small map, and one map from token to token.
+"""Draws attention: every head as a small map, and one large map from token to token.
 
 matplotlib draws; it comes with the extra ``viz``.
 """
@@ -21,31 +21,18 @@ SUFFIXES = (".png", ".svg", ".pdf")
 _DPI = 150
 _COLOURS = "Blues"
 _MARK = "#d95f02"
-# More tokens than this, and not each has a label of its own; fewer than that, and the cells hold their values.
+# Tokens up to which each has its own label, and below which the cells show their values.
 _LABELLED, _WITH_VALUES = 60, 14
-# Inches: of a token's cell, of a head's small map, of the longest label, of what stands beside the maps.
+# Inches: a token's cell and a head's small map (least, most); the longest label; gap, colour bar and its labels.
 _CELL, _SMALL_MAP = (0.24, 0.6), (0.45, 1.0)
 _LABEL = 1.2
 _GAP, _BAR, _BAR_LABELS = 0.15, 0.16, 0.75
-# Cells across a small map; a longer text's are means of several tokens.
+# Cells across a small map; for a longer text each is the mean of several tokens.
 _SMALL_CELLS = 64
 
 
 def check_drawing(out: Path) -> None:
-    """Raise unless a map can be drawn and written to a file of that name: to be known before a model is loaded.
-
-    Parameters
-    ----------
-    out : Path
-        The file.
-
-    Raises
-    ------
-    ValueError
-        Its suffix is not one of `SUFFIXES`.
-    ImportError
-        matplotlib is not installed; the message says how to install it.
-    """
+    """Raise, before a model is loaded, if matplotlib is missing or `out` has another suffix than `SUFFIXES`."""
     if out.suffix not in SUFFIXES:
         kinds = ", ".join(SUFFIXES)
         raise ValueError(f"{out}: cannot draw {out.suffix or 'a file without a suffix'}; supported: {kinds}")

@@ -20,23 +20,7 @@ _RUNS = 5
 
 
 class Comparison(NamedTuple):
-    """One op in one form, against the reference.
-
-    Parameters
-    ----------
-    label : str
-        The op and its form.
-    shape : str
-        The shape of the inputs.
-    error : float
-        Worst error, in units of float32 eps, relative to the largest true value.
-    reference_error : float
-        The same of the reference in float32.
-    seconds : float
-        Median time.
-    reference_seconds : float
-        Median time of the reference in float32.
-    """
+    """An op in one form, or the encoder: errors in float32 eps relative to the largest true value, and median seconds."""
 
     label: str
     shape: str
@@ -49,12 +33,8 @@ class Comparison(NamedTuple):
 def compare() -> Iterator[Comparison]:
     """Compare every op, then the encoder, with the reference.
 
-    Truth is the reference in float64; the reference in float32 is what the speed is measured against, in turns.
+    Truth is the reference in float64; speed is compared with the reference in float32, in turns.
 
-    Yields
-    ------
-    Comparison
-        One op in one form.
     """
     from fastattn import reference
 

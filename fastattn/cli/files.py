@@ -1,4 +1,4 @@
-"""Texts from files, embeddings to files, and files that are written in one step."""
+"""Reads texts and embeddings from files, and writes embeddings."""
 
 from __future__ import annotations
 
@@ -17,29 +17,7 @@ _TEXT_FILES = (".txt", ".md", ".rst")
 
 
 def read_texts(name: str, *, column: str = "text", paragraphs: bool = False) -> list[str]:
-    """Read texts: one a line or a paragraph, or one column of a JSON Lines file.
-
-    Parameters
-    ----------
-    name : str
-        A ``.txt``, ``.md``, ``.rst`` or ``.jsonl`` file in UTF-8, or ``-`` for lines of text on stdin.
-    column : str
-        The key of the text in each JSON object.
-    paragraphs : bool
-        Texts are separated by blank lines, not by line ends.
-
-    Returns
-    -------
-    list of str
-        The texts; blank lines are skipped.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        The file is of another kind or not UTF-8, a line is not a JSON object with that column, or stdin is closed.
-    """
+    """Read texts: a line or a paragraph each, or one column of a JSON Lines file; ``-`` reads stdin.  Blank lines are skipped."""
     path = Path(name)
     if name == "-":
         if sys.stdin is None:
@@ -95,36 +73,14 @@ def _read_column(name: str, file: TextIO, column: str) -> list[str]:
 
 
 def read_embeddings(path: Path, count: int) -> NDArray[np.float32]:
-    """Read embeddings from an ``.npy`` file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    count : int
-        How many there must be.
-
-    Returns
-    -------
-    float32, (count, C)
-        The embeddings.
-
-    Raises
-    ------
-    OSError
-        It cannot be read; FileNotFoundError where there is no such file.
-    MemoryError
-        The embeddings do not fit in memory.
-    ValueError
-        It is damaged, or holds something else.
-    """
+    """Read an ``.npy`` file of `count` embeddings, float32 (count, C); ValueError if it is damaged or has another shape."""
     try:
-        # Mapped, so that a shape larger than the file is refused before memory is taken for it.
+        # A memory map refuses a shape larger than the file before memory is allocated for it.
         with np.errstate(over="raise"):
             array = np.lib.format.open_memmap(path, mode="r")
     except (OSError, MemoryError):
         raise
-    # The header is evaluated as Python, and what it says given to NumPy: of errors there is every kind.
+    # NumPy evaluates the header as Python, so a damaged header may raise any exception.
     except Exception as error:
         raise ValueError(f"{path}: not a complete .npy file: {error}") from error
     if array.ndim != 2 or array.dtype.kind != "f":
@@ -135,24 +91,7 @@ def read_embeddings(path: Path, count: int) -> NDArray[np.float32]:
 
 
 def write_embeddings(file: BinaryIO, suffix: str, texts: Iterable[str], embeddings: NDArray[np.float32]) -> None:
-    """Write embeddings.
-
-    Parameters
-    ----------
-    file : binary file
-        Where to.
-    suffix : {".npy", ".jsonl"}
-        An array, or lines ``{"text": ..., "embedding": [...]}`` with the fewest digits that give the same float32.
-    texts : iterable of str
-        The texts.
-    embeddings : float32, (B, C)
-        Their embeddings.
-
-    Raises
-    ------
-    ValueError
-        A number is not finite, and the file is of JSON, which has no such numbers.
-    """
+    """Write an array, or lines ``{"text": ..., "embedding": [...]}`` with the fewest digits that give the same float32."""
     if suffix == ".npy":
         np.save(file, embeddings)
         return

@@ -1,4 +1,4 @@
-"""What this machine and this installation are."""
+"""Facts of this machine and this installation: CPU, threads, kernel cache, versions."""
 
 from __future__ import annotations
 
@@ -21,13 +21,7 @@ _PACKAGES = ("fastattn", "numpy", "numba", "llvmlite", "tbb", "tokenizers", "saf
 
 
 def facts() -> list[tuple[str, str]]:
-    """Collect the facts that decide speed, and the versions.
-
-    Returns
-    -------
-    list of (str, str)
-        Names and values.
-    """
+    """Return names and values of the facts that decide speed, and the versions."""
     folder = cache_directory()
     kept = len(list(folder.glob("*.nbc"))) if folder is not None and folder.is_dir() else 0
     found = [

@@ -21,14 +21,6 @@ def show_hits(texts: list[str], scores: NDArray[np.float32], k: int) -> None:
 
     On a terminal a long text is cut after three lines; elsewhere a hit is one line: score, tab, text.
 
-    Parameters
-    ----------
-    texts : list of str
-        The texts.
-    scores : float32, (B,)
-        One for each.
-    k : int
-        How many to print.
     """
     for i in np.argsort(-scores, kind="stable")[:k]:
         text = " ".join(texts[i].split())

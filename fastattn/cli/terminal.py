@@ -1,4 +1,4 @@
-"""What the command line prints with: heat maps, one red line for an error."""
+"""Output on the terminal: heat maps, one red line for an error, a line when kernels are compiled."""
 
 from __future__ import annotations
 
@@ -30,23 +30,14 @@ _COLOURS = (17, 18, 19, 55, 91, 127, 163, 169, 173, 178, 220, 227)
 def reported() -> Iterator[None]:
     """Turn an error that names its cause into one red line on stderr and exit code 2.
 
-    SIGTERM and SIGHUP end the program as Ctrl-C does: what it was writing is removed.
+    SIGTERM and SIGHUP end the program as Ctrl-C does: a half-written output file is removed.
 
-    Yields
-    ------
-    None
-        Nothing.
-
-    Raises
-    ------
-    Exit
-        There was such an error.
     """
     try:
         with _ended_by_signals():
             yield
     except BrokenPipeError:
-        raise  # whoever read the output has seen enough; typer ends the program without a word
+        raise  # The reader closed the pipe, as `head` does: typer ends the program silently.
     except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
         message = str(error)
         if isinstance(error, OSError) and error.strerror:
@@ -61,7 +52,7 @@ def _ended_by_signals() -> Iterator[None]:
         yield
         return
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # One that is ignored, as by nohup, still is.
+    # Ignored signals stay ignored: nohup ignores SIGHUP.
     before = {number: signal.signal(number, _exit) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
     try:
         yield
@@ -91,46 +82,19 @@ class _CompilingListener(event.Listener):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def announced_compiling() -> Iterator[None]:
-    """Say so in one line on stderr if kernels are compiled within this context.
-
-    Yields
-    ------
-    None
-        Nothing.
-    """
+    """Print one line on stderr if kernels are compiled within this context."""
     with event.install_listener("numba:compile", _CompilingListener()):
         yield
 
 
 def note(message: str, *, style: str | None = None) -> None:
-    """Print one line on stderr, or nothing where that cannot be written.
-
-    Parameters
-    ----------
-    message : str
-        The line.
-    style : str, optional
-        How it looks.
-    """
+    """Print one line on stderr; nothing if stderr is closed or full."""
     with contextlib.suppress(OSError):
         _errors.print(message, style=style, markup=False)
 
 
 def error_in_eps(result: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Worst error, ``max|result - truth| / (eps max|truth|)`` with the eps of float32.
-
-    Parameters
-    ----------
-    result : float, any shape
-        What was computed.
-    truth : float64, same shape
-        What is right.
-
-    Returns
-    -------
-    float
-        The error, in units of float32 eps.
-    """
+    """Worst error, ``max|result - truth| / (eps max|truth|)`` with the eps of float32."""
     scale = float(np.max(np.abs(truth), initial=0)) or 1.0
     return float(np.max(np.abs(result.astype(np.float64) - truth), initial=0) / (scale * np.finfo(np.float32).eps))
 
@@ -138,26 +102,7 @@ def error_in_eps(result: NDArray[Any], truth: NDArray[Any]) -> float:
 def heat_map(
     values: NDArray[Any], rows: Sequence[str], columns: Sequence[str] = (), *, cell: int = 2, high: float = 1
 ) -> list[Text]:
-    """Draw a matrix: coloured blocks on a terminal, shades of grey elsewhere.
-
-    Parameters
-    ----------
-    values : float, (R, S)
-        The matrix, from 0 up.
-    rows : sequence of str
-        A label for each row.
-    columns : sequence of str
-        A character for each column.
-    cell : int
-        Characters across a cell.
-    high : float
-        The value that gets the brightest colour.
-
-    Returns
-    -------
-    list of Text
-        The lines.
-    """
+    """Draw a matrix from 0 to `high`: coloured blocks on a terminal, shades of grey elsewhere; `cell` characters an element."""
     lines = []
     width = max(map(cell_len, rows), default=0)
     if columns:

@@ -1,4 +1,4 @@
-"""A transformer encoder step by step, on a text of one's own, with the characters as tokens."""
+"""A transformer encoder step by step on a text whose characters are the tokens."""
 
 from __future__ import annotations
 
@@ -25,37 +25,16 @@ __all__ = ["walk"]
 Array = NDArray[Any]
 
 _SEED = 0
-# What fits a terminal of 80 columns: tokens in a map of two characters a cell, and in two maps side by side.
+# Tokens that fit a terminal of 80 columns: in a map of two characters a cell, and in two maps side by side.
 _MAP_TOKENS, _PAIR_TOKENS = 36, 32
 _VALUES = 6
-# What takes a few seconds, and a few hundred megabytes: the reference keeps the scores of every head.
+# Limits that keep a run to seconds and a few hundred megabytes: the reference keeps the scores of every head.
 _MOST_TOKENS = 256
 _MOST = {"dim": 256, "heads": 16, "ff": 1024, "layers": 6}
 
 
 def walk(text: str, *, dim: int, heads: int, ff: int, layers: int, dropout: float) -> None:
-    """Print the steps.
-
-    Parameters
-    ----------
-    text : str
-        The text, at most 256 characters; they are the tokens.
-    dim : int
-        Channels C of a hidden state, at most 256.
-    heads : int
-        Attention heads H, at most 16; divides `dim`.
-    ff : int
-        Channels F inside the feed-forward network, at most 1024.
-    layers : int
-        Layers of the encoder, at most 6.
-    dropout : float
-        Probability that training drops an element.
-
-    Raises
-    ------
-    ValueError
-        `text` is empty, something is more than its limit, `heads` does not divide `dim`, or `dropout` is not in [0, 1).
-    """
+    """Print the steps; ValueError if `text` is empty or an argument exceeds its limit."""
     if not text:
         raise ValueError("the text is empty: give at least one character")
     if len(text) > _MOST_TOKENS:

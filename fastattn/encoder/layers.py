@@ -112,7 +112,7 @@ def forward_with_dropout(config: EncoderConfig, packed: Packed, batch: Batch, rn
                 q, k = rotary_embedding(q, cos, sin), rotary_embedding(k, cos, sin)
             bias = bias_by_position(relative, heads, stop - start)
             each = scaled_dot_product_attention(q, k, v, bias, window=part.window)
-            context[start:stop] = each.transpose(1, 0, 2).reshape(stop - start, -1)
+            context[start:stop] = each.transpose(1, 0, 2).reshape(stop - start, config.hidden_dim)
         return context
 
     def drop(x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""accelerate: the kernels inside an object that already holds torch modules."""
+"""accelerate lets the encoders in torch modules run the kernels; restore brings the original forwards back."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ M = TypeVar("M")
 
 _SUPPORTED = (
     f"encoders of transformers ({', '.join(family.title for family in FAMILIES.values())}), "
-    "torch.nn.TransformerEncoder, TransformerEncoderLayer and MultiheadAttention, and whatever holds one, such as a model with a "
-    "head, a SentenceTransformer or a CrossEncoder"
+    "torch.nn.TransformerEncoder, TransformerEncoderLayer and MultiheadAttention, and modules that hold one, such as a model "
+    "with a head, a SentenceTransformer or a CrossEncoder"
 )
 
 
 def accelerate(module: M) -> M:
-    """Let the encoders in a torch module compute by the kernels.
+    """Let the encoders in a torch module run the kernels.
 
-    The module stays the object that it was: its class, parameters, ``state_dict`` and arguments do not change, nor do the
-    kinds of its outputs.  A call runs the kernels in evaluation mode, without gradients, in float32, on the CPU.  Any other
-    call, and one with arguments that the kernels do not take, runs the original forward; a `FallbackWarning` says why, once
-    for each reason.
+    The module stays the same object: its class, parameters, ``state_dict``, arguments and types of output do not change.
+    A call runs the kernels in evaluation mode, without gradients, in float32, on the CPU.  Any other call, and a call with
+    arguments that the kernels do not take, runs the original forward; a `FallbackWarning` says why, once for each reason.
 
     Parameters
     ----------
@@ -49,14 +48,14 @@ def accelerate(module: M) -> M:
     TypeError
         `module` is not a torch module and holds none as ``model``.
     ValueError
-        It holds no module of a supported kind; the message says what was found.
+        It holds no module of a supported kind; the message says which modules were found.
 
     Notes
     -----
     Padded positions come back as zeros, where the attention mask of transformers has 0 or ``src_key_padding_mask`` is True.
-    The weights are packed in the first call, beside those of the module, and again when they changed: by a load, by an
-    optimiser, by a new part.  What writes to single elements through ``.data`` or NumPy can go unnoticed: call `accelerate`
-    again then.  Copies and pickles of the module are accelerated too; `restore` undoes it.
+    The first call packs a copy of the weights, and so does a call after a change: by a load, by an optimiser, by a new
+    submodule.  Writes to single elements through ``.data`` or NumPy can go unnoticed: call `accelerate` again after them.
+    Copies and pickles of the module are accelerated too; `restore` undoes it.
     """
     root = _root(module)
     from fastattn.pytorch.kinds import find_forwards
@@ -69,8 +68,10 @@ def accelerate(module: M) -> M:
         raise ValueError(f"{type(module).__name__} must hold a module to accelerate, found {what}; supported: {_SUPPORTED}")
     notices = FallbackNotices()
     for part, kind in found:
-        restore(part)
+        # In one step: a call in another thread runs the kernels, through the old forward or the new one.
         part.forward = kind(part, notices)
+        for child in part.children():
+            restore(child)
     if left:
         parts = ", ".join(sorted({type(part).__name__ for part, _ in found}))
         reasons = "; ".join(dict.fromkeys(left))
@@ -79,12 +80,12 @@ def accelerate(module: M) -> M:
 
 
 def restore(module: M) -> M:
-    """Undo `accelerate`: the original forwards again.
+    """Undo `accelerate`: bring the original forwards back.
 
     Parameters
     ----------
     module : torch.nn.Module, or an object with one as ``model``
-        What was accelerated, or holds such modules.
+        An accelerated module, or one that holds accelerated modules.
 
     Returns
     -------
@@ -103,7 +104,7 @@ def restore(module: M) -> M:
 
     for part in root.modules():
         if isinstance(part.__dict__.get("forward"), Forward):
-            del part.forward
+            part.__dict__.pop("forward", None)
     return module
 
 

@@ -1,8 +1,8 @@
 """The definition of every op and of the encoder in NumPy, which the kernels are checked against; nothing here is fast."""
 
 from fastattn.reference.attention import attention_weights, scaled_dot_product_attention
-from fastattn.reference.encoder import embeddings, encoder, encoder_layer, feed_forward, layer_attention_weights, pooling
-from fastattn.reference.ops import gelu, layer_norm, linear, rotary_embedding, softmax
+from fastattn.reference.encoder import embeddings, encoder, encoder_layer, feed_forward, layer_attention_weights
+from fastattn.reference.ops import gelu, layer_norm, linear, pooling, rotary_embedding, softmax
 from fastattn.reference.positions import relative_bias, relative_position_bucket, rotary_tables, sinusoidal_positions
 
 __all__ = [

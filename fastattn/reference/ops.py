@@ -212,3 +212,47 @@ def _activate(x: Array, activation: str | None) -> Array:
     if activation == "silu":
         return np.asarray(x / (1 + np.exp(-x)))
     raise ValueError(f'activation must be None, "gelu", "gelu_tanh", "relu" or "silu", got {activation!r}')
+
+
+def pooling(hidden: Array, mode: str) -> Array:
+    """One vector for a sequence, from its hidden states ``h_1 .. h_T``.
+
+    Parameters
+    ----------
+    hidden : ndarray, (T, C)
+        The sequence, without padding.
+    mode : {"mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"}
+        ``sum h / T``, ``h_1``, ``max h``, ``sum h / sqrt T``, ``sum t h_t / sum t`` or ``h_T``.
+
+    Returns
+    -------
+    ndarray, (C,)
+        Dtype of `hidden`; zeros for T = 0.
+
+    Raises
+    ------
+    ValueError
+        If `mode` is none of those named.
+
+    References
+    ----------
+    Reimers and Gurevych 2019, arXiv:1908.10084, section 3; weighted mean: Muennighoff 2022, arXiv:2202.08904,
+    section 4.1.1, equation 2.
+    """
+    num_tokens = hidden.shape[0]
+    if num_tokens == 0:
+        return np.zeros_like(hidden, shape=hidden.shape[1])
+    if mode == "mean":
+        return np.asarray(np.sum(hidden, axis=0) / num_tokens)
+    if mode == "cls":
+        return np.asarray(hidden[0])
+    if mode == "max":
+        return np.asarray(np.max(hidden, axis=0))
+    if mode == "mean_sqrt_len_tokens":
+        return np.asarray(np.sum(hidden, axis=0) / math.sqrt(num_tokens))
+    if mode == "weightedmean":
+        weights = np.arange(1, num_tokens + 1, dtype=hidden.dtype)  # (T,)
+        return np.asarray(weights @ hidden / np.sum(weights))
+    if mode == "lasttoken":
+        return np.asarray(hidden[-1])
+    raise ValueError(f"mode {mode!r} is not a way of pooling")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 # Seconds between two calls of `stop`.
 _STOP_INTERVAL = 0.005
-# Seconds between two checks that the worker thread is alive.  In Windows a signal does not end a wait, hence the short one.
+# Seconds between two checks that the worker thread is alive.  In Windows, where a signal does not end a wait, it is shorter.
 _CHECK_INTERVAL = 0.05 if os.name == "nt" else 1.0
 _new_lock = threading.Lock
 

@@ -1,4 +1,4 @@
-"""What SentenceTransformer and CrossEncoder share: the arguments of sentence-transformers, prompts, folders."""
+"""TextModel, the base of SentenceTransformer and CrossEncoder: loading, modules, preprocess, forward, saving."""
 
 from __future__ import annotations
 

@@ -64,31 +64,7 @@ def groups(inputs: Sequence[Any], prompt: str = "") -> Iterator[slice]:
 
 
 def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_length: int, start: int = 0) -> TokenIds:
-    """Tokenise texts, or pairs of texts.
-
-    Parameters
-    ----------
-    tokenizer : Tokenizer
-        Does it.
-    inputs : sequence of str, or of (str, str)
-        What is tokenised.
-    prompt : str
-        Put before each text, or the first of each pair.
-    max_length : int
-        The most tokens of each.
-    start : int
-        The number of the first, for messages.
-
-    Returns
-    -------
-    TokenIds
-        The ids.
-
-    Raises
-    ------
-    ValueError
-        A text is not valid Unicode.
-    """
+    """Tokenise a group of texts, or of pairs, with the prompt before each; `start` is the first one's number in messages."""
     pairs = len(inputs) > 0 and not isinstance(inputs[0], str)
     if prompt:
         inputs = [(prompt + first, second) for first, second in inputs] if pairs else [prompt + text for text in inputs]
@@ -112,29 +88,7 @@ def joined(parts: Sequence[TokenIds]) -> TokenIds:
 
 
 def pack(found: TokenIds, vocab_size: int, tokenizer: Tokenizer, start: int = 0) -> list[TextBatch]:
-    """Group token ids by length into forwards of a bounded number of tokens.
-
-    Parameters
-    ----------
-    found : TokenIds
-        The ids.
-    vocab_size : int
-        How many words the model has.
-    tokenizer : Tokenizer
-        Made the ids, for the message.
-    start : int
-        The number of the first.
-
-    Returns
-    -------
-    list of TextBatch
-        Every text once; the longest first.
-
-    Raises
-    ------
-    ValueError
-        The model has no such word.
-    """
+    """Group token ids by length into batches of a bounded number of tokens, the longest first; ValueError for an unknown id."""
     truncated = found.truncated
     order = sorted(range(len(found.ids)), key=lambda i: -len(found.ids[i]))
     groups: list[list[int]] = []

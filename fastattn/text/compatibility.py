@@ -1,4 +1,4 @@
-"""Arguments of sentence-transformers that mean something else here, or nothing: checked, renamed or refused."""
+"""Arguments and tensors of sentence-transformers: checked, renamed, converted, or refused."""
 
 from __future__ import annotations
 
@@ -12,27 +12,14 @@ import numpy as np
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DTYPES = ("float32", "auto", "None")
-# What changes nothing here: how transformers loads, and where from.
+# Accepted and ignored: how transformers loads a model, and from where.
 _LOADING = ("cache_dir", "local_files_only", "revision", "token", "trust_remote_code")
 _MODEL_KWARGS = (*_LOADING, "attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors")
 _PROCESSOR_KWARGS = (*_LOADING, "clean_up_tokenization_spaces", "padding_side", "use_fast")
 
 
 def renamed(*dropped: str, **names: str) -> Callable[[F], F]:
-    """Make a decorator that accepts old names of keyword arguments.
-
-    Parameters
-    ----------
-    *dropped
-        Old names that say nothing any more.
-    **names
-        The new name of each old one; the new one wins where both are given.
-
-    Returns
-    -------
-    callable
-        The decorator.
-    """
+    """Make a decorator that accepts old names of keyword arguments, and drops some; a new name given beside its old one wins."""
 
     def decorate(function: F) -> F:
         @functools.wraps(function)
@@ -83,18 +70,7 @@ class CardData:
 
 
 def check_device(device: Any) -> None:
-    """Raise a ValueError unless this is the CPU.
-
-    Parameters
-    ----------
-    device : None, str or torch.device
-        What was given.
-
-    Raises
-    ------
-    ValueError
-        It is another device.
-    """
+    """Raise a ValueError unless this is the CPU."""
     if device is not None and str(device) not in ("cpu", "cpu:0"):
         raise ValueError(f'device must be None or "cpu", got {str(device)!r}')
 
@@ -146,30 +122,14 @@ def check_call(batch_size: int, device: Any, pool: Any, chunk_size: int | None, 
 
 
 def is_tensor(embeddings: Any) -> bool:
-    """Whether this is a torch tensor, or a list that begins with one.
-
-    Parameters
-    ----------
-    embeddings : object
-        What was given.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether this is a torch tensor, or a list that begins with one."""
     if isinstance(embeddings, (list, tuple)) and len(embeddings):
         embeddings = embeddings[0]
     return type(embeddings).__module__.partition(".")[0] == "torch"
 
 
 def check_torch() -> None:
-    """Raise an ImportError where a call asks for tensors and torch is not installed.
-
-    Raises
-    ------
-    ImportError
-        torch is not installed.
-    """
+    """Raise an ImportError where a call asks for tensors and torch is not installed."""
     try:
         importlib.import_module("torch")
     except ImportError as error:
@@ -177,18 +137,7 @@ def check_torch() -> None:
 
 
 def as_tensors(result: Any) -> Any:
-    """Return arrays as torch tensors, in lists and dicts too.
-
-    Parameters
-    ----------
-    result : object
-        Arrays; anything else stays.
-
-    Returns
-    -------
-    object
-        The same with tensors, which share the arrays' memory.
-    """
+    """Return arrays as torch tensors that share their memory, in lists and dicts too."""
     if isinstance(result, list):
         return [as_tensors(item) for item in result]
     if isinstance(result, dict):

@@ -134,8 +134,7 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
         check_mappings(config_kwargs=config_kwargs)
         configuration = dict(config_kwargs or {})
         num_labels = configuration.pop("num_labels", None) if num_labels is None else num_labels
-        # Before anything is loaded.
-        resolve_activation("Identity" if activation_fn is None else activation_fn)
+        resolve_activation("Identity" if activation_fn is None else activation_fn)  # a check, before anything is loaded
         super().__init__(
             model_name_or_path,
             modules=modules,
@@ -174,13 +173,11 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
 
     def _stored_activation(self) -> str:
         """Return the name of the activation that the model folder asks for."""
-        default = "Sigmoid" if self.num_labels == 1 else "Identity"
-        path = self._first_module().folder / "config.json"
+        default, path = "Sigmoid" if self.num_labels == 1 else "Identity", self._first_module().folder / "config.json"
         config = read_object(path)
         inner = config.get("sentence_transformers")
         found = self._settings.activation or (inner.get("activation_fn") if isinstance(inner, dict) else None)
-        found = found or config.get("sbert_ce_default_activation_function")
-        if found is None:
+        if (found := found or config.get("sbert_ce_default_activation_function")) is None:
             return default
         try:
             return find_activation(str(found), default)

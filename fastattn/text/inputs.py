@@ -35,23 +35,7 @@ def pairs_of(inputs: Any) -> list[tuple[str, str]]:
 
 
 def checked(inputs: Sequence[Any]) -> list[Any]:
-    """Return texts, or pairs of texts, as a list.
-
-    Parameters
-    ----------
-    inputs : sequence of str, or of (str, str)
-        What is checked.
-
-    Returns
-    -------
-    list of str, or of (str, str)
-        The same.
-
-    Raises
-    ------
-    TypeError
-        One is neither a str nor a pair of str, or some are of each kind.
-    """
+    """Return texts, or pairs of texts, as a list; TypeError where an item is neither, or some are of each kind."""
     found = list(inputs)
     if check_inputs(found, "inputs"):
         first = isinstance(found[0], str)

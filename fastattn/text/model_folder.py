@@ -1,4 +1,4 @@
-"""Reads what a sentence-transformers folder says: its modules, prompts, similarity and width."""
+"""Reads and writes a sentence-transformers folder: modules, prompts, similarity, width."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _KINDS = {kind.kind: kind for kind in (Pooling, Dense, Normalize, LayerNorm, Dropout)}
 
-# Each has weights of its own, also where a folder is named again: a short file would otherwise take any amount of memory.
+# Bounds the memory that a short modules.json can ask for: each entry loads weights of its own, even of the same folder.
 _MOST_MODULES = 100
 
 
@@ -48,27 +48,7 @@ class ModelSettings(NamedTuple):
 
 
 def read_model_settings(folder: Path, model_type: str) -> ModelSettings | None:
-    """Read ``config_sentence_transformers.json``.
-
-    Parameters
-    ----------
-    folder : Path
-        The model folder.
-    model_type : str
-        "SentenceTransformer" or "CrossEncoder".
-
-    Returns
-    -------
-    ModelSettings or None
-        What it says; None, with a warning, where the folder's modules are of another type of model.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such folder.
-    CheckpointError
-        The file is damaged.
-    """
+    """Read ``config_sentence_transformers.json``; None, with a warning, if the modules are of another type of model."""
     transformer_folder(folder)
     path = folder / "config_sentence_transformers.json"
     settings = read_object(path)
@@ -97,27 +77,7 @@ def read_model_settings(folder: Path, model_type: str) -> ModelSettings | None:
 
 
 def read_modules_of(folder: Path, **options: Any) -> list[Module]:
-    """Read the modules of a folder.
-
-    Parameters
-    ----------
-    folder : Path
-        The model folder.
-    **options
-        As of `fastattn.modules.Transformer`.
-
-    Returns
-    -------
-    list of Module
-        At least a Transformer; only that where there is no ``modules.json``.
-
-    Raises
-    ------
-    FileNotFoundError
-        A file is missing.
-    CheckpointError
-        A file is damaged, or asks for something that is not supported.
-    """
+    """Read the modules of a folder: a Transformer, and those of ``modules.json`` if there is one."""
     entries = read_modules(folder) or [("Transformer", transformer_folder(folder))]
     path = folder / "modules.json"
     for kind, _ in entries:
@@ -139,23 +99,7 @@ def read_modules_of(folder: Path, **options: Any) -> list[Module]:
 
 
 def check_modules(modules: Sequence[Module]) -> dict[str, int]:
-    """Return the channels of what the modules make.
-
-    Parameters
-    ----------
-    modules : sequence of Module
-        In their order.
-
-    Returns
-    -------
-    dict of str to int
-        By the names of the arrays.
-
-    Raises
-    ------
-    ValueError
-        Two modules do not fit.
-    """
+    """Return the channels of what the modules make, by the names of the arrays; ValueError if two modules do not fit."""
     token_names(modules)
     widths: dict[str, int] = {}
     for module in modules:

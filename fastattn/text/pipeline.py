@@ -23,7 +23,7 @@ __all__ = ["Batches", "Counts", "Pipeline"]
 
 # Texts that are tokenised at a time.
 _SLICE = 1024
-# Seconds of a wait that nothing ends: on Windows Ctrl-C is only seen between two of them.
+# Seconds of a wait: on Windows Ctrl-C is seen only between two waits.
 _LOOK_UP = 0.1 if os.name == "nt" else None
 
 
@@ -82,8 +82,8 @@ class Pipeline:
         self.transformer = modules[0]
         self.modules = list(modules)
         self.token_names = token_names(self.modules)
-        """What has a row for each token; all else has one for each text."""
-        # The encoder pools while the hidden states are in cache, and divides by the length too; None: it does not.
+        """Names of the arrays with a row for each token; the others have a row for each text."""
+        # Pooling mode of the encoder's own kernel, which pools while the hidden states are in cache; None: the module pools.
         self._mode: str | None = None
         self._unit = False
         self._rest = self.modules[1:]
@@ -101,18 +101,7 @@ class Pipeline:
         return isinstance(last, Normalize) and last.module_output_name == SENTENCE
 
     def prompt_tokens(self, prompt: str) -> int:
-        """Tokens of the prompt that pooling leaves out.
-
-        Parameters
-        ----------
-        prompt : str
-            The prompt.
-
-        Returns
-        -------
-        int
-            0 where it leaves out none.
-        """
+        """Return the tokens of the prompt that pooling leaves out, 0 where it leaves out none."""
         poolings = [module for module in self.modules if isinstance(module, Pooling)]
         if not prompt or all(module.include_prompt for module in poolings):
             return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
@@ -61,5 +62,8 @@ def prompted(encode: Callable[P, R], task: str, names: Sequence[str], summary: s
     functools.update_wrapper(method, encode)
     method.__name__ += f"_{task}"
     method.__qualname__ += f"_{task}"
-    method.__doc__ = summary + (encode.__doc__ or "").partition("\n")[2]
+    default = " or ".join(f'"{name}"' for name in names)
+    described = inspect.cleandoc(encode.__doc__ or "").partition("\n")[2]
+    default = f"`encode` with the prompt {default}, the first that the model has, unless another is given."
+    method.__doc__ = f"{summary}\n\n{default}\n{described}"
     return cast("Callable[P, R]", method)

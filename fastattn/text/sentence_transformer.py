@@ -328,13 +328,8 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
             return normalize(rows[:, :width])
         return rows[:, :width]
 
-    encode_query = prompted(encode, "query", ["query"], 'Embed queries: `encode` with the prompt "query", unless another is given.')
-    encode_document = prompted(
-        encode,
-        "document",
-        ["document", "passage", "corpus"],
-        'Embed documents: `encode` with the first prompt there is of "document", "passage" and "corpus", unless another is given.',
-    )
+    encode_query = prompted(encode, "query", ["query"], "Embed queries.")
+    encode_document = prompted(encode, "document", ["document", "passage", "corpus"], "Embed documents.")
 
     def get_embedding_dimension(self) -> int:
         """Channels of an embedding.

@@ -1,4 +1,7 @@
-"""Reads tokenizer.json, and refuses one that makes much of a short text: its steps run in a library that knows no bound."""
+"""Loads tokenizer.json, and rejects one that could blow a short text up to a huge one (an "expansion bomb").
+
+The tokenizers library has no limit of its own.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Backend
 
-# Bytes that the steps may make of one, and ids or bytes that they may add to a text.
+# Most bytes that the steps may make of one byte, and most ids or bytes that they may add to a text.
 GROWTH, ADDED = 100, 1000
 # Steps that a text may go through, and characters of a word that WordPiece may take: its time is the cube of them.
 STEPS, WORD = 100, 1000
@@ -38,7 +41,7 @@ def sound(source: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # It has no exception class of its own, and where it panics not even an Exception.
+        # The library raises plain Exception, and a BaseException where its Rust code panics.
         if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(f"{source}: not a tokenizer: {error}") from error
@@ -90,7 +93,7 @@ def _vanishes(backend: Backend, token: AddedToken) -> bool:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object: of a key that is there twice the library may take the other one."""
+    """Return a JSON object; ValueError for a repeated key, of which the library may take the other value."""
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
@@ -129,7 +132,7 @@ def _check_ids(path: Path, content: dict[str, Any]) -> None:
     vocab = model.get("vocab") if isinstance(model, dict) else None
     ids = list(vocab.values()) if isinstance(vocab, dict) else []
     ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
-    # What is no number the library refuses.
+    # The library refuses ids that are not numbers.
     with contextlib.suppress(TypeError):
         if max(ids, default=0) >= 2**31:
             raise CheckpointError(f"{path}: token id {max(ids)} is not in 0 .. {2**31 - 1}")
@@ -177,7 +180,7 @@ def _growth(step: dict[str, Any]) -> float:
         size = len(step["content"].encode())
         pattern = step["pattern"]
         shortest = _shortest(pattern["Regex"]) if "Regex" in pattern else len(pattern["String"].encode())
-        # What matches nothing does so before every character.
+        # An empty match occurs before every character.
         return max(1.0, size / shortest) if shortest else 1.0 + size
     if kind == "Precompiled":
         return _table_growth(base64.b64decode(step["precompiled_charsmap"]))

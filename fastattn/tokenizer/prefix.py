@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["beginning", "is_long", "reads_word_by_word"]
 
-# Characters that are read for each token that is wanted; twice as many make a text a long one.  English has four or five.
+# Characters to read for each token wanted; a text with more than twice as many is long. English has four or five a token.
 _A_TOKEN = 8
-# Where these were too few, so many times as many are read.
+# Factor by which the characters grow if they gave too few tokens.
 _MORE = 4
 # Normalizers that change characters by themselves, or with the marks that follow them, which a space ends.
 _BY_CHARACTER = {

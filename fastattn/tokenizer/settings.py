@@ -1,4 +1,4 @@
-"""What the files beside tokenizer.json say: special tokens, sides, token types, limits."""
+"""Reads the files beside tokenizer.json: special tokens, sides, token types, limits."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 
-# Where a folder does not say what its padding token is.
+# Padding tokens to look for in a folder that names none.
 _PADDING = ("[PAD]", "<pad>")
 
 
-# What transformers' classes of these names give beside ids and mask, where the folder does not say.
+# transformers' classes that give token types, if the folder does not say.
 _WITH_TOKEN_TYPES = ("BertTokenizer", "BertTokenizerFast", "ElectraTokenizer", "ElectraTokenizerFast")
 
 
-# And the models that have such a class, where the folder does not name one.
+# Model types that have such a class, if the folder names no class.
 _MODELS_WITH_TOKEN_TYPES = {name for name, family in FAMILIES.items() if family.has_token_types}
 
 

@@ -249,7 +249,7 @@ class Tokenizer(TokenizerCalls):
         for name in _FILES:
             if self.name_or_path and (source / name).is_file() and (source / name).resolve() != (target / name).resolve():
                 write_file(target / name, own_file(source / name))
-        # One that was given as an object comes from no folder, whatever lies in this one.
+        # A tokenizer that was given as an object has no folder of its own: files in the target are another's.
         given = not self.name_or_path or not (target / "tokenizer.json").is_file()
         if given:
             write_file(target / "tokenizer.json", self.backend_tokenizer.to_str(pretty=True).encode())
@@ -292,7 +292,7 @@ class Tokenizer(TokenizerCalls):
         return row[len(row) - length :] if self.truncation_side == "left" else row[:length]
 
     def _ids(self, texts: Sequence[str], most: int, add_special_tokens: bool) -> Iterator[NDArray[np.int32]]:
-        """Yield the ids of each text; where there are more than `most`, maybe only so many of the first ones that they are more."""
+        """Yield each text's ids. A text with more than `most` may be tokenised only up to a point that is more than `most` ids."""
         some = self.truncation_side == "right" and any(is_long(text, most) for text in texts)
         some = some and reads_word_by_word(self.backend_tokenizer)
         parts = [beginning(text, most) for text in texts] if some else texts

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from fastattn import Encoder, EncoderConfig, reference
+from fastattn.config import ACTIVATIONS
 from fastattn.encoder import forward
+from fastattn.kernels.vector import activations
 from fastattn.parameters import random_parameters
 from tests.support.cases import normal
 from tests.support.tolerance import assert_matches_reference
@@ -175,6 +177,16 @@ def test_dropout_of_nothing_is_inference() -> None:
         np.testing.assert_allclose(model(ids, mask, training=True, rng=np.random.default_rng(0)), model(ids, mask), atol=1e-5)
 
 
+def test_dropout_with_a_sequence_of_padding_alone() -> None:
+    """A row without a real token, between others, changes nothing for them."""
+    model = Encoder(EncoderConfig(2, 2, 32, 64, dropout=0.1, vocab_size=V))
+    ids, mask = np.arange(24).reshape(3, 8) % V, np.ones((3, 8), bool)
+    mask[1] = False
+    found = model(ids, mask, training=True, rng=np.random.default_rng(0))
+    assert not found[1].any()
+    assert np.array_equal(found[::2], model(ids[::2], mask[::2], training=True, rng=np.random.default_rng(0)))
+
+
 def test_seed() -> None:
     config = EncoderConfig(1, 1, 8, 8, vocab_size=V)
     ids = np.arange(5)[None]
@@ -242,3 +254,7 @@ def test_bad_input(call: Any, error: type[Exception], words: str) -> None:
 def test_bad_config(sizes: Any, options: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         EncoderConfig(*sizes, **options)
+
+
+def test_activations_of_configurations_are_those_of_the_kernels() -> None:
+    assert (None, *ACTIVATIONS) == tuple(activations.ACTIVATIONS)

@@ -4,13 +4,11 @@ import copy
 import inspect
 import io
 import pickle
-import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -386,25 +384,3 @@ def test_subclass_that_computes_something_else() -> None:
     module, x = fastattn.accelerate(copy.deepcopy(plain)), torch.randn(2, T, C)
     with torch.inference_mode():
         torch.testing.assert_close(module(x), plain(x), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "what, error, words",
-    [
-        (np.zeros(3), TypeError, "module must be a torch.nn.Module, got ndarray; supported: encoders of transformers"),
-        (None, TypeError, "got NoneType"),
-        (nn.Linear(2, 2), ValueError, "Linear must hold a module to accelerate, found none of them; supported"),
-        (nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)), ValueError, "Sequential must hold"),
-        (torch.compile(encoder(), backend="eager"), ValueError, "found OptimizedModule: it is compiled"),
-    ],
-)
-def test_bad_input(what: Any, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words):
-        fastattn.accelerate(what)
-
-
-def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    for call in (fastattn.accelerate, fastattn.restore, fastattn.Encoder.from_torch):
-        with pytest.raises(ImportError, match=r"pip install 'fastattn\[torch\]'"):
-            call(object())

@@ -1,18 +1,22 @@
 """The folders below tests/data/golden: a small model of every family, and what transformers computes with it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn.checkpoint.reader import read_encoder
 from tests.support.models import write_json, write_safetensors
+from tests.support.tolerance import assert_matches_reference
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+FAMILIES = sorted(folder.name for folder in GOLDEN.iterdir())
 
 
 def golden(family: str) -> dict[str, Array]:
@@ -40,3 +44,25 @@ def write(folder: Path, family: str, changed: Tensors | None = None, **changes: 
     write_json(folder / "config.json", settings(family, **changes))
     write_safetensors(folder / "model.safetensors", tensors(family) if changed is None else changed)
     return folder
+
+
+def apply(model: Any, inputs: dict[str, Array]) -> Array:
+    """Return what a model makes of a batch; of hidden states and logits of tokens, those of real tokens end to end."""
+    mask = inputs["attention_mask"]
+    out: Array = model(inputs["input_ids"], mask, token_type_ids=inputs.get("token_type_ids"))
+    return out[mask.astype(bool)] if out.ndim == 3 else out
+
+
+def assert_is_golden(family: str, task: str, model: Any) -> None:
+    arrays = golden(family)
+    assert_matches_reference(apply(model, arrays), arrays[f"{task}.truth"], arrays[f"{task}.yardstick"])
+
+
+def assert_reads_as_golden(folder: Path, family: str, convert: Callable[[Array], Array] = lambda x: x) -> None:
+    config, parameters = read_encoder(folder)
+    expected_config, expected = read_encoder(GOLDEN / family)
+    assert config == expected_config
+    assert list(parameters) == list(expected)
+    for name, array in parameters.items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, convert(expected[name]), err_msg=name)

@@ -42,6 +42,11 @@ OP_LISTS = (
 # The calls of `tests.support.contract` that the tests of an op make.
 CONTRACT = ("any_layout", "any_out", "any_threads", "bad_dtypes", "bad_out")
 
+MOST_LINES = 400
+MOST_ARGUMENTS = 12
+# The LLVM intrinsic of the tile and its Python twin: one call hands over a whole tile.
+MANY_ARGUMENTS = {"_tile", "_tile_python"}
+
 JIT_NAMES = {"jit", "njit", "vectorize", "guvectorize", "cfunc", "stencil", "generated_jit"}
 JIT_OPTIONS = {"fastmath", "parallel", "cache", "nogil", "error_model", "forceinline", "inline", "boundscheck"}
 OUR_DECORATORS = {"kernel", "inline", "ParallelKernel"}
@@ -263,6 +268,28 @@ def no_assert(root: Path) -> list[str]:
     ]
 
 
+def no_long_file(root: Path) -> list[str]:
+    """No Python file of the package, the tests or the trials has more than `MOST_LINES` lines."""
+    files = [path for folder in ("fastattn", "tests", "benchmarks", "soak") for path in sorted((root / folder).rglob("*.py"))]
+    counts = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    return [f"{path.relative_to(root)} has {count} lines" for path, count in counts.items() if count > MOST_LINES]
+
+
+def few_arguments(root: Path) -> list[str]:
+    """No function in `kernels` takes more than `MOST_ARGUMENTS`, the intrinsic `_tile` and its Python twin apart."""
+    found = []
+    for source, module in package(root).items():
+        if source.partition(".")[0] != "kernels":
+            continue
+        for node in ast.walk(module):
+            if isinstance(node, ast.FunctionDef | ast.Lambda) and getattr(node, "name", "") not in MANY_ARGUMENTS:
+                given = node.args
+                count = len([*given.posonlyargs, *given.args, *given.kwonlyargs])
+                if count > MOST_ARGUMENTS:
+                    found.append(f"{source}:{node.lineno} takes {count} arguments")
+    return found
+
+
 Rule = Callable[[Path], list[str]]
 RULES: tuple[Rule, ...] = (
     every_op_has_its_files,
@@ -272,4 +299,7 @@ RULES: tuple[Rule, ...] = (
     reference_stands_alone,
     numba_options_in_one_place,
     no_assert,
+    few_arguments,
 )
+# Not yet true of the project.
+COMING: tuple[Rule, ...] = (no_long_file,)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn.checkpoint.reader import read_encoder
+
 C, F, V, P, Y, LAYERS, HEADS = 32, 48, 40, 24, 2, 2, 4
 CONFIG: dict[str, Any] = {
     "model_type": "bert",
@@ -128,3 +130,38 @@ def write_sentence_model(folder: Path, pooling: dict[str, Any] | None = None, no
     )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": 12, "do_lower_case": False})
     return folder
+
+
+def assert_reads_the_same(folder: Path, tensors: dict[str, Any] | None = None) -> None:
+    _, parameters = read_encoder(folder)
+    expected = bert_tensors() if tensors is None else tensors
+    pairs = {
+        "embeddings.token.weight": "embeddings.word_embeddings.weight",
+        "embeddings.position.weight": "embeddings.position_embeddings.weight",
+        "embeddings.token_type.weight": "embeddings.token_type_embeddings.weight",
+        "embeddings.layer_norm.weight": "embeddings.LayerNorm.weight",
+        "embeddings.layer_norm.bias": "embeddings.LayerNorm.bias",
+    }
+    stems = {
+        "attention.query": "attention.self.query",
+        "attention.key": "attention.self.key",
+        "attention.value": "attention.self.value",
+        "attention.output": "attention.output.dense",
+        "attention.layer_norm": "attention.output.LayerNorm",
+        "feed_forward.input": "intermediate.dense",
+        "feed_forward.output": "output.dense",
+        "feed_forward.layer_norm": "output.LayerNorm",
+    }
+    for i in range(LAYERS):
+        for ours, theirs in stems.items():
+            for part in ("weight", "bias"):
+                pairs[f"layers.{i}.{ours}.{part}"] = f"encoder.layer.{i}.{theirs}.{part}"
+    assert set(parameters) == set(pairs)
+    for ours, theirs in pairs.items():
+        assert parameters[ours].dtype == np.float32
+        assert parameters[ours].flags.c_contiguous
+        np.testing.assert_array_equal(parameters[ours], expected[theirs], err_msg=ours)
+
+
+def only_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

@@ -1,11 +1,6 @@
 """Modules of a model: the same bits in every batch, written and read again, built by hand, and what is refused."""
 
-import contextlib
-import copy
 import json
-import os
-import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastattn import CrossEncoder, SentenceTransformer
+from fastattn import SentenceTransformer
 from fastattn.checkpoint.folder import CheckpointError
-from fastattn.kernels.ops.linear import linear_kernel
 from fastattn.text import pipeline
 from fastattn.text.modules import Dense, Dropout, LayerNorm, Module, Normalize, Pooling, Transformer
-from tests.support.models import C, bert_tensors, write_json, write_safetensors, write_sentence_model, write_typed_tokenizer
+from tests.support.models import C, write_json, write_safetensors, write_sentence_model
 from tests.support.peer_cases import MODELS, TEXTS, dense, pooling, weights, write_cross_encoder, write_model
 
 pytestmark = pytest.mark.jit
@@ -52,90 +46,6 @@ def test_saved_and_read_again(model: SentenceTransformer, tmp_path: Path) -> Non
     assert np.array_equal(again.encode(TEXTS, prompt="query: "), model.encode(TEXTS, prompt="query: "))
 
 
-def split(folder: Path) -> Path:
-    """Write the weights of a folder as two files with an index."""
-    tensors, names = bert_tensors(), [*bert_tensors()]
-    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for file, some in parts.items():
-        write_safetensors(folder / file, {name: tensors[name] * 2 for name in some})
-    (folder / "model.safetensors").unlink()
-    write_json(folder / "model.safetensors.index.json", {"weight_map": {name: file for file in parts for name in parts[file]}})
-    return folder
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_saved_over_weights_of_another_form(order: int, tmp_path: Path) -> None:
-    one, other = (write_model(tmp_path / str(i), pooling("mean")) for i in range(2))
-    source, target = [one, split(other)][::order]
-    model, old = SentenceTransformer(source), SentenceTransformer(target)
-    assert not np.array_equal(model.encode(TEXTS), old.encode(TEXTS))
-    model.save(str(target))
-    assert np.array_equal(SentenceTransformer(target).encode(TEXTS), model.encode(TEXTS))
-
-
-def test_what_was_read_is_saved_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_model(tmp_path / "model", pooling("mean"))
-    monkeypatch.chdir(tmp_path)
-    model = SentenceTransformer("model")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    model.save("saved")
-    assert np.array_equal(SentenceTransformer("saved").encode(TEXTS), model.encode(TEXTS))
-    write_safetensors(tmp_path / "model" / "model.safetensors", {name: x * 2 for name, x in bert_tensors().items()})
-    with pytest.raises(CheckpointError, match="files were changed after they were read"):
-        model.save("saved")
-    shutil.rmtree(tmp_path / "model")
-    with pytest.raises(FileNotFoundError, match="model"):
-        model.save("saved")
-    assert np.array_equal(SentenceTransformer("saved").encode(TEXTS), model.encode(TEXTS))
-
-
-@pytest.mark.skipif(os.name != "posix", reason="a file that is open cannot be replaced")
-def test_saved_over_a_folder_that_is_in_use(tmp_path: Path) -> None:
-    """Every file is another one, and whoever has the old one open or mapped keeps what was in it."""
-    (write_model(tmp_path / "model", pooling("mean"), dense(C, 24)) / "README.md").write_text("A model.")
-    model = SentenceTransformer(tmp_path / "model")
-    model.save(str(tmp_path / "saved"))
-    with contextlib.ExitStack() as stack:
-        files = {path: stack.enter_context(path.open("rb")) for path in (tmp_path / "saved").rglob("*") if path.is_file()}
-        before = {path: path.read_bytes() for path in files}
-        assert {"README.md", "model.safetensors", "tokenizer.json", "modules.json"} <= {path.name for path in files}
-        model.save(str(tmp_path / "saved"))
-        assert {path for path in (tmp_path / "saved").rglob("*") if path.is_file()} == set(files)
-        for path, file in files.items():
-            assert not os.path.samestat(os.fstat(file.fileno()), path.stat()), path
-            assert file.read() == path.read_bytes() == before[path]
-
-
-def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = SentenceTransformer(write_model(tmp_path / "model", pooling("mean")))
-    model.save(str(tmp_path / "saved"))
-    before = {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()}
-
-    def fail(source: Any, target: Any, length: int) -> None:
-        target.write(source.read(100))
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("fastattn.runtime.files.shutil.copyfileobj", fail)
-    with pytest.raises(OSError, match="No space left"):
-        model.save(str(tmp_path / "saved"))
-    assert {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()} == before
-
-
-def test_a_tokenizer_of_ones_own_is_saved_over_another(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers.normalizers import Lowercase
-
-    model = SentenceTransformer(write_model(tmp_path / "model", pooling("mean")))
-    model.save(str(tmp_path / "saved"))
-    backend = Backend.from_file(str(tmp_path / "model" / "tokenizer.json"))
-    backend.normalizer = Lowercase()
-    model.tokenizer = backend
-    model.save(str(tmp_path / "saved"))
-    again = SentenceTransformer(tmp_path / "saved")
-    assert np.array_equal(again.encode("A CAT"), model.encode("a cat"))
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_saved_for_sentence_transformers(model: SentenceTransformer, tmp_path: Path) -> None:
     peer = pytest.importorskip("sentence_transformers")
@@ -167,34 +77,6 @@ def test_built_by_hand(tmp_path: Path) -> None:
     assert np.array_equal(SentenceTransformer(modules=[*modules[:2], own]).encode(TEXTS), np.sin(raw))
 
 
-def test_copies(tmp_path: Path) -> None:
-    model = SentenceTransformer(write_model(tmp_path / "a", pooling("mean"), dense(C, 24, "torch.nn.modules.activation.GELU")))
-    scorer = CrossEncoder(write_cross_encoder(tmp_path / "b", 1))
-    pairs = [(text, "a") for text in TEXTS]
-    for again in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
-        assert np.array_equal(again(model).encode(TEXTS), model.encode(TEXTS))
-        assert np.array_equal(again(scorer).predict(pairs), scorer.predict(pairs))
-
-
-def test_copies_whose_bytes_are_read_only(tmp_path: Path) -> None:
-    """Those of other processes, of shared memory say: for read-only weights there are no kernels, or new ones."""
-    steps = (pooling("mean"), dense(C, 24), ("LayerNorm", {"dimension": 24}))
-    model = SentenceTransformer(write_model(tmp_path / "a", *steps))
-    scorer = CrossEncoder(write_cross_encoder(tmp_path / "b", 1))
-
-    def again(x: Any) -> Any:
-        buffers: list[pickle.PickleBuffer] = []
-        content = pickle.dumps(x, 5, buffer_callback=buffers.append)
-        return pickle.loads(content, buffers=[bytes(buffer) for buffer in buffers])
-
-    pairs = [(text, "a") for text in TEXTS]
-    embeddings, scores = model.encode(TEXTS), scorer.predict(pairs)
-    before = list(linear_kernel.dispatcher.overloads)
-    assert np.array_equal(again(model).encode(TEXTS), embeddings)
-    assert np.array_equal(again(scorer).predict(pairs), scores)
-    assert list(linear_kernel.dispatcher.overloads) == before
-
-
 def test_pooling_can_leave_the_prompt_out(tmp_path: Path) -> None:
     write_model(tmp_path, pooling("mean"))
     model = SentenceTransformer(tmp_path)
@@ -204,106 +86,6 @@ def test_pooling_can_leave_the_prompt_out(tmp_path: Path) -> None:
     assert not np.array_equal(with_prompt, without)
     write_model(tmp_path, pooling("mean", include_prompt=False))
     assert np.array_equal(SentenceTransformer(tmp_path).encode(TEXTS, prompt="query: "), without)
-
-
-def test_tokens_and_everything(tmp_path: Path) -> None:
-    model = SentenceTransformer(write_model(tmp_path, pooling("mean"), ("Normalize", {})))
-    tokens = model.encode(TEXTS, output_value="token_embeddings")
-    everything = model.encode(TEXTS, output_value=None, prompt="a ")
-    assert [len(rows) for rows in tokens] == [len(model.tokenizer.encode(text, truncation=True)) for text in TEXTS]
-    assert all(rows.base is None for rows in tokens)  # none of them keeps the others
-    for text, found in zip(TEXTS, everything, strict=True):
-        assert list(found) == [
-            *("input_ids", "attention_mask", "modality", "prompt_length", "token_embeddings"),
-            "sentence_embedding",
-        ]
-        ids = model.tokenizer.encode("a " + text, truncation=True)
-        assert found["input_ids"].tolist() == ids
-        assert found["token_embeddings"].shape == (len(ids), C)
-    single = model.encode(TEXTS[0], output_value="token_embeddings")
-    assert np.array_equal(single, tokens[0])
-    assert isinstance(model.encode(TEXTS[0], output_value=None), dict)
-    levels = model.encode(TEXTS, output_value="token_embeddings", precision="uint8")
-    assert [level.shape for level in levels] == [rows.shape for rows in tokens]
-    assert all(level.dtype == np.uint8 for level in levels)
-
-
-def test_forward_of_a_padded_batch(tmp_path: Path) -> None:
-    model = SentenceTransformer(write_model(tmp_path, pooling("mean"), ("Normalize", {})))
-    batch = model.preprocess(TEXTS)
-    assert batch["input_ids"].shape == batch["attention_mask"].shape == (len(TEXTS), 12)
-    found = model(batch)
-    np.testing.assert_allclose(found["sentence_embedding"], model.encode(TEXTS), atol=1e-6)
-    padded = batch["attention_mask"] == 0
-    assert padded.any()
-    assert not found["token_embeddings"][padded].any()
-    assert np.array_equal(model.forward({**batch, "attention_mask": ~padded})["token_embeddings"], found["token_embeddings"])
-    assert model.tokenize(TEXTS)["input_ids"].tolist() == batch["input_ids"].tolist()
-    assert model.preprocess([]) == {}
-    additive = np.where(padded, -np.inf, 0).astype(np.float32)
-    with pytest.raises(ValueError, match=r"attention_mask must hold bool or 0 and 1 \(1 is a real token\), got float32"):
-        model({**batch, "attention_mask": additive})
-    with pytest.raises(ValueError, match="input must have input_ids, got attention_mask"):
-        model({"attention_mask": additive})
-    for shape in ((1, 12), (len(TEXTS),), (), (len(TEXTS), 12, 1)):
-        with pytest.raises(ValueError, match=rf"token_type_ids must have shape \({len(TEXTS)}, 12\), got "):
-            model({**batch, "token_type_ids": np.zeros(shape, int)})
-    for dtype in (float, bool, object):
-        with pytest.raises(TypeError, match=f"input_ids must be whole numbers, got {np.dtype(dtype)}"):
-            model({**batch, "input_ids": batch["input_ids"].astype(dtype)})
-    for length in (np.inf, 1.5, "x", None, np.array([1, 2])):
-        with pytest.raises(TypeError, match="prompt_length must be a whole number, got "):
-            model({**batch, "prompt_length": length})
-    with pytest.raises(ValueError, match="prompt_length must be at least 0, got -3"):
-        model({**batch, "prompt_length": -3})
-    model.set_pooling_include_prompt(False)
-    skipped = model({**batch, "prompt_length": 2})["sentence_embedding"]
-    assert np.array_equal(model({**batch, "prompt_length": np.int64(2)})["sentence_embedding"], skipped)
-    assert not np.array_equal(found["sentence_embedding"], skipped)
-    with pytest.raises(ValueError, match="preprocess has no argument colour"):
-        model.preprocess(TEXTS, colour=1)
-
-
-def test_token_types_of_single_texts(tmp_path: Path) -> None:
-    plain = SentenceTransformer(write_model(tmp_path, pooling("mean"))).encode(TEXTS)
-    write_typed_tokenizer(tmp_path, model_max_length=12)
-    model = SentenceTransformer(tmp_path)
-    batch = model.preprocess(TEXTS)
-    expected = model.tokenizer(TEXTS, truncation=True, padding=True)
-    assert batch["token_type_ids"].tolist() == expected["token_type_ids"]
-    found = model.encode(TEXTS)
-    np.testing.assert_allclose(found, model(batch)["sentence_embedding"], atol=1e-6)
-    assert not np.allclose(found, plain, atol=1e-3)
-    for text, every in zip(TEXTS, model.encode(TEXTS, output_value=None), strict=True):
-        assert every["token_type_ids"].tolist() == model.tokenizer(text, truncation=True)["token_type_ids"]
-    model.tokenizer.model_input_names.remove("token_type_ids")
-    assert np.array_equal(model.encode(TEXTS), plain)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        ([("a", "b"), "cd"], r"inputs\[1\] must be a pair of str, as inputs\[0\] is, got str"),
-        (["ab", "c", ("d", "e")], r"inputs\[2\] must be a str, as inputs\[0\] is, got tuple"),
-        ([("a", "b", "c")], r"inputs\[0\] must be a str or a pair of str, got tuple of 3"),
-        (["a", ("a",)], r"inputs\[1\] must be a str or a pair of str, got tuple of 1"),
-        ([()], r"inputs\[0\] must be a str or a pair of str, got tuple of 0"),
-        ([{"a": 1}], r"inputs\[0\] must be a str or a pair of str, got dict"),
-        ([("a", None)], r"inputs\[0\]\[1\] must be a str, got NoneType"),
-        ([3], r"inputs\[0\] must be a str or a pair of str, got int"),
-    ],
-)
-def test_what_cannot_be_preprocessed(inputs: Any, message: str, tmp_path: Path) -> None:
-    model = SentenceTransformer(write_model(tmp_path, pooling("mean")))
-    for call in (model.preprocess, model.tokenize):
-        with pytest.raises(TypeError, match=message):
-            call(inputs)
-
-
-def test_a_bad_prompt_that_pooling_leaves_out(tmp_path: Path) -> None:
-    model = SentenceTransformer(write_model(tmp_path, pooling("mean", include_prompt=False)))
-    with pytest.raises(ValueError, match="prompt is not valid Unicode: it holds half a surrogate pair"):
-        model.encode("a", prompt="\ud800")
 
 
 def test_pools_and_devices(tmp_path: Path) -> None:
@@ -393,7 +175,11 @@ def change(folder: Path, index: int, **values: Any) -> None:
 
 
 SENTENCE, CLASSES = "sentence_embedding", "sequence-classification"
+
+
 NORMALIZE = {"type": "sentence_transformers.models.Normalize", "path": ""}
+
+
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "width of a dense": (
         lambda p: change(p, 2, in_features=16),

@@ -61,25 +61,7 @@ TORCH_ACTIVATIONS: dict[str, Activation] = {
 
 
 def find_activation(name: str, default: str) -> str:
-    """Return the key in `TORCH_ACTIVATIONS` of an activation that a model folder names.
-
-    Parameters
-    ----------
-    name : str
-        A dotted name, ``torch.nn.modules.activation.Tanh``.
-    default : str
-        What a name that is not torch's becomes, with a warning, as in sentence-transformers: no code is loaded by it.
-
-    Returns
-    -------
-    str
-        The key.
-
-    Raises
-    ------
-    ValueError
-        It is torch's and not one of `TORCH_ACTIVATIONS`.
-    """
+    """Return the key in `TORCH_ACTIVATIONS` of torch's dotted name; any other name becomes `default`, with a warning."""
     module, _, kind = name.rpartition(".")
     if kind in TORCH_ACTIVATIONS and (module.startswith("torch.nn") and "functional" not in module):
         return kind
@@ -90,18 +72,7 @@ def find_activation(name: str, default: str) -> str:
 
 
 def activation_name(function: Any) -> str:
-    """Return the dotted name of an activation, as a model folder has it.
-
-    Parameters
-    ----------
-    function : str or callable
-        A key of `TORCH_ACTIVATIONS`, a dotted name, a function or a torch module.
-
-    Returns
-    -------
-    str
-        The name.
-    """
+    """Return the dotted name of an activation, as a model folder has it."""
     if isinstance(function, str):
         linear = function == "Identity"
         return f"torch.nn.modules.{'linear' if linear else 'activation'}.{function}" if function in TORCH_ACTIVATIONS else function
@@ -110,25 +81,7 @@ def activation_name(function: Any) -> str:
 
 
 def resolve_activation(function: Any) -> Activation:
-    """Return an activation as a function of an array.
-
-    Parameters
-    ----------
-    function : str or callable
-        A key of `TORCH_ACTIVATIONS`, a dotted name of torch, a function of an array, or a torch module or function.
-
-    Returns
-    -------
-    callable
-        float32 array in, array out.
-
-    Raises
-    ------
-    TypeError
-        It is neither a str nor callable.
-    ValueError
-        No such name is known.
-    """
+    """Return an activation, given as a name, a function or a torch module, as a function of an array."""
     if isinstance(function, str):
         if function in TORCH_ACTIVATIONS:
             return TORCH_ACTIVATIONS[function]

@@ -120,7 +120,7 @@ def names(path: Path, content: dict[str, Any]) -> tuple[str, str | None]:
 def token_names(modules: Iterable[Module]) -> set[str]:
     """Return the names under which there is a row for each token; under the others there is one for each text.
 
-    A ValueError where a module would write rows of the other kind under a name that says which they are.
+    Raises ValueError if a module would write per-token rows under a per-text name (`sentence_embedding`, `scores`) or the reverse.
     """
     found = {TOKENS}
     for module in modules:

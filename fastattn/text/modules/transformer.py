@@ -18,7 +18,7 @@ __all__ = ["Transformer"]
 
 # The module's file; older versions named it after the architecture.
 _ARCHITECTURES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-# What it may ask for that would change the result.
+# Settings in this file that would change the result.
 _UNSUPPORTED = ("processing_kwargs", "query_length", "document_length", "query_expansion")
 _TASKS = ("feature-extraction", "sequence-classification")
 
@@ -55,7 +55,7 @@ class Transformer(Module):
         max_seq_length: int | None = None,
         do_lower_case: bool = False,
     ) -> None:
-        # The process may go to another folder before it saves.
+        # Absolute: the process may change its working directory before it saves.
         self.folder = Path(model_name_or_path).absolute()
         path, settings = _read_settings(self.folder)
         self.transformer_task = transformer_task or settings.get("transformer_task", _TASKS[0])

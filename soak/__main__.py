@@ -1,6 +1,6 @@
 """Run the trials and write the report: ``python -m soak [--scale 0.01] [--only threads,fork] [--out DIR]``.
 
-Each topic runs in a process of its own: one that dies by a signal or hangs is a row of the report, and the others still run.
+Each topic runs in a process of its own: a topic that dies by a signal or hangs is a row of the report, and the others still run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from soak import Row
 from soak._report import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-# The order of the report; a module that is not named here comes last.
+# Order of the topics in the report; modules not named here come last.
 ORDER = ("threads", "fork", "interrupt", "memory", "quota", "bounds", "hostile", "numbers", "installation")
 
 
@@ -51,7 +51,7 @@ def run_topic(name: str, scale: float, target: Path) -> None:
 
 
 def supervise(name: str, scale: float, limit: float) -> dict[str, Any]:
-    """Run one topic in a process of its own, with whatever that started, and return its rows and seconds."""
+    """Run one topic in a process group of its own, kill the group at the end, and return the topic's rows and seconds."""
     began = time.perf_counter()
     date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
@@ -77,20 +77,20 @@ def supervise(name: str, scale: float, limit: float) -> dict[str, Any]:
 
 
 def machine() -> dict[str, str]:
-    """Return what the figures depend on, without the folders of this machine."""
+    """Return the hardware and versions that the figures depend on, without folders of this machine."""
     from fastattn.cli.info import facts
 
     return {name: value for name, value in facts() if name not in ("kernel cache", "default model")}
 
 
 def _others(report: Path, scale: float, chosen: list[str]) -> list[dict[str, Any]]:
-    """Return the topics of an earlier report of the same scale, without those that are tried again."""
+    """Return the topics of an earlier report of the same scale, without the `chosen` topics, which run again."""
     earlier = json.loads(report.read_text("utf-8")) if report.exists() else {"scale": scale, "topics": []}
     return [topic for topic in earlier["topics"] if earlier["scale"] == scale and topic["topic"] not in chosen]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, write the report, and return 1 where a row is not as promised."""
+    """Run the topics, write the report, and return 1 if a row breaks its promise."""
     parser = argparse.ArgumentParser(
         prog="python -m soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
         results["topics"] = sorted([*results["topics"], topic], key=lambda topic: _place(topic["topic"]))
         for row in topic["rows"]:
             sys.stderr.write(f"{'  ok  ' if row['ok'] else '  FAIL'} {row['what']}: {row['figure']}\n")
-        # After each topic: what is measured is not lost with what comes next.
+        # The report is rewritten after each topic, so a crash in a later topic loses no results.
         (out / "report.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
         (out / "report.md").write_text(markdown(results), "utf-8")
     failed = sum(not row["ok"] for topic in results["topics"] for row in topic["rows"])

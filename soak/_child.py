@@ -1,4 +1,4 @@
-"""Programs that are run in a process of their own, because what they try may end it."""
+"""Child processes for trials that may crash or hang the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAYERS = ("tbb", "omp", "workqueue")
 
 @functools.cache
 def missing(layer: str) -> str:
-    """Return why Numba cannot load a threading layer here; empty where it can."""
+    """Return the reason why Numba cannot load a threading layer here; empty if it can."""
     from fastattn.runtime.threads import threading_layer
 
     threading_layer()  # loads libtbb from its wheel
@@ -31,11 +31,11 @@ def missing(layer: str) -> str:
 
 
 class Failed(Exception):
-    """A program that did not end as it should; the message says how it ended and what it wrote."""
+    """Child process ended by a signal, an exit code or the time limit; the message names it and quotes the output."""
 
 
 def run_child(program: str, *arguments: Any, limit: float = 240, cpus: int | None = None, **environment: Any) -> Any:
-    """Run a module of this package, and return what it prints last, as JSON; its warnings are under "stderr"."""
+    """Run a module of this package and return its last line of output, read as JSON; an object gets its stderr as "stderr"."""
     command = [sys.executable, "-m", f"soak.{program}", *map(str, arguments)]
     if cpus is not None:
         command = [sys.executable, "-c", f"import os, sys; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:{cpus}]); "

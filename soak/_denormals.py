@@ -1,4 +1,4 @@
-"""Numbers below the smallest normal float32: whether results are right, and what they cost."""
+"""Denormal numbers (below the smallest normal float32): the time of calls with them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DENORMAL = np.float32(2.0**-140)
 
 
 def calls(small: bool) -> dict[str, Callable[[], Array]]:
-    """Return calls of every op and of an encoder, on normal numbers or with denormal ones among or instead of them."""
+    """Return calls of every op and of an encoder; with `small`, denormal numbers are among or in place of the normal ones."""
     rng = np.random.default_rng(31)
 
     def normal(*shape: int) -> Array:
@@ -26,7 +26,7 @@ def calls(small: bool) -> dict[str, Callable[[], Array]]:
 
     x, weight, bias = normal(256, 384), normal(384, 384), normal(384)
     q, k, v = normal(3, 1, 12, 128, 32)
-    # Differences down to -100: the weights of the last ones are denormal, or would be.
+    # Differences down to -100: the softmax weights of the lowest scores are denormal, or would be.
     spread = np.linspace(-100 if small else -10, 0, 384, dtype=np.float32)[None].repeat(256, 0)
     steep = q / DENORMAL * 10 if small else q
     hidden = normal(8 * 64, 40)
@@ -52,7 +52,7 @@ def calls(small: bool) -> dict[str, Callable[[], Array]]:
 
 
 def slowdown(seconds: float) -> dict[str, float]:
-    """Return how many times longer a call takes with denormal numbers: the least of many calls of each, in turns."""
+    """Return the factor by which denormal numbers slow each call: the ratio of minimum times, both inputs timed in turns."""
     sides = calls(False), calls(True)
     found = {}
     for name in sides[0]:

@@ -1,4 +1,4 @@
-"""The bits of every op and of encoders as one hash: ``python -m soak._digest`` prints it, and the threading layer."""
+"""Hash of the bits of every op and of encoders: ``python -m soak._digest`` prints the hash and the threading layer."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def digest() -> str:
 
 
 def elsewhere(layer: str, threads: int) -> tuple[str, str]:
-    """Return (hash, layer) of a new process with that layer and that many threads; the hash is its error where it failed."""
+    """Return (hash, layer) from a new process with that layer and thread count; if the process fails, the hash is its error."""
     environment = {**os.environ, "NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "soak._digest"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)

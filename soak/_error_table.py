@@ -1,6 +1,6 @@
-"""The table of errors: `python -m soak._error_table` sweeps every float32 and writes `benchmarks/results/errors.md`.
+"""Table of errors: `python -m soak._error_table` sweeps every float32 and writes `benchmarks/results/errors.md`.
 
-It takes about an hour.
+The full sweep takes about an hour.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from soak._sweep import FUNCTIONS, sweep
 
 ROWS = 1_000_000
 ROOT = Path(__file__).resolve().parents[1]
-# What differs by no more than this is a tie: contenders that make the same roundings, as of x - max x, differ by a few percent.
+# Errors within this factor are a tie: contenders with the same dominant rounding (such as of x - max x) differ by a few percent.
 TIE = 1.05
 
 
 def measure(scale: float) -> dict[str, Any]:
-    """Measure that share of all float32 and of a million rows."""
+    """Measure a share `scale` of all float32 and of a million rows."""
     began = time.perf_counter()
     swept = {f.name: sweep(f, scale)._asdict() for f in FUNCTIONS}
     rows = [errors(op, n, max(1000, round(ROWS * scale)))._asdict() for op in OPS for n in LENGTHS]
@@ -48,7 +48,7 @@ def _version(name: str) -> str | None:
 
 
 def verdicts(measured: dict[str, Any]) -> list[Row]:
-    """Say for each op whether ours is the worst somewhere: over the whole range, and in the worst band."""
+    """Return rows for each op: is our error the worst of all contenders, over the whole range or in any band?"""
     found = []
     for name, swept in measured["swept"].items():
         bands = swept["bands"]
@@ -77,7 +77,7 @@ def _verdict(what: str, ulp: dict[str, float], unit: str) -> Row:
 
 
 def markdown(measured: dict[str, Any]) -> str:
-    """Return the table."""
+    """Return the table in Markdown."""
     who = list(measured["rows"][0]["ulp"])
     share = "every float32" if measured["scale"] == 1 else f"one float32 in {round(1 / measured['scale'])}"
     versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
@@ -134,7 +134,7 @@ def write(measured: dict[str, Any], folder: Path) -> None:
 
 
 def main() -> int:
-    """Sweep everything (or the share given as the argument) and write the files."""
+    """Sweep all float32 (or the share given as the argument) and write the files."""
     scale = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
     measured = measure(scale)
     write(measured, ROOT / ("benchmarks/results" if scale == 1 else ".benchmarks"))

@@ -1,4 +1,4 @@
-"""Children of a process that has used the kernels: ``forks WHO COUNT``, ``pool METHOD COUNT``, ``compiling``, ``loader``."""
+"""Forked children of a process that has used the kernels: ``forks WHO COUNT``, ``pool METHOD COUNT``, ``compiling``, ``loader``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EXPECTED: dict[str, bytes] = {}
 
 
 def wrong() -> list[str]:
-    """The calls whose bits are not those that the parent found."""
+    """Names of the calls whose bits differ from the parent's."""
     return [name for name, call in WORK.items() if call().tobytes() != EXPECTED[name]]
 
 
 def forked(depth: int) -> str:
-    """Fork, call everything in the child and in a child of it, and return what became of it."""
+    """Fork `depth` processes deep, run every call in each child, and return the first child's exit as `fate` names it."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -39,7 +39,7 @@ def forked(depth: int) -> str:
 
 
 def fate(pid: int) -> str:
-    """Wait for a child and return what became of it: "" is well."""
+    """Wait for a child and return its signal, exit code or "hang"; "" if it exited with 0."""
     end = time.monotonic() + _LIMIT
     while time.monotonic() < end:
         found, status = os.waitpid(pid, os.WNOHANG)
@@ -53,7 +53,7 @@ def fate(pid: int) -> str:
 
 
 def forks(who: str, count: int) -> list[str]:
-    """Fork from the main thread, from another one, or while others call the kernels."""
+    """Fork from the main thread, from another thread, or while other threads call the kernels."""
     if who == "main":
         return [forked(2) for _ in range(count)]
     if who == "thread":
@@ -80,7 +80,7 @@ def forks(who: str, count: int) -> list[str]:
 
 
 def pooled(method: str, count: int) -> list[str]:
-    """Processes of `multiprocessing`; under "spawn" and "forkserver" they start anew."""
+    """Results from a `multiprocessing` pool; under "spawn" and "forkserver" the workers have none of the parent's memory."""
     context = multiprocessing.get_context(method)
     with context.Pool(2) as pool:
         answers = [pool.apply_async(worker_bits) for _ in range(count)]
@@ -93,7 +93,7 @@ def worker_bits() -> dict[str, bytes]:
 
 
 def compiling() -> list[str]:
-    """Fork while another thread compiles; the child compiles too."""
+    """Fork while another thread compiles, and compile in the child too."""
     calls = op_calls()
     WORK.update({name: calls[name] for name in ("softmax", "gelu")})
     begun = threading.Event()
@@ -119,7 +119,7 @@ def compiling() -> list[str]:
 
 
 def loader() -> list[str]:
-    """Workers of a torch DataLoader, after both torch and the kernels have used their threads."""
+    """Results from workers of a torch DataLoader, forked after torch and the kernels have started their threads."""
     import torch
     from torch.utils.data import DataLoader, Dataset
 
@@ -133,7 +133,7 @@ def loader() -> list[str]:
         def __getitem__(self, i: int) -> str:
             return ",".join(wrong())
 
-    # Twice: the second set of workers is forked by a process that has ended the first.
+    # Two rounds: the second set of workers is forked after the first set has ended.
     return [item for _ in range(2) for batch in DataLoader(Embedded(), num_workers=2, timeout=_LIMIT) for item in batch]
 
 

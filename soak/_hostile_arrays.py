@@ -1,4 +1,4 @@
-"""Hostile array arguments: strides, byte orders, shapes and types that no caller should give, and those that one may."""
+"""Hostile array arguments: valid and invalid strides, byte orders, shapes and types."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from soak._hostile_case import Case
 
 Array = NDArray[Any]
 
-# The exceptions that the docstrings of the ops and of the encoder name.
+# Exceptions named in the docstrings of the ops and of the encoder.
 DOCUMENTED = (TypeError, ValueError, MemoryError)
 SIZES = (0, 1, 2, 3, 5, 16, 17, 33)
 DTYPES = ("f4", "f4", "f4", "f4", "f8", "f2", ">f4", ">f8", "i4", "?", "O", "c8", "U3", "M8[s]", "V4", "g")
-# Lengths of an axis beyond any memory; a shorter axis would be computed.
+# Axis lengths that no memory can hold; a shorter axis would be allocated and computed.
 HUGE = (2**36, 2**40, 2**62)
 
 
 def values(rng: random.Random, shape: tuple[int, ...], dtype: str = "f4") -> Array:
-    """Return numbers that depend on the shape and a little on `rng`."""
+    """Return a sine of one of seven frequencies; sometimes one element is NaN, infinite, huge or denormal."""
     x = np.resize(np.sin(np.arange(97) * (1 + rng.randrange(7))), shape)
     if rng.random() < 0.1 and x.size:
         x.reshape(-1)[rng.randrange(x.size)] = rng.choice((np.nan, np.inf, -np.inf, 1e30, 1e-42))
@@ -35,7 +35,7 @@ def values(rng: random.Random, shape: tuple[int, ...], dtype: str = "f4") -> Arr
 
 
 def laid_out(rng: random.Random, x: Array) -> Array:
-    """Return the same numbers in another layout."""
+    """Return the numbers of `x` in another memory layout."""
     kind = rng.randrange(9)
     if kind == 0 and x.ndim:
         return np.asfortranarray(x)
@@ -60,7 +60,7 @@ def laid_out(rng: random.Random, x: Array) -> Array:
 
 
 def repeated(rng: random.Random, shape: tuple[int, ...], dtype: str) -> Array:
-    """Return one number at every place of an array, by strides of 0; some axis may be longer than any memory."""
+    """Return an array with strides of 0, one number everywhere; an axis may be longer than any memory could hold."""
     shape = tuple(rng.choice(HUGE) if rng.random() < 0.3 else n for n in shape)
     try:
         return np.broadcast_to(np.asarray(0.5, dtype), shape)
@@ -69,7 +69,7 @@ def repeated(rng: random.Random, shape: tuple[int, ...], dtype: str) -> Array:
 
 
 def hostile(rng: random.Random, x: Any) -> Any:
-    """Return something else in place of a right argument."""
+    """Return a value of another shape, dtype, layout or type in place of the right argument `x`."""
     kind = rng.randrange(10)
     shape = x.shape if isinstance(x, np.ndarray) else (3,)
     if kind == 0:
@@ -84,12 +84,12 @@ def hostile(rng: random.Random, x: Any) -> Any:
     if kind == 4:
         return rng.choice((None, 1.0, 3, "text", b"bytes", [], [[1.0], [1.0, 2.0]], {}, object(), np.float32(2), range(3), 1j))
     if kind == 5:
-        # A window that slides over a few elements.
+        # Overlapping strides over a small buffer.
         return as_strided(np.arange(128, dtype="f4"), shape, tuple(4 * rng.randrange(3) for _ in shape)) if x.size < 64 else x[:0]
     if kind == 6:
         return np.empty((*shape[:-1], 0), "f4")
     if kind == 7:
-        # No element, and yet an axis as long as can be.
+        # Zero elements, yet one axis of extreme length.
         return np.empty((rng.choice(HUGE[:2]), *shape[1:-1], 0) if len(shape) > 1 else (0,), "f4")
     if kind == 8:
         return np.ma.masked_array(x, mask=False) if isinstance(x, np.ndarray) else x
@@ -97,7 +97,7 @@ def hostile(rng: random.Random, x: Any) -> Any:
 
 
 def number(rng: random.Random) -> Any:
-    """Return a number, or what is none."""
+    """Return a number, or a value of another type."""
     return rng.choice((0, 1, -1, 2, 0.5, math.nan, math.inf, -math.inf, 10**400, 2**70, -(2**63), "1", None, 1j, [], True, 1e-300))
 
 
@@ -157,7 +157,7 @@ def out_for(rng: random.Random, expected: Array, arrays: dict[str, Any]) -> Any:
     if kind == 1:
         return np.full(shape, np.nan, dtype.newbyteorder())
     if kind == 2:
-        # An input moved into a buffer in which the result begins a little later.
+        # Overlap: the input moves into a buffer in which `out` starts up to two elements later.
         name = rng.choice(list(arrays))
         x, shift = np.asarray(arrays[name]), rng.randrange(3)
         if x.dtype == dtype:
@@ -180,18 +180,18 @@ def out_for(rng: random.Random, expected: Array, arrays: dict[str, Any]) -> Any:
 
 
 def same_bits(a: Array, b: Array) -> bool:
-    """Tell whether two results have the same numbers, a NaN equal to any."""
+    """Tell whether two results have the same numbers; any two NaN are equal."""
     native = a.dtype.newbyteorder("=")
     return a.shape == b.shape and native == b.dtype and bool(np.array_equal(a.astype(native), b, equal_nan=True))
 
 
 def bytes_of(*arrays: Any) -> int:
-    """Return the size of arrays, without those that no memory could hold."""
+    """Return the bytes of the arrays; arrays with more bytes than any memory (stride 0) count nothing."""
     return sum(x.nbytes for x in arrays if isinstance(x, np.ndarray) and x.nbytes < 2**34)
 
 
 def op_case(rng: random.Random) -> Case:
-    """Call an op with right arguments in a hostile layout, which must give the same bits, or with wrong ones."""
+    """Case of an op: right arguments in a hostile layout, which must give the same bits, or wrong arguments."""
     op, arrays, options = op_arguments(rng)
     call: Callable[..., Array] = getattr(fastattn, op)
     expected = call(**arrays, **options)
@@ -244,7 +244,7 @@ _ENCODERS: dict[int, Encoder] = {}
 
 
 def encoder(number: int) -> Encoder:
-    """Return one of a few small encoders, made once."""
+    """Return small encoder 0, 1 or 2, made on first use."""
     if number not in _ENCODERS:
         options: dict[str, Any] = (
             {"positions": "learned", "max_positions": 20, "type_vocab_size": 2},
@@ -256,7 +256,7 @@ def encoder(number: int) -> Encoder:
 
 
 def encoder_case(rng: random.Random) -> Case:
-    """Call an encoder with ids, masks, types and offsets that may be wrong."""
+    """Case of an encoder: ids, masks, types and offsets, right or wrong."""
     model = encoder(rng.randrange(3))
     b, t = rng.choice((0, 1, 2, 5)), rng.choice((0, 1, 3, 19))
     lengths = [rng.choice((0, 1, 4, 19)) for _ in range(b)]

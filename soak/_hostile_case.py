@@ -1,4 +1,4 @@
-"""A hostile input, and what may come of it: a right answer or a documented exception, soon and in little memory."""
+"""Hostile input and its check: a right answer or a documented exception, within limits of time and memory."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 
 from soak._resident import peak, reset_peak
 
-# Bytes that a call may allocate for each byte of its input, and besides: a page table, a compiled regular expression.
+# Bytes that a call may allocate per byte of its input, and a constant for fixed costs such as a compiled regular expression.
 FACTOR = 100
 FLOOR = 4 * 2**20
-# tracemalloc misses memory of the libraries and memory maps, so the process's growth is limited too. Allocators keep freed
-# chunks for each thread: this much growth is theirs.
+# Bytes by which the process may grow besides: tracemalloc misses native libraries and memory maps, so resident memory is limited
+# too, and allocators keep freed chunks for each thread.
 SLACK = 64 * 2**20
-# CPU seconds of a case: an endless loop exceeds them even on a busy machine.
+# CPU seconds that a case may take: CPU time catches an endless loop and ignores the load of the machine.
 SECONDS = 5.0
 
 
 class Case(NamedTuple):
-    """One input."""
+    """Input of a call, the check of its result, and the exceptions that it may raise."""
 
     about: str
     run: Callable[[], Any]
@@ -33,7 +33,7 @@ class Case(NamedTuple):
 
 
 def attempt(case: Case) -> str:
-    """Run a case; "answer" or the name of the documented exception.  AssertionError for anything else."""
+    """Run a case and return "answer" or the name of the documented exception; raise AssertionError for any other outcome."""
     tracemalloc.reset_peak()
     resident = reset_peak()
     before, start = tracemalloc.get_traced_memory()[0], time.process_time()
@@ -62,7 +62,7 @@ def attempt(case: Case) -> str:
 
 
 def limit_memory(size: int) -> None:
-    """Let this process map so many bytes beyond what it has: more is an error of the case that asked, not of the machine."""
+    """Limit this process's address space to `size` bytes beyond its present size: a larger map fails in its case."""
     if sys.platform == "linux":
         import resource
 

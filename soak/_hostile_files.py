@@ -1,4 +1,4 @@
-"""Hostile files: headers, settings, tokenizers and lines, broken by the byte, by the value and by the link."""
+"""Hostile files: headers, settings, tokenizers and lines, with faults in bytes, in JSON values and in symbolic links."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _safetensors_case(folder: Path) -> Callable[[random.Random], Case]:
     write_model(folder)
     header, data = header_and_data()
     path, whole = folder / "model.safetensors", safetensors(header, data)
-    # Imports and compilation happen before the first case.
+    # A first run imports and compiles, so that no case pays for it.
     _use(folder)
 
     def make(rng: random.Random) -> Case:
@@ -69,7 +69,7 @@ def _safetensors_case(folder: Path) -> Callable[[random.Random], Case]:
         elif kind == 4:
             raw = safetensors(spoil(rng, header), data[: rng.randrange(len(data))])
         else:
-            # One tensor of another type, whose bytes are all there.
+            # One tensor gets another dtype, and data of the matching length.
             changed, body = json.loads(json.dumps(header)), b""
             other = rng.choice([name for name in changed if name != "__metadata__"])
             for name, entry in changed.items():
@@ -106,7 +106,7 @@ def _config_case(folder: Path) -> Callable[[random.Random], Case]:
 def _restored(
     folder: Path, names: tuple[str, ...], broken: Callable[[random.Random, bytes], bytes] = spoiled
 ) -> Callable[[random.Random], tuple[str, bytes]]:
-    """Write a model, and return what spoils one of its files after it has repaired the one before."""
+    """Write a model, and return a function that restores the file spoiled last and spoils another."""
     write_model(folder)
     right = {name: (folder / name).read_bytes() for name in names}
     last = [names[0]]
@@ -142,7 +142,7 @@ def _modules_case(folder: Path) -> Callable[[random.Random], Case]:
 
 
 def _bomb(rng: random.Random, content: bytes) -> bytes:
-    """Return a tokenizer whose steps make much of a short text, or little of it at great length."""
+    """Return a tokenizer that is an expansion bomb: its steps grow a short text, or take very long over it."""
     times, size = 1 + rng.randrange(8), rng.choice((1, 2, 10, 50, 100, 1000))
     text = rng.choice("a ▁") * size
     pattern = rng.choice(({"String": "a"}, {"String": " "}, {"String": ""}, {"Regex": "."}, {"Regex": "(?=a)"}, {"Regex": "x{2,}"}))
@@ -184,7 +184,7 @@ def _bomb(rng: random.Random, content: bytes) -> bytes:
     changed = {**json.loads(content), **{name: bombs[name] for name in chosen}}
     raw = as_json(changed)
     if rng.random() < 0.2:
-        # The library reads steps without types as well.
+        # Steps without "type" too: the tokenizers library infers the type.
         raw = raw.replace(b'"type": "Replace", ', b"").replace(b'"type": "TemplateProcessing", ', b"")
     return raw
 
@@ -243,7 +243,7 @@ def _jsonl_case(folder: Path) -> Callable[[random.Random], Case]:
             if not program and not (isinstance(result, list) and all(isinstance(text, str) for text in result)):
                 raise AssertionError("texts that are none")
 
-        # The program imports rich and reads a model.
+        # The command line imports rich and reads a model: the case may allocate for the model's bytes too.
         size = len(raw) + (_size(folder) if program else 0)
         run = (lambda: through_the_program(str(path))) if program else (lambda: read_texts(str(path)))
         return Case(f"jsonl {raw!r}", run, check, (ValueError, FileNotFoundError), size)
@@ -255,7 +255,7 @@ _SECRET = b'{"model_type": "bert", "secret": 1}'
 
 
 def _links_case(folder: Path) -> Callable[[random.Random], Case]:
-    """Links and names that lead out of a model folder, which holds nothing of what is outside."""
+    """Symbolic links and paths that lead out of a model folder: reading a file outside is a fault."""
     from fastattn import SentenceTransformer
 
     outside, model = folder / "outside", folder / "hub" / "models--a--b" / "snapshots" / "rev"
@@ -277,7 +277,7 @@ def _links_case(folder: Path) -> Callable[[random.Random], Case]:
         if kind == 0:
             _replace(model / name, rng.choice((outside / name, Path(os.path.relpath(outside / name, (model / name).parent)))))
         elif kind == 1:
-            # As the Hub's cache has it.
+            # Layout of the Hub's cache: each file is a link into `blobs`.
             right = True
             for file in [path for path in model.rglob("*") if path.is_file()]:
                 blob = model.parent.parent / "blobs" / f"{abs(hash(file.name))}{len(file.parts)}"
@@ -332,6 +332,6 @@ _MAKERS = {
 
 
 def maker(kind: str, folder: Path) -> Callable[[random.Random], Case]:
-    """Return what makes the cases of a kind, in files below `folder`."""
+    """Return the function that makes cases of a kind, in files below `folder`."""
     with contextlib.redirect_stdout(io.StringIO()):
         return _MAKERS[kind](folder / kind)

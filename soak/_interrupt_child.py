@@ -1,5 +1,5 @@
-"""Signals in the middle of work: ``encode WHAT DELAY``, ``first DELAY``, ``beside DELAY``, ``handler``, ``compiling DELAY [all]``;
-and a writer of kernels: ``write COUNT``.
+"""Signals during calls: ``encode WHAT DELAY``, ``first DELAY``, ``beside DELAY``, ``handler``, ``compiling DELAY [all]``;
+and a process that writes kernels to the cache: ``write COUNT``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 
 def interrupted(call: Callable[[], object], delay: float, again: float | None = None) -> tuple[str, float]:
-    """Send SIGINT to this process after `delay` seconds of the call; return what came of it and the seconds until it came."""
+    """Send SIGINT to this process `delay` seconds into the call; return the outcome and the seconds from signal to end."""
     sent: list[float] = []
 
     def send() -> None:
@@ -44,7 +44,7 @@ def interrupted(call: Callable[[], object], delay: float, again: float | None = 
 
 
 def encode(what: str, delay: float) -> dict[str, Any]:
-    """Interrupt a call of some ten seconds, and look whether the process then does the same as before."""
+    """Interrupt a call of some ten seconds, then compare a second call's bits with those from before."""
     from numba import threading_layer
 
     from fastattn import Encoder, EncoderConfig, SentenceTransformer
@@ -64,7 +64,7 @@ def encode(what: str, delay: float) -> dict[str, Any]:
             return found
 
         pipeline.tokenize = counted
-        # Texts of many tokens each; or of which nearly all is cut off, once the tokenizer has read it: it has no spaces.
+        # Long texts; for "tokens", texts without spaces, which are tokenised whole although nearly all tokens are cut off.
         inputs = [TEXTS[4] * 2] * 4000 if what == "texts" else ["a,word,or,two," * 3_000] * 2000
 
         def call() -> object:
@@ -87,12 +87,12 @@ def encode(what: str, delay: float) -> dict[str, Any]:
             return bytes(encoder(ids[:1, :100]).tobytes() + encoder(ids[:1, :100].repeat(9, 0)).tobytes())
 
     before = probe()
-    # What compiles first is not yet interruptible by the same means.
+    # `probe` compiles every kernel before the interruption: the compiler is interrupted by other means.
     outcomes, late, after = [], 0.0, 0
     for again in (None, delay + 0.01):
         outcome, seconds = interrupted(call, delay, again)
         before_it = tokenised
-        # What the call began in a thread of its own ends soon after it.
+        # The tokenising thread finishes its current group of texts after the interruption.
         while tokenised and threading.active_count() > 1:
             time.sleep(0.01)
         outcomes.append(outcome)
@@ -108,7 +108,7 @@ def encode(what: str, delay: float) -> dict[str, Any]:
 
 
 def large(batch: int) -> tuple[Callable[[], Any], Callable[[], bytes]]:
-    """A call that takes some seconds, and one that does not."""
+    """Return a call that takes seconds, and a short probe of the same encoder."""
     from fastattn import Encoder, EncoderConfig
 
     encoder = Encoder(EncoderConfig(6, 12, 384, 1536, vocab_size=1000, positions="sinusoidal"))
@@ -117,14 +117,14 @@ def large(batch: int) -> tuple[Callable[[], Any], Callable[[], bytes]]:
 
 
 def first(delay: float) -> dict[str, Any]:
-    """Interrupt the first call of the process, which reads the kernels from disk and then computes for long."""
+    """Interrupt the first call of the process, which reads the kernels from disk and then computes for seconds."""
     call, probe = large(1000)
     outcome, late = interrupted(call, delay)
     return {"outcomes": [outcome], "late": late, "same": probe() == probe()}
 
 
 def beside(delay: float) -> dict[str, Any]:
-    """Interrupt calls while other threads make the same ones."""
+    """Interrupt calls while other threads make the same calls."""
     call, probe = large(60)
     before, stop = probe(), threading.Event()
 
@@ -143,7 +143,7 @@ def beside(delay: float) -> dict[str, Any]:
 
 
 def handler() -> dict[str, Any]:
-    """Call an encoder in the handler of a signal, which comes in the middle of a call of the same."""
+    """Re-entrant calls: a signal handler calls an encoder during a call of that encoder."""
     call, probe = large(200)
     expected, small, inside = bytes(call().tobytes()), probe(), []
     signal.signal(signal.SIGUSR1, lambda *_: inside.append(probe() == small))
@@ -157,7 +157,7 @@ def handler() -> dict[str, Any]:
 
 
 def compiling(delay: float, everything: bool) -> dict[str, Any]:
-    """Interrupt the first compilation; then the process compiles and computes as ever."""
+    """Interrupt the first compilation; afterwards the process must compile and compute correctly."""
     import fastattn
     from soak._work import encoder_calls, op_calls
 
@@ -172,7 +172,7 @@ def compiling(delay: float, everything: bool) -> dict[str, Any]:
 
 
 def kernels(count: int) -> list[Callable[[int], int]]:
-    """Kernels of a line each, so that writing them is most of the work."""
+    """Return one-line kernels, so that most of the time goes to writing their files."""
     from fastattn.kernels.compile.jit import compile_cached
 
     made = []
@@ -184,7 +184,7 @@ def kernels(count: int) -> list[Callable[[int], int]]:
 
 
 def write(count: int) -> dict[str, Any]:
-    """Compile or read kernels for two types each, and check what they give."""
+    """Compile kernels for two types each, or read them from disk, and check their results."""
     wrong, said = [], []
     hits = 0
     with warnings.catch_warnings(record=True) as caught:
@@ -211,6 +211,6 @@ def main(what: str, *arguments: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # What is started in the background ignores it.
+    # A shell starts background processes with SIGINT ignored: restore Python's handler.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     print(json.dumps(main(*sys.argv[1:])))

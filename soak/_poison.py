@@ -1,4 +1,4 @@
-"""NaN and infinity in one sequence, row or head, and what the others' results are then: the same bits as without."""
+"""NaN and infinity in one sequence, row or head: the results of all others must keep their bits."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fastattn.encoder import forward
 from fastattn.parameters import random_parameters
 
 Array = NDArray[Any]
-# A NaN with every bit set too: as a number in a kernel's integer arithmetic it is another one than NumPy's.
+# NaN with all bits set, besides NumPy's NaN: integer arithmetic in the kernels sees another number.
 FULL_NAN = np.array(0xFFFFFFFF, np.uint32).view(np.float32)[()]
 BAD = {"NaN": np.float32(np.nan), "NaN of ones": FULL_NAN, "inf": np.float32(np.inf), "-inf": np.float32(-np.inf)}
-# Threads, the balance from which chunks are taken, the rows up to which columns are shared.
+# Schedule: (threads, balance from which chunks of sequences are taken, rows up to which threads share the columns).
 SCHEDULES = {"chunks": (2, -1.0, 24), "one thread": (1, 2.0, 24), "rows": (2, 2.0, 0), "columns": (2, 2.0, 10**6)}
 VOCABULARY = 40
 POOLINGS = (None, "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -30,13 +30,13 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-# A case's name, and whether its result was right.
+# (name of the case, whether its result was right)
 Case = tuple[str, bool]
 
 
 @contextlib.contextmanager
 def schedule(name: str) -> Iterator[None]:
-    """Make every forward take that schedule, however little there is to do."""
+    """Force every forward into that schedule, whatever the amount of work."""
     threads, balanced, rows = SCHEDULES[name]
     settings = {"thread_count": lambda: threads, "_FLOP_PER_US": 1.0, "_BALANCED": balanced, "_ROWS_PER_THREAD": rows}
     before = {key: getattr(forward, key) for key in settings}
@@ -50,7 +50,7 @@ def schedule(name: str) -> Iterator[None]:
 
 
 def make(kind: str, nan_row: int | None = None) -> Encoder:
-    """Return an encoder, with a NaN in one row of its token table."""
+    """Return an encoder; with `nan_row`, that row of its token table has a NaN."""
     config = EncoderConfig(2, 2, 40, 72, vocab_size=VOCABULARY, **{"positions": "learned", "layer_norm_eps": 1e-5, **KINDS[kind]})
     parameters = {name: value * 8 if value.ndim == 2 else value for name, value in random_parameters(config, 3).items()}
     if nan_row is not None:
@@ -59,7 +59,7 @@ def make(kind: str, nan_row: int | None = None) -> Encoder:
 
 
 def encoder_cases(rounds: int) -> Iterator[Case]:
-    """A bad hidden state, and a bad row of the token table, in batches of random lengths."""
+    """Yield cases of a bad hidden state and of a bad row in the token table, in batches of random lengths."""
     rng = np.random.default_rng(11)
     for kind in KINDS:
         model, broken = make(kind), make(kind, nan_row=VOCABULARY - 1)
@@ -92,9 +92,9 @@ def encoder_cases(rounds: int) -> Iterator[Case]:
 
 
 def _only(found: Array, clean: Array, victim: int, offsets: Array, pooling: str | None) -> bool:
-    """Say whether the victim has a NaN and everything else its bits.
+    """Tell whether the victim sequence has a NaN and all others keep their bits.
 
-    Where tokens do not see everything, as in a causal or a local layer, or one is pooled, the victim's own vectors may be sound.
+    Under a pooling other than "mean" the victim's vector may be sound: in a causal or local layer not every token sees the bad one.
     """
     bad = np.zeros(len(found), bool)
     bad[slice(offsets[victim], offsets[victim + 1]) if pooling is None else victim] = True
@@ -103,7 +103,7 @@ def _only(found: Array, clean: Array, victim: int, offsets: Array, pooling: str 
 
 
 def op_cases(rounds: int) -> Iterator[Case]:
-    """A bad element in one row of each op, and in one head of attention."""
+    """Yield cases of a bad element in one row of each op, and in one head of attention."""
     rng = np.random.default_rng(12)
     for _ in range(rounds):
         m, n = (int(rng.integers(1, 40)), int(rng.integers(1, 150)))
@@ -128,7 +128,7 @@ def op_cases(rounds: int) -> Iterator[Case]:
                 y[i, j] = bad
                 found = op(y)
                 same = np.array_equal(found[others], clean[others])
-                # Of the row itself: a NaN stays one, and infinity is no weight in softmax.
+                # In the bad row itself a NaN must stay NaN.
                 element = name.startswith(("gelu", "rotary"))
                 lost = bool(np.isnan(bad)) and not (np.isnan(found[i, j]) if element else np.isnan(found[i]).all())
                 yield (f"{name}, {what}", same and not lost)
@@ -153,7 +153,7 @@ def _attention_cases(rng: np.random.Generator) -> Iterator[Case]:
         for what, bad in BAD.items():
             for part in range(3):
                 y = qkv.copy()
-                # Key 0 is one that some query sees.
+                # Key 0 is visible to some query under every mask.
                 y[part, 1, 1, 0 if part else rng.integers(t), rng.integers(d)] = bad
                 found = fastattn.scaled_dot_product_attention(*y, **chosen)
                 same = np.array_equal(found[others], clean[others])
@@ -164,7 +164,7 @@ def _attention_cases(rng: np.random.Generator) -> Iterator[Case]:
                     same = np.array_equal(found[others], expected[others])
                     lost = bool(np.isnan(bad)) and not np.isnan(found[1, 1]).any()
                     yield (f"attention weights, {name}, {what} in {('q', 'k')[part]}", same and not lost)
-        # A key that no query sees may hold anything, in its own head too.
+        # NaN in a masked key or value changes nothing, in its own head too.
         if name == "masked" and not mask.all():
             y = qkv.copy()
             y[1:, ~np.broadcast_to(mask[:, :, 0], (b, h, t))] = FULL_NAN
@@ -172,6 +172,6 @@ def _attention_cases(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def failures(rounds: int) -> tuple[int, list[str]]:
-    """Try everything that many times; return how many cases there were, and those that did not go well."""
+    """Run all cases `rounds` times; return the number of cases, and the names of those that failed."""
     found = [case for cases in (op_cases(rounds), encoder_cases(rounds)) for case in cases]
     return len(found), sorted({what for what, well in found if not well})

@@ -1,4 +1,4 @@
-"""Errors of softmax and layer norm on random rows, ours beside the peers'."""
+"""Errors of softmax and layer norm on random rows: ours and the peers'."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Rows(NamedTuple):
 
 
 def batches(length: int, rows: int) -> Iterator[NDArray[np.float32]]:
-    """Normal rows whose spread is 0.1 to 30, and whose mean is up to 30 such spreads away from 0."""
+    """Yield normal rows with a standard deviation of 0.1 to 30 and a mean of up to 30 standard deviations."""
     rng = np.random.default_rng(length)
     for start in range(0, rows, 8192):
         count = min(8192, rows - start)
@@ -53,10 +53,10 @@ def _units(size: NDArray[np.float64]) -> Any:
 
 
 def errors(op: str, length: int, rows: int) -> Rows:
-    """Return the worst error of each contender: of an element, or for layer norm in units of the row's greatest.
+    """Return the worst error of each contender, in ulp of the element, or for layer norm of the row's largest element.
 
-    Op "softmax of x - max x" takes these differences as float32 rounds them for the truth. That rounding is all but the whole of
-    softmax's error, and everybody's.
+    Op "softmax of x - max x" computes its truth from the differences as rounded to float32. That rounding is nearly the whole error
+    of every contender's softmax.
     """
     torch, stem = torch_if_there(), op.partition(" ")[0]
     contenders: dict[str, Any] = {"fastattn": getattr(fastattn, stem), "NumPy": getattr(reference, stem)}

@@ -1,15 +1,15 @@
-"""The report of a run in Markdown."""
+"""Report of a run in Markdown."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# What a row may have tried, as its field `kind` names it.
+# Values of `Row.kind`, and their names in the report.
 KINDS = {"calls": "calls under load", "faults": "forks, interruptions, kills and full disks", "inputs": "inputs"}
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Return the report: what the last topic ran on, then a table for each topic."""
+    """Return the report: totals, the machine of the last topic, then a table for each topic."""
     rows = [row for topic in results["topics"] for row in topic["rows"]]
     failed = [row for row in rows if not row["ok"]]
     when = f"{sum(topic['seconds'] for topic in results['topics']):.0f} s"

@@ -1,4 +1,4 @@
-"""Resident memory of this process, as Linux tells it; 0 elsewhere."""
+"""Resident memory of this process, as Linux reports it; 0 on other systems."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def peak() -> int:
-    """Return the most bytes that the process has had resident since `reset_peak`."""
+    """Return the peak of the resident memory in bytes since `reset_peak`."""
     if sys.platform != "linux":
         return 0
     status = Path("/proc/self/status").read_bytes()
@@ -15,7 +15,7 @@ def peak() -> int:
 
 
 def reset_peak() -> int:
-    """Begin a new peak; the bytes that are resident now."""
+    """Reset the peak, and return the bytes that are resident now."""
     if sys.platform == "linux":
         Path("/proc/self/clear_refs").write_bytes(b"5")
     return peak()

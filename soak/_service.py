@@ -1,4 +1,4 @@
-"""A service as gunicorn runs it: the model is loaded and used before the workers are forked."""
+"""Service for gunicorn with a preloaded application: the model is loaded and used before the workers are forked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARENT, EXPECTED = os.getpid(), digest()
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Answer with the worker's process, whether its bits are the parent's, and its threads."""
+    """Answer with the worker's process id, whether its bits equal the parent's, and its threads."""
     good = digest() == EXPECTED
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [f"{os.getpid()} {os.getpid() != PARENT and good} {thread_count()}".encode()]

@@ -1,4 +1,4 @@
-"""A sentence-transformers folder of a few kilobytes."""
+"""Small sentence-transformers folder of a few kilobytes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SHAPES = {
 
 
 def header_and_data() -> tuple[dict[str, Any], bytes]:
-    """Return the header and the data of a small BERT."""
+    """Return the safetensors header and data of a small BERT."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = b""
     for stem, shape in _SHAPES.items():
@@ -56,7 +56,7 @@ def safetensors(header: Any, data: bytes, length: int | None = None) -> bytes:
 
 
 def write_model(folder: Path) -> None:
-    """Write a sentence-transformers folder of a few kilobytes."""
+    """Write the sentence-transformers folder."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     folder.mkdir(parents=True, exist_ok=True)

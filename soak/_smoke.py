@@ -1,7 +1,7 @@
-"""Run in an environment where the package is installed: every op against the reference, a small model, the command line.
+"""Smoke test of an installed package: every op against the reference, a small model, the command line.
 
-``smoke.py TESTS [quick]`` prints one JSON object: the versions, the threading layer, and what went wrong.  TESTS is the folder of
-the tests, from which the tolerance comes; with ``quick``, one op only.
+``smoke.py ROOT [quick]`` prints one JSON object: the versions, the threading layer, and the faults.  ROOT is the checkout, whose
+`tests` give the tolerance; with ``quick``, one op only.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def command_line() -> None:
 
 
 def main() -> None:
-    # Last, so that `fastattn` is the installed package and `tests` the checkout's.
+    # Appended last, so that `fastattn` is the installed package and `tests` the checkout's.
     sys.path.append(str(ROOT))
     wrong = []
     here = Path(fastattn.__file__).resolve()

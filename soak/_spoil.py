@@ -1,4 +1,4 @@
-"""JSON values and bytes with faults: values that are others, gone, or there twice."""
+"""JSON values and bytes with faults: values replaced, removed or duplicated."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def spoil(rng: random.Random, value: Any) -> Any:
-    """Return a JSON value in which a few values are others, gone, or there twice."""
+    """Return a JSON value with a few values replaced, removed or duplicated."""
     value = json.loads(json.dumps(value))
     for _ in range(1 + rng.randrange(3)):
         places = _places(value)
@@ -59,7 +59,7 @@ def spoil(rng: random.Random, value: Any) -> Any:
 
 
 def spoil_bytes(rng: random.Random, raw: bytes) -> bytes:
-    """Return bytes of which some are others, gone or new."""
+    """Return bytes with some replaced, removed or inserted."""
     data = bytearray(raw)
     for _ in range(1 + rng.randrange(4)):
         at = rng.randrange(len(data) + 1)
@@ -89,6 +89,6 @@ def spoiled(rng: random.Random, content: bytes) -> bytes:
         return spoil_bytes(rng, content)
     raw = as_json(spoil(rng, json.loads(content)))
     if rng.random() < 0.1:
-        # A key that is there twice.
+        # Duplicate key.
         raw = raw.replace(b": ", b': null, "dtype": "F64", "shape": [1], "hidden_size": ', 1)
     return raw

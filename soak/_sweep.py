@@ -1,7 +1,7 @@
-"""Errors of float32 functions, in units of the last place of the true value, over every float32 there is.
+"""Errors of float32 functions, in ulp of the true value, over every float32.
 
-The truth is the C library's function in float64, whose own error is below 1e-7 of such a unit. A chunk of bit patterns is
-made, given to every contender, and compared.
+The truth is the C library's function in float64, whose own error is below 1e-7 ulp of float32. The sweep goes through chunks of
+bit patterns, and each contender computes every chunk.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PATTERNS = 1 << 32
 
 
 class Band(NamedTuple):
-    """A range of arguments, and each contender's worst error in it, in units of the last place of the truth."""
+    """Range of arguments, and each contender's worst error there, in ulp of the truth."""
 
     function: str
     low: float
@@ -47,7 +47,7 @@ def _loop(apply: Any) -> Any:
     return run
 
 
-# Ours, on whole vectors: the size of x is a multiple of every width.
+# Our functions, on whole vectors: the size of x is a multiple of every vector width.
 _exp = _loop(lambda x, i: exp2(load(x, i), LOG2_E))
 _tail = _loop(lambda x, i: normal_tail(load(x, i)))
 _tanh = _loop(lambda x, i: tanh(load(x, i)))
@@ -77,17 +77,17 @@ _true_silu = _truth(lambda x: x / (1.0 + math.exp(-x)))
 
 @numba.njit(nogil=True, error_model="numpy")
 def _compare(x, y, truth, bits, edges, worst, rest):  # type: ignore[no-untyped-def]
-    """Join the errors into worst[band], in ulp, where the truth is a normal number.
+    """Merge the errors in ulp into worst[band] where the truth is a normal number.
 
-    rest: the same where it is smaller, in units of the smallest float32; the greatest error itself outside all bands; how many
-    NaN are in another place than in the truth.
+    rest: [worst error at a denormal truth, in units of the smallest float32; largest absolute error outside all bands; number of
+    results that are NaN where the truth is not, or the reverse].
     """
     for i in range(x.size):
         t, v = truth[i], np.float64(y[i])
         if t != t or v != v:
             rest[2] += (t != t) != (v != v)
             continue
-        # Beyond the greatest float32 comes 2**128, which is written as infinity.
+        # Overflow: infinity counts as 2**128, the next power of two above the largest float32.
         t, v = min(max(t, -(2.0**128)), 2.0**128), min(max(v, -(2.0**128)), 2.0**128)
         exponent = ((bits[i] >> 52) & 0x7FF) - 1023
         error = math.ldexp(abs(v - t), 23 - min(max(exponent, -126), 127))
@@ -104,7 +104,7 @@ def _compare(x, y, truth, bits, edges, worst, rest):  # type: ignore[no-untyped-
 
 
 def _erf(x: F32) -> F32:
-    """NumPy has no error function: the reference's, which is the C library's rounded to float32."""
+    """Error function of the reference, the C library's rounded to float32: NumPy has none."""
     out = np.empty(x.size)
     _library_erf(x, out)
     return out.astype(np.float32)
@@ -115,12 +115,12 @@ _ROOT_HALF, _HALF = np.float32(math.sqrt(0.5)), np.float32(0.5)
 
 
 class Function(NamedTuple):
-    """A function, the bit patterns that the kernels may meet in it, and who computes it."""
+    """Function, the range of bit patterns that the kernels pass to it, and its contenders."""
 
     name: str
     first: int
     last: int
-    edges: tuple[float, ...]  # of the bands; outside them the truth is next to nothing
+    edges: tuple[float, ...]  # of the bands; outside the bands the truth is nearly 0
     truth: Any
     ours: Callable[[F32, F32], Any]
     numpy: Callable[[F32], F32]
@@ -208,13 +208,13 @@ def torch_if_there() -> Any:
 
 
 class Swept(NamedTuple):
-    """What the sweep of a function found."""
+    """Result of a function's sweep."""
 
     tried: int
     bands: list[Band]
-    small: dict[str, float]  # worst error of results below the smallest normal float32, in units of the smallest float32
+    small: dict[str, float]  # worst error of denormal results, in units of the smallest float32
     outside: dict[str, float]  # worst error outside the bands
-    misplaced: dict[str, int]  # NaN where there is none, or none where there is one
+    misplaced: dict[str, int]  # number of results that are NaN where the truth is not, or the reverse
 
 
 def sweep(function: Function, share: float = 1.0, *, peers: bool = True) -> Swept:
@@ -232,7 +232,7 @@ def sweep(function: Function, share: float = 1.0, *, peers: bool = True) -> Swep
     rest = {name: np.zeros(3) for name in contenders}
     out, truth = np.empty(CHUNK, np.float32), np.empty(CHUNK)
     for start in range(0, count, CHUNK):
-        # Behind the last comes the last again: a chunk is full.
+        # The last chunk is filled by repeating the last argument.
         n = np.minimum(np.arange(start, start + CHUNK, dtype=np.int64), count - 1)
         x = (function.first + step * n).astype(np.uint32).view(np.float32)
         function.truth(x, truth)

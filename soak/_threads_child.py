@@ -1,4 +1,4 @@
-"""Many Python threads at once: ``hammer THREADS CALLS [before|after]``, ``compile THREADS [all]``, ``idle``, ``cost CALLS``."""
+"""Concurrent Python threads: ``hammer THREADS CALLS [before|after]``, ``compile THREADS [all]``, ``idle``, ``cost CALLS``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def in_threads(count: int, body: Callable[[int], None]) -> list[str]:
 
 
 def settings() -> dict[str, str]:
-    """What a call could change for the whole process."""
+    """Settings of the process that a call could change."""
     return {
         "thread mask": str(numba.get_num_threads()),
         "start method": str(multiprocessing.get_start_method(allow_none=True)),
@@ -64,8 +64,8 @@ def hammer(threads: int, calls: int, torch: str = "") -> dict[str, Any]:
     if torch == "before":
         multiply()
     elif torch:
-        importlib.import_module("torch")  # an import may change what it likes
-    # Asking for the thread mask would start the threads, without libtbb.
+        importlib.import_module("torch")  # the import may change settings, and so precedes `settings()`
+    # libtbb first: `settings` reads the thread mask, and numba would start its threads without libtbb.
     threading_layer()
     before, work = settings(), all_calls()
     model = SentenceTransformer(local_files_only=True)
@@ -97,7 +97,7 @@ def hammer(threads: int, calls: int, torch: str = "") -> dict[str, Any]:
     # Each thread has a mask of its own.
     if masks != {numba.config.NUMBA_NUM_THREADS}:
         changed.append("thread mask")
-    # torch keeps threads of its own
+    # torch keeps its own threads alive
     changed = [name for name in changed if not (torch and name == "threads")]
     return {
         "layer": numba.threading_layer(),
@@ -115,7 +115,7 @@ def tokenizer_settings(model: Any) -> str:
 
 
 def multiply() -> None:
-    """A product in torch, which starts its threads."""
+    """Multiply in torch, which starts torch's threads."""
     import torch
 
     x = torch.ones(256, 256)
@@ -123,7 +123,7 @@ def multiply() -> None:
 
 
 def compile_at_once(threads: int, everything: bool) -> dict[str, Any]:
-    """Threads whose first calls compile, some the same kernel and some another."""
+    """Start threads whose first calls compile, some the same kernel and some different kernels."""
     calls = all_calls() if everything else {name: call for name, call in op_calls().items() if name in CHEAP}
     names = sorted(calls)
     found: list[dict[str, Array]] = [{} for _ in range(threads)]
@@ -142,7 +142,7 @@ CHEAP = ("softmax", "softmax, few", "rotary_embedding", "gelu")
 
 
 def idle() -> dict[str, Any]:
-    """CPU time that the process takes while it does nothing, after calls of every kind."""
+    """Measure the CPU time of the idle process, after calls of every kind."""
     from fastattn.runtime.threads import thread_count, threading_layer
 
     results(all_calls())
@@ -154,7 +154,7 @@ def idle() -> dict[str, Any]:
 
 
 def cost(calls: int) -> dict[str, Any]:
-    """CPU time and wall time of the calls, the least of several runs."""
+    """Measure CPU time and wall time of the calls, the minimum of several runs."""
     from fastattn.runtime.threads import thread_count
 
     work = all_calls()

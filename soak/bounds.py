@@ -1,4 +1,4 @@
-"""Every kernel on arrays that end at an inaccessible page, and every scalar index of the kernels checked by Numba."""
+"""Memory bounds: every kernel on arrays next to a guard page, and every scalar index of the kernels checked by Numba."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def _child(arguments: list[str], environment: dict[str, str]) -> subprocess.Comp
 
 
 def run(scale: float = 1.0) -> list[Row]:
-    """Run both; there is no shorter form."""
+    """Run both checks, at any `scale` in full."""
     return [_guarded(), _checked()]

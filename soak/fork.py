@@ -1,4 +1,4 @@
-"""Children of a process that has used the kernels, under each threading layer: they work, or raise; no signal, no hang."""
+"""Forked children of a process that has used the kernels, under each threading layer: they work, or raise; no signal, no hang."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GOAL = "the parent's bits; no signal, no hang"
 
 
 def children(layer: str, what: str, *arguments: object) -> Row:
-    """Run a program that forks, and judge what became of the children."""
+    """Run a program that forks, and return the row of its children's exits."""
     name = f"{layer}: {what} {' '.join(map(str, arguments))}".strip()
     with tempfile.TemporaryDirectory() as folder:
         fresh = {"NUMBA_CACHE_DIR": folder} if what == "compiling" else {}
@@ -34,7 +34,7 @@ def children(layer: str, what: str, *arguments: object) -> Row:
 
 
 class Service:
-    """A gunicorn with the application preloaded, on a socket of its own."""
+    """Gunicorn with the application preloaded, on a socket of its own."""
 
     def __init__(self, layer: str, *options: str) -> None:
         with socket.socket() as free:
@@ -50,13 +50,13 @@ class Service:
         )
 
     def ask(self, limit: float = 60) -> tuple[int, bool]:
-        """Return the worker that answered, and whether its bits are right."""
+        """Return the id of the worker that answered, and whether its bits are right."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=limit) as answer:
             worker, good, _ = answer.read().decode().split()
         return int(worker), good == "True"
 
     def wait(self, limit: float = 120) -> None:
-        """Wait until it answers."""
+        """Wait for the first answer."""
         end = time.monotonic() + limit
         while True:
             try:
@@ -68,7 +68,7 @@ class Service:
                 time.sleep(0.1)
 
     def close(self) -> str:
-        """End it, and return what it wrote: a worker that died by a signal or in a hang is named there."""
+        """End gunicorn, and return its log, which names workers that died by a signal or hung."""
         self.process.send_signal(signal.SIGTERM)
         try:
             out, _ = self.process.communicate(timeout=60)
@@ -80,7 +80,7 @@ class Service:
 
 
 def served(layer: str, requests: int, *options: str) -> tuple[set[int], int, str]:
-    """Return the workers that answered, how many answers were wrong, and what gunicorn complained of."""
+    """Return the workers that answered, the number of wrong answers, and gunicorn's complaints."""
     service = Service(layer, *options)
     workers, wrong, said = set(), 0, ""
     try:
@@ -97,7 +97,7 @@ def served(layer: str, requests: int, *options: str) -> tuple[set[int], int, str
 
 
 def run(scale: float) -> list[Row]:
-    """Every layer that there is."""
+    """Run all trials under each threading layer that can be loaded."""
     rows = []
     count = max(2, round(30 * scale))
     for layer in LAYERS:

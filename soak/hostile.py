@@ -1,7 +1,7 @@
-"""Hostile inputs by the hundred thousand, each a right answer or a documented exception.
+"""Hostile inputs, 100,000 at full length: each gets a right answer or a documented exception.
 
-``python -m soak.hostile`` prints how many were tried, by kind; the cases run in processes of their own, so that one which ended
-its process by a signal, or hung, would be named and counted.
+``python -m soak.hostile`` prints the number of cases by kind. Each kind runs in a process of its own, so that a case that kills
+the process or hangs is named.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ CASES = {
     "jsonl": 9_000,
     "links": 1_000,
 }
-# Wall-clock seconds after which a case counts as a hang; large, since other processes may take the cores.
+# Wall-clock seconds after which a case counts as a hang; generous, since other processes may take the cores.
 _HANG = 120 * SECONDS
-# Bytes that the process of a kind may map in all.
+# Bytes of address space that a kind's process may add.
 _MAPPED = 8 * 2**30
 
 
@@ -59,7 +59,7 @@ def _compile() -> None:
 
 
 def try_cases(kind: str, count: int, seed: int) -> dict[str, int]:
-    """Try so many cases in this process; what came of them, by name."""
+    """Run `count` cases in this process; return the number of each outcome."""
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import seed as seeded
     from hypothesis import strategies as st
@@ -68,7 +68,7 @@ def try_cases(kind: str, count: int, seed: int) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder, open(os.environ.get("HOSTILE_LAST", os.devnull), "wb", 0) as last:
         make = _maker(kind, Path(folder))
 
-        # Hypothesis tries no choice of numbers twice; links have too few choices, so theirs are random.
+        # `use_true_random` for links: Hypothesis repeats no sequence of choices, and links have too few of them.
         @seeded(seed)
         @settings(
             max_examples=count,
@@ -96,7 +96,7 @@ def try_cases(kind: str, count: int, seed: int) -> dict[str, int]:
 
 
 def run_kind(kind: str, count: int, seed: int = 0) -> dict[str, int]:
-    """Try so many cases in a child process.  AssertionError, with the case, if one is not as it must be or the process dies."""
+    """Run `count` cases in a child process; raise AssertionError with the case if a check fails or the process dies."""
     with tempfile.NamedTemporaryFile() as last:
         command = [sys.executable, "-m", "soak.hostile", "--kind", kind, "--count", str(count), "--seed", str(seed)]
         environment = {**os.environ, "HOSTILE_LAST": last.name, "PYTHONPATH": str(ROOT)}
@@ -109,7 +109,7 @@ def run_kind(kind: str, count: int, seed: int = 0) -> dict[str, int]:
 
 
 def run(scale: float = 1.0) -> list[Row]:
-    """Try every kind; a row for each, and one for all."""
+    """Run every kind; return a row for each, and a row for the total."""
     rows, tried, wanted = [], 0, 0
     for kind, full in CASES.items():
         count = max(100, int(full * scale))
@@ -129,7 +129,7 @@ def run(scale: float = 1.0) -> list[Row]:
 
 
 def main() -> None:
-    """Try one kind in this process, or all in processes of their own."""
+    """Run one kind in this process, or all kinds in child processes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=CASES)
     parser.add_argument("--count", type=int, default=1000)

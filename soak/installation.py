@@ -23,18 +23,18 @@ PIP = ("-m", "pip", "--disable-pip-version-check")
 
 
 class Installed(NamedTuple):
-    """A new environment."""
+    """Virtual environment with the package installed."""
 
     python: Path
     seconds: float
 
 
 class Failure(Exception):
-    """A step did not work; says which, and the last words of it."""
+    """Failed step of an installation; the message names the step and ends with its last lines of output."""
 
 
 def run(scale: float) -> list[Row]:
-    """Install everything; below a tenth of the full length, the wheel alone beside the dependencies that are there."""
+    """Install on every Python; below scale 0.1, only the wheel, with this environment's dependencies."""
     work = Path(tempfile.mkdtemp(prefix="fastattn-install-"))
     try:
         sdist, wheel = build(work)
@@ -54,7 +54,7 @@ def run(scale: float) -> list[Row]:
 
 def build(work: Path) -> tuple[Path, Path]:
     """Build the sdist, and the wheel from it."""
-    # What builds it is downloaded, unless it is here.
+    # Build isolation downloads hatchling, unless it is installed here.
     alone = ["--no-isolation"] if importlib.util.find_spec("hatchling") else []
     _call("build", [sys.executable, "-m", "build", *alone, "--outdir", str(work / "dist"), str(ROOT)])
     (sdist,), (wheel,) = ([*(work / "dist").glob(pattern)] for pattern in ("*.tar.gz", "*.whl"))
@@ -98,7 +98,7 @@ def verify(folder: Path, environment: dict[str, str] | None = None, *arguments: 
     said = _call("import", [python, "-W", "error", "-c", "import fastattn"], cwd=folder, env=settings)
     if said:
         raise Failure(f"import says {said[-200:]}")
-    # A copy: a script's own folder is searched for modules first, and here is one by the name of a standard one.
+    # The script runs from a copy: Python searches a script's own folder first, and soak/ has modules with standard names.
     script = shutil.copy(ROOT / "soak" / "_smoke.py", folder / "smoke.py")
     command = [python, "-W", "error", str(script), str(ROOT), *arguments]
     output = _call("smoke script", command, cwd=folder, env=settings)
@@ -111,14 +111,14 @@ def verify(folder: Path, environment: dict[str, str] | None = None, *arguments: 
 
 
 def without(folder: Path, environment: dict[str, str]) -> str:
-    """Take libtbb away: what is left is omp, or without libgomp workqueue."""
+    """Uninstall tbb: the threading layer must then be omp, or workqueue without libgomp."""
     python = str(folder / "bin" / "python")
     _call("pip uninstall", [python, *PIP, "uninstall", "-qy", "tbb"])
     return verify(folder, environment, "all", layers=("workqueue",) if environment else ("omp", "workqueue"))
 
 
 def no_libgomp(work: Path) -> dict[str, str]:
-    """Return an environment in which libgomp cannot be loaded: the first of its names is no library."""
+    """Return environment variables under which libgomp cannot be loaded: the first file found by its name is empty."""
     folder = work / "no-libgomp"
     folder.mkdir(exist_ok=True)
     for name in ("libgomp.so.1", "libgomp.so.1.0.0"):
@@ -127,7 +127,7 @@ def no_libgomp(work: Path) -> dict[str, str]:
 
 
 def from_sdist(folder: Path, sdist: Path) -> str:
-    """Install the sdist over the wheel, with the dependencies that `without` took away."""
+    """Install the sdist over the wheel, and again the dependencies that `without` uninstalled."""
     python = str(folder / "bin" / "python")
     _call("pip install", [python, *PIP, "install", "-q", "--force-reinstall", "--no-deps", str(sdist)])
     _call("pip install", [python, *PIP, "install", "-q", "fastattn"])
@@ -135,7 +135,7 @@ def from_sdist(folder: Path, sdist: Path) -> str:
 
 
 def beside(work: Path, wheel: Path) -> str:
-    """Install the wheel alone in a new environment, which borrows this one's packages, but not libtbb, then no libgomp either."""
+    """Install the wheel alone in an environment that borrows this one's packages: without libtbb, then without libgomp too."""
     folder = work / "beside"
     _call("venv", [sys.executable, "-m", "venv", "--without-pip", str(folder)])
     python = str(folder / "bin" / "python")
@@ -149,7 +149,7 @@ def beside(work: Path, wheel: Path) -> str:
 
 
 def new(folder: Path, python: str) -> str:
-    """Make an environment and return its Python."""
+    """Make a virtual environment and return its interpreter."""
     _call("venv", [python, "-m", "venv", str(folder)])
     return str(folder / "bin" / "python")
 
@@ -161,13 +161,13 @@ def bounds() -> list[tuple[str, str]]:
 
 
 def oldest(python: str, name: str, bound: str) -> str:
-    """Return the lowest version from the bound on that has a wheel for this Python."""
+    """Return the lowest version of at least `bound` that has a wheel for this Python."""
     said = _call("pip index", [python, *PIP, "index", "versions", name])
     versions = re.findall(r"\d[\d.]*(?=,|$)", said.partition("Available versions:")[2].splitlines()[0])
     order = {version: tuple(map(int, version.split("."))) for version in versions if re.fullmatch(r"[\d.]+", version)}
     lowest = tuple(map(int, bound.split(".")))
     for version in sorted((v for v in order if order[v] >= lowest), key=lambda v: order[v]):
-        # The index also names versions of which there is the source only.
+        # A dry run checks for a wheel: the index lists versions that have only an sdist too.
         trial = [python, *PIP, "install", "--dry-run", "-q", "--no-deps", "--only-binary", ":all:", f"{name}=={version}"]
         if not subprocess.run(trial, capture_output=True, timeout=600, check=False).returncode:
             return version
@@ -175,7 +175,7 @@ def oldest(python: str, name: str, bound: str) -> str:
 
 
 def find_python(version: str) -> str | None:
-    """Return an interpreter of that version: pyenv's, or one on the path."""
+    """Return an interpreter of that version: pyenv's, or else the first on PATH."""
     root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     found = sorted(root.glob(f"{version}.*/bin/python")) if root.is_dir() else []
     return str(found[-1]) if found else shutil.which(f"python{version}")

@@ -1,4 +1,4 @@
-"""Ctrl-C, kill -9, full disks and several writers: the process goes on, and the next start is right."""
+"""Ctrl-C, kill -9, full disks and concurrent writers: the process goes on, and the next start is right."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from soak._child import LAYERS, ROOT, Failed, missing, run_child
 _WRITE = [sys.executable, "-m", "soak._interrupt_child", "write"]
 
 
-# What "_interrupt_child" does by these names, and interrupts once; what it encodes, twice.
+# Commands of `_interrupt_child` that interrupt once; its `encode` interrupts twice.
 _ONCE = {"first": "the first call", "beside": "a call beside other threads"}
 
 
 def ctrl_c(layer: str, what: str, delays: list[float]) -> Row:
-    """Interrupt at several moments, in a process for each."""
+    """Interrupt after each of `delays`, in a process for each."""
     arguments, times = ([what], len(delays)) if what in _ONCE else (["encode", what], 2 * len(delays))
     name = f"{layer}: Ctrl-C in {_ONCE.get(what, what)}, {times} times"
     goal, late, faults = "KeyboardInterrupt within 1 s, then the same bits", 0.0, 0
@@ -40,7 +40,7 @@ def ctrl_c(layer: str, what: str, delays: list[float]) -> Row:
 
 
 def ctrl_c_in_compilation(count: int, *what: str) -> Row:
-    """Interrupt the compiler at random moments, of the first seconds or of all that is compiled."""
+    """Interrupt the compiler at random moments: in its first seconds, or with `what` "all" anywhere in compiling every kernel."""
     chosen, faults, late = random.Random(0), 0, 0.0
     for _ in range(count):
         with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +67,7 @@ def _writer(folder: str, count: int) -> subprocess.Popen[str]:
 
 
 def killed(count: int) -> Row:
-    """Kill one or two writers at random moments; then a start that reads what they left."""
+    """Kill one or two writers of kernels at random moments, then start a process that reads their files."""
     chosen, faults, reused = random.Random(1), 0, 0
     for i in range(count):
         with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +95,7 @@ def killed(count: int) -> Row:
 
 
 def together(writers: int) -> Row:
-    """Processes that begin to write the same kernels at once."""
+    """Race processes that write the same kernels."""
     with tempfile.TemporaryDirectory() as folder:
         processes = [_writer(folder, 12) for _ in range(writers)]
         faults = 0
@@ -111,7 +111,7 @@ def together(writers: int) -> Row:
 
 @contextlib.contextmanager
 def _small_disk(folder: str) -> Iterator[bool]:
-    """Mount a file system of 64 KiB, where that is permitted."""
+    """Mount a file system of 64 KiB; yield whether that was permitted."""
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True, check=False)
     try:
         yield mount.returncode == 0
@@ -121,7 +121,7 @@ def _small_disk(folder: str) -> Iterator[bool]:
 
 
 def full_disk() -> Row:
-    """Write kernels to a real disk that is full, and to nowhere else."""
+    """Write kernels to a full file system, with no other folder to fall back on."""
     name, goal = "a disk of 64 KiB for the kernels", "right results, said once"
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other, _small_disk(folder) as mounted:
         if not mounted:
@@ -134,7 +134,7 @@ def full_disk() -> Row:
 
 
 def run(scale: float) -> list[Row]:
-    """Every layer that there is for Ctrl-C, and any for the rest."""
+    """Run Ctrl-C under each threading layer that can be loaded, the other trials under the default layer."""
     rows = []
     for layer in LAYERS:
         if reason := missing(layer):

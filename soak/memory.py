@@ -1,6 +1,6 @@
-"""Memory over many calls and loads, and at the peak of a call on a million texts.
+"""Resident memory: growth over many calls and loads, and the peak of a call on a million texts.
 
-Each measurement is a process of its own: ``python -m soak.memory calls 20000``.  Resident memory is read where Linux tells it.
+Each measurement is a process of its own: ``python -m soak.memory calls 20000``.  Resident memory is read from /proc.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from soak._resident import peak, reset_peak
 ROOT = Path(__file__).parent.parent
 CALLS, LOADS, TEXTS, LONG_TEXTS = 1_000_000, 1_000, 1_000_000, 1_000
 _MIB = 2**20
-# The smallest object that Python can forget to release takes 16 bytes: one left behind in every other call is found.
+# Growth per call that passes: the smallest Python object takes 16 bytes, so a leak of one object in every other call is found.
 CALL_BYTES = 8
-# What the allocators may still gather once everything has been called: a chunk of Python's is a megabyte.
+# Growth of the allocators after the first calls: an arena of Python's allocator is 1 MiB.
 SETTLING = _MIB
-# Of `encode` with a tiny model, beside the texts and the result: two slices of 1,024 short texts, at most a kilobyte for each one's
-# ids, their array object and their place in a forward; and SETTLING.  A larger model adds the hidden states of one forward.
+# Peak of `encode` with a tiny model beside the texts and the result: two slices of 1,024 short texts, at most 1 KiB each for the
+# text's ids, array object and place in a forward; and SETTLING.  A larger model adds the hidden states of one forward.
 PEAK = 2 * 1024 * 1024 + SETTLING
-# Long texts that must be read whole go to the tokenizer one by one.  Of each character its library holds where it came from, and of
-# each token, here a character, its text and seven numbers, in lists that may be twice as long as they must: at most 500 bytes.  The
-# places that a list had before it grew are together as large as the last one, and the allocator may keep them: as much again.
+# Peak on long texts that must be read whole, which go to the tokenizers library one by one: 1000 bytes a character.  The library
+# holds each character's origin, and each token's text and seven numbers (here a token is a character), in lists of up to twice
+# the needed length: at most 500 bytes.  Freed buffers of a growing list sum up to the last one, and the allocator may keep them.
 LONG = 200_000
 WHOLE_PEAK = 1000 * LONG + PEAK
 
 
 def resident() -> int:
-    """Return this process's resident memory in bytes, without what was only freed."""
+    """Return this process's resident memory in bytes, after a garbage collection."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _growth(step: Callable[[int], Any], count: int, settle: int) -> dict[str, int]:
-    """Run steps; growth of the resident memory after the first `settle`, which is before anything is counted."""
+    """Run `settle` steps, then `count` more; return the growth of resident memory over the latter."""
     for i in range(settle):
         step(i)
     before = resident()
@@ -93,7 +93,7 @@ def loads(count: int) -> dict[str, int]:
 
 
 def encode(count: int) -> dict[str, int]:
-    """Embed many texts; what it takes at its peak beside the texts and the result."""
+    """Embed many texts; measure the peak beside the texts and the result."""
     import fastattn
     from soak._small_model import write_model
 
@@ -109,7 +109,7 @@ def encode(count: int) -> dict[str, int]:
 
 
 def long_texts(count: int, text: str = "the cat sat on a mat, ") -> dict[str, int]:
-    """Embed texts of 200,000 characters; what it takes at its peak beside the texts."""
+    """Embed texts of 200,000 characters; measure the peak beside the texts."""
     import fastattn
     from soak._small_model import write_model
 
@@ -125,7 +125,7 @@ def long_texts(count: int, text: str = "the cat sat on a mat, ") -> dict[str, in
 
 
 def whole_texts(count: int) -> dict[str, int]:
-    """Embed texts of 200,000 characters that have no beginning, since there is no space in them."""
+    """Embed texts of 200,000 characters without a space, which the tokenizer cannot cut to a prefix."""
     return long_texts(count, "a,")
 
 
@@ -133,7 +133,7 @@ _MEASURES = {"calls": calls, "loads": loads, "encode": encode, "long": long_text
 
 
 def measure(name: str, count: int) -> dict[str, int]:
-    """Take a measurement in a process of its own."""
+    """Run a measurement in a process of its own."""
     command = [sys.executable, "-m", "soak.memory", name, str(count)]
     child = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
@@ -145,14 +145,14 @@ def measure(name: str, count: int) -> dict[str, int]:
 
 
 def calls_row(count: int) -> Row:
-    """Tell whether memory is flat over so many short calls."""
+    """Return the row for short calls: resident memory must be flat."""
     found, most = measure("calls", count), CALL_BYTES * count + SETTLING
     figure = f"{found['growth'] / _MIB:+.2f} MiB over {count:,} calls"
     return Row("resident memory, short calls", figure, f"at most {most / _MIB:.1f} MiB", found["growth"] <= most, count, "calls")
 
 
 def loads_row(count: int) -> Row:
-    """Tell whether memory is flat over so many loads of a model: less than one model is left behind in all."""
+    """Return the row for loads of a model: resident memory must grow by less than one model in all."""
     found = measure("loads", count)
     figure = f"{found['growth'] / _MIB:+.2f} MiB over {count:,} loads"
     goal = f"less than one model, {found['model'] / _MIB:.0f} MiB"
@@ -160,7 +160,7 @@ def loads_row(count: int) -> Row:
 
 
 def encode_row(count: int) -> Row:
-    """Tell whether the peak of `encode` on so many texts is bounded."""
+    """Return the row for `encode` on many texts: the peak must be bounded."""
     found = measure("encode", count)
     figure = f"{found['peak'] / _MIB:.1f} MiB on {count:,} texts, result {found['result'] / _MIB:.1f} MiB"
     goal = f"at most {PEAK / _MIB:.0f} MiB for any number"
@@ -168,7 +168,7 @@ def encode_row(count: int) -> Row:
 
 
 def long_texts_row(count: int, measurement: str = "long") -> Row:
-    """Tell whether the peak of `encode` on so many long texts is that of their beginnings, or where these are "whole" of one."""
+    """Return the row for `encode` on long texts: the peak of their prefixes alone, or for "whole" of one text read in full."""
     found, most = measure(measurement, count), WHOLE_PEAK if measurement == "whole" else PEAK
     figure = f"{found['peak'] / _MIB:.1f} MiB on {count:,} texts of {LONG:,} characters"
     goal = f"at most {most / _MIB:.0f} MiB for any number"
@@ -177,7 +177,7 @@ def long_texts_row(count: int, measurement: str = "long") -> Row:
 
 
 def run(scale: float = 1.0) -> list[Row]:
-    """Measure; `scale` 1 is a million calls, a thousand loads, a million texts and twice a thousand long ones."""
+    """Run all measurements; `scale` 1 is a million calls, a thousand loads, a million texts and twice a thousand long texts."""
     return [
         calls_row(max(20_000, int(CALLS * scale))),
         loads_row(max(30, int(LOADS * scale))),

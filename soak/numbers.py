@@ -1,4 +1,4 @@
-"""Numbers: NaN stays where it is, denormal numbers cost nothing, the bits are always the same, and errors beside the peers'."""
+"""NaN stays in its row, denormal numbers cost no time, bits never vary, and errors are compared with the peers'."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(scale: float) -> list[Row]:
-    """Try everything; at scale 1 every float32 and a million rows, and `benchmarks/results/errors.md` is written anew."""
+    """Run all trials; scale 1 sweeps every float32 and a million rows, and rewrites `benchmarks/results/errors.md`."""
     return [*poison(scale), *denormals(scale), *identity(scale), *errors(scale)]
 
 
 def poison(scale: float) -> list[Row]:
-    """Put NaN and infinity in one sequence, and compare the others."""
+    """Put NaN and infinity in one sequence, row or head, and compare the others' bits."""
     tried, failed = failures(max(1, round(100 * scale)))
     figure = f"{tried:,} cases, {len(failed)} kinds of failure" + "".join(f"; {what}" for what in failed[:5])
     return [Row("NaN and infinity stay in their own sequence, row and head", figure, "no failure", not failed, tried, "inputs")]
@@ -31,7 +31,7 @@ def denormals(scale: float) -> list[Row]:
 
 
 def identity(scale: float) -> list[Row]:
-    """Compare the bits of many runs, processes, threading layers and thread counts."""
+    """Compare bits between runs, processes, threading layers and thread counts."""
     here = digest()
     runs = max(2, round(20 * scale))
     rows = [Row(f"the same bits, {runs} runs", "the same", "the same", all(digest() == here for _ in range(runs)))]
@@ -45,7 +45,7 @@ def identity(scale: float) -> list[Row]:
 
 
 def errors(scale: float) -> list[Row]:
-    """Sweep, and at full length write the table."""
+    """Sweep the functions, and at full length write the table of errors."""
     measured = _error_table.measure(scale if scale == 1 else max(scale * 0.1, 1e-5))
     if scale == 1:
         _error_table.write(measured, ROOT / "benchmarks" / "results")

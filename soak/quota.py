@@ -1,4 +1,4 @@
-"""One CPU: as cheap as one thread; a process that does nothing takes no CPU."""
+"""CPU limits: a call limited to one CPU costs as much as with one thread; an idle process takes no CPU time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 
 def idle(layer: str) -> Row:
-    """CPU time in two seconds after calls of every kind."""
+    """Return the row of an idle process's CPU time, over two seconds after calls of every kind."""
     name, goal = f"{layer}: CPU time of an idle process", "at most 0.01 s/s"
     try:
         found = run_child("_threads_child", "idle", NUMBA_THREADING_LAYER=layer)
@@ -26,7 +26,7 @@ def idle(layer: str) -> Row:
 
 
 def _ratio(name: str, pairs: int, **limits: int | None) -> Row:
-    """Wall time under a limit of one CPU over that with one thread under the same limit, in turns."""
+    """Return the row of a ratio: wall time under a limit of one CPU over the time with one thread set as well, in turns."""
     goal, ratios, threads = "one thread, at most 1.05 x the time with one thread", [], set()
     for _ in range(pairs):
         limited = run_child("_threads_child", "cost", 20, **limits)
@@ -38,7 +38,7 @@ def _ratio(name: str, pairs: int, **limits: int | None) -> Row:
 
 
 def _parent_group() -> tuple[Path, dict[str, str]]:
-    """The group for CPUs that this process is in, and the files that limit a group below it to one CPU: version 1, then 2."""
+    """Return this process's CPU control group (version 1 or 2), and the files that limit a group below it to one CPU."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, own = line.split(":", 2)
         if "cpu" in controllers.split(","):
@@ -50,7 +50,7 @@ def _parent_group() -> tuple[Path, dict[str, str]]:
 
 @contextlib.contextmanager
 def _one_cpu_group() -> Iterator[bool]:
-    """Put this process into a control group of one CPU, where that is permitted."""
+    """Put this process into a control group of one CPU; yield whether that was permitted."""
     group = None
     try:
         parent, limits = _parent_group()
@@ -73,7 +73,7 @@ def _one_cpu_group() -> Iterator[bool]:
 
 
 def run(scale: float) -> list[Row]:
-    """Affinity, a control group, and idleness."""
+    """Run the trials of idle processes, of affinity and of a control group."""
     rows = []
     for layer in LAYERS:
         rows.append(Row(layer, reason, "", True) if (reason := missing(layer)) else idle(layer))

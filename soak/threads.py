@@ -1,4 +1,4 @@
-"""Sixteen Python threads that call everything at once, and that compile everything at once, under each threading layer."""
+"""Concurrency: sixteen Python threads run every call at once, or compile every kernel at once, under each threading layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from soak._child import LAYERS, Failed, missing, run_child
 
 
 def hammer(layer: str, threads: int, calls: int, torch: str = "") -> Row:
-    """Threads that call everything, in a process of their own."""
+    """Run every call from many threads, in a process of its own."""
     what = f"{layer}: {threads} threads x {calls} calls{f', torch imported {torch}' if torch else ''}"
     goal = "no crash, no wrong bit, nothing changed"
     try:
@@ -26,7 +26,7 @@ def hammer(layer: str, threads: int, calls: int, torch: str = "") -> Row:
 
 
 def compiling(layer: str) -> Row:
-    """Threads that compile everything, into a folder of their own."""
+    """Compile every kernel from many threads, in a process of its own with an empty cache folder."""
     what, goal = f"{layer}: 16 threads whose first calls compile everything", "no crash, no wrong bit"
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -40,7 +40,7 @@ def compiling(layer: str) -> Row:
 
 
 def run(scale: float) -> list[Row]:
-    """Every layer that there is."""
+    """Run all trials under each threading layer that can be loaded."""
     rows = []
     for layer in LAYERS:
         if reason := missing(layer):

@@ -1,6 +1,6 @@
-"""What the kernels and the encoder are measured with, and against.
+"""Benchmarks of the kernels and the encoder: against the reference in `ops`, against other libraries in `suite`.
 
-The tolerance of the tests, `tests.support.tolerance`, is the gate before every timing.
+Before a timing, the result must pass a gate: for our kernels the tolerance of the tests, `tests.support.tolerance`.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Process start to first embedding, with the kernels on disk and with none: what one text costs a fresh process."""
+"""Process start to first embedding of one text, with the kernels on disk and with an empty kernel cache."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Gate and timing of one op for pytest-benchmark: the kernel must agree with the reference before either is timed."""
+"""Gate and timing of an op for pytest-benchmark: the kernel must agree with the reference before either is timed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ providers = pytest.mark.parametrize("provider", ["fastattn", "reference"])
 def time_op(
     benchmark: Any, provider: str, op: str, *arrays: Array, flop: int | None = None, traffic: int | None = None, **options: Any
 ) -> None:
-    """Check ``fastattn.<op>`` against the reference, then time one of them."""
+    """Check ``fastattn.<op>`` against the reference, then time the kernel or the reference."""
     check(op, *arrays, **options)
     module: Any = {"fastattn": fastattn, "reference": reference}[provider]
     time_call(benchmark, lambda: getattr(module, op)(*arrays, **options), flop=flop, traffic=traffic)
 
 
 def time_call(benchmark: Any, call: Callable[[], Any], *, flop: int | None = None, traffic: int | None = None) -> None:
-    """Time a call once the threads have settled; GFLOP/s and GB/s, from counted flop and bytes, go to ``extra_info``."""
+    """Time a call after a warm-up of the threads; GFLOP/s and GB/s, from the counts given, go to ``extra_info``."""
     end = time.perf_counter() + WARM_SECONDS
     while benchmark.enabled and time.perf_counter() < end:
         call()

@@ -1,1 +1,1 @@
-"""Everything against the peers: `python -m benchmarks.suite`."""
+"""Benchmark suite against the peers: `python -m benchmarks.suite`."""

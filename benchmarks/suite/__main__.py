@@ -1,7 +1,7 @@
-"""The whole comparison: ``python -m benchmarks.suite [--quick] [--out DIR] [--readme FILE]``.
+"""Comparison with the peers: ``python -m benchmarks.suite [--quick] [--out DIR] [--readme FILE]``.
 
-Every row has a goal; each cell says whether it is met, also where it is not.  --quick measures fewer cells in fewer
-rounds, to see that everything works: its numbers are not for publishing.
+Each cell reports whether its goal is met or missed.  --quick measures fewer cells in fewer rounds, as a test that the suite
+runs: do not publish its numbers.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ WORK = ROOT / ".benchmarks"
 
 
 def available_threads() -> int:
-    """Cores that this process may run on."""
+    """Number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:
-    """Return what the numbers depend on."""
+    """Return the CPU, system and versions that the numbers depend on."""
     from fastattn.cli.info import facts
 
     kept = ("CPU", "kernels for", "CPUs", "threads", "Python")
@@ -63,7 +63,7 @@ def full(session: Session) -> None:
 
 
 def quick(session: Session) -> None:
-    """Measure something of every row but the large corpus."""
+    """Measure a few cells of every row but the large corpus."""
     forward(session, MINILM, ((1, 16), (1, 128), (32, 32)))
     threads(session)
     accelerate(session, MINILM, ((8, 32),))
@@ -76,7 +76,7 @@ def quick(session: Session) -> None:
 
 
 def main() -> int:
-    """Run, write the results, and return 1 where fastattn failed a gate."""
+    """Run the suite, write the results, and return 1 if fastattn failed a gate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer cells and rounds, under three minutes")
     parser.add_argument("--out", type=Path, help="folder for report.json, report.md and tokens.png")

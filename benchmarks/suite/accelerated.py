@@ -1,4 +1,4 @@
-"""transformers' own model as a user holds it: as it is, with the attention written out, and after fastattn.accelerate."""
+"""Model objects of transformers: with eager attention, and after fastattn.accelerate."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from benchmarks.suite.peers import Torch
 
 
 class EagerAttention(Torch):
-    """The model with its attention op by op."""
+    """Model with eager attention: a torch op for each step."""
 
     implementation = "eager"
 
 
 class Accelerated(Torch):
-    """The model after fastattn.accelerate."""
+    """Model after fastattn.accelerate."""
 
     packages = (*Torch.packages, *Fastattn.packages)
 
     def facts(self) -> dict[str, str]:
-        """Return what decides the speed of the kernels."""
+        """Return the facts of `Fastattn`: threads, threading layer and CPU target."""
         return Fastattn(self.threads).facts()
 
     @functools.cache  # noqa: B019  (an instance lives as long as its process)

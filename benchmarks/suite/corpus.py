@@ -11,7 +11,7 @@ DISTINCT = 2000
 
 
 def corpus(count: int) -> list[str]:
-    """Return `count` docstrings in a mixed order, the same in every run; beyond `DISTINCT` they come over again."""
+    """Return `count` docstrings in a mixed order, the same in every run; beyond `DISTINCT` they repeat."""
     found: dict[str, None] = {}
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_bytes())):

@@ -1,11 +1,11 @@
-"""Exports one checkpoint to every peer: ``python -m benchmarks.suite.export MODEL FOLDER``, in a process of its own.
+"""Export of a checkpoint for every peer: ``python -m benchmarks.suite.export MODEL FOLDER``, in a process of its own.
 
     FOLDER/checkpoint        Hugging Face folder: fastattn, torch, sentence-transformers
-    FOLDER/model.onnx        OpenVINO, which converts it when it loads it
+    FOLDER/model.onnx        OpenVINO, which converts the file at load
     FOLDER/optimised.onnx    ONNX Runtime
     FOLDER/ctranslate2       CTranslate2
 
-Each export that fails leaves ``<name>.error`` with the reason, and its peer is reported as failed.
+A failed export leaves ``<name>.error`` with the reason, and its peer is reported as failed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def export_key() -> str:
-    """Name for a folder of exports: an export is only as good as the libraries that made it."""
+    """Return a folder name made from the versions of the exporting libraries: other versions export anew."""
     found = []
     for name in _LIBRARIES:
         try:
@@ -37,9 +37,9 @@ def export_key() -> str:
 
 
 def write_checkpoint(model: Model, folder: Path) -> None:
-    """Write the Hugging Face folder: the installed checkpoint, or random weights with its tokenizer.
+    """Write the Hugging Face folder: the installed checkpoint, or random weights with that checkpoint's tokenizer.
 
-    Random biases and norms too: zeros and ones would hide a peer that drops them.
+    Biases and norms are random too: with zeros and ones, a peer that drops them would pass the gate.
     """
     import numpy as np
     from safetensors.numpy import save_file
@@ -88,18 +88,18 @@ def write_checkpoint(model: Model, folder: Path) -> None:
             add(f"{layer}.{name}.bias", shape[0])
         norm(f"{layer}.attention.output.LayerNorm")
         norm(f"{layer}.output.LayerNorm")
-    # The converter of CTranslate2 asks for the pooler that BertModel has.
+    # CTranslate2's converter requires BertModel's pooler.
     add("pooler.dense.weight", model.hidden, model.hidden)
     add("pooler.dense.bias", model.hidden)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def export_onnx(model: Model, folder: Path) -> None:
-    """Trace the transformers model, batch and tokens left open."""
+    """Trace the transformers model, with dynamic axes for batch and tokens."""
     import torch
     import transformers
 
-    # The optimizer knows the graph of plain attention, not of the sdpa form.
+    # Eager attention: the optimizer fuses its graph, but not the graph of sdpa.
     bert = transformers.BertModel.from_pretrained(
         folder / "checkpoint", attn_implementation="eager", dtype=torch.float32, add_pooling_layer=False
     ).eval()
@@ -130,7 +130,7 @@ def export_onnx(model: Model, folder: Path) -> None:
 
 
 def export_optimised(model: Model, folder: Path) -> None:
-    """Fuse attention, GELU, embeddings and norms as ONNX Runtime's own tool does for BERT."""
+    """Fuse attention, GELU, embeddings and norms with ONNX Runtime's optimizer for BERT."""
     from onnxruntime.transformers import optimizer
 
     graph = optimizer.optimize_model(
@@ -157,7 +157,7 @@ EXPORTS: dict[str, Callable[[Model, Path], None]] = {
 
 
 def main(name: str, target: str) -> None:
-    """Write what is missing in the folder."""
+    """Write all exports, unless the folder already has them."""
     model, folder = MODELS[name], Path(target)
     done = folder / "done"
     if done.exists():
@@ -169,7 +169,7 @@ def main(name: str, target: str) -> None:
     for part, export in EXPORTS.items():
         try:
             export(model, folder)
-        # What a foreign library raises is not known: its peer is reported as failed with this reason.
+        # Foreign libraries raise any exception: the reason is kept, and the peer reported as failed.
         except Exception as error:
             complete = False
             (folder / f"{part}.error").write_text(f"{type(error).__name__}: {error}", "utf-8")

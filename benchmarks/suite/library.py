@@ -1,8 +1,8 @@
-"""How a library does a piece of work.  An instance lives in a process of its own (``peer_worker``).
+"""Base classes of the measured libraries.  An instance lives in a process of its own (``peer_worker``).
 
-A method prepares the work and returns the call that is timed, whose result is an array for the gate.  Everything that a
-user does once (loading, compiling, packing weights, converting inputs) belongs to the preparation.  Outputs of the
-elementwise ops and of the product are allocated there too, for every library alike.
+A method prepares its work and returns the call that is timed, whose result is an array for the gate.  One-time work (loading,
+compiling, packing weights, converting inputs) belongs to the preparation.  Outputs of the elementwise ops and of the product
+are allocated in the preparation too, for every library.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BATCH = 32
 
 
 class Library:
-    """A library, and the packages whose versions matter."""
+    """Measured library, and the packages whose versions are reported."""
 
     packages: tuple[str, ...] = ()
 
@@ -35,29 +35,29 @@ class Library:
         self.threads = threads
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of its packages."""
+        """Return the versions of `packages`."""
         return {name: importlib.metadata.version(name) for name in self.packages}
 
     def facts(self) -> dict[str, str]:
-        """What else decides its speed; asked after the work is done."""
+        """Return further facts that decide the library's speed, such as its threads; asked after the measurements."""
         return {}
 
 
 class PaddedEncoder(Library):
-    """An encoder of padded batches, and what is needed around it to embed texts with it."""
+    """Encoder of padded batches, with the tokenising, batching and pooling that embed texts."""
 
     def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
-        """Load the encoder, for one shape (B, T) only or for all."""
+        """Load the encoder, for one shape (B, T) or, with None, for any."""
         raise NotImplementedError
 
     def forward(self, arrays: Arrays, folder: str) -> Run:
-        """Last hidden states of a batch."""
+        """Prepare the last hidden states of a batch."""
         ids, mask = arrays["ids"], arrays["mask"]
         call = self.hidden(Path(folder), ids.shape)
         return lambda: call(ids, mask)
 
     def encode(self, arrays: Arrays, folder: str, texts: str) -> Run:
-        """Texts to vectors: the same tokenizer, sorted by length, padded batches of 32, mean pooling, unit length."""
+        """Prepare texts to vectors: our tokenizer, texts sorted by length, padded batches of 32, mean pooling, unit length."""
         from tokenizers import Tokenizer
 
         call = self.hidden(Path(folder), None)
@@ -88,7 +88,7 @@ class PaddedEncoder(Library):
 
 
 def exported(folder: Path, part: str) -> Path:
-    """Return the path of an export, an OSError with the reason where it could not be made."""
+    """Return the path of an export; raise OSError with the reason if the export failed."""
     reason = folder / f"{part}.error"
     if reason.exists():
         raise OSError(f"export failed: {reason.read_text('utf-8')}")

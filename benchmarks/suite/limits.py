@@ -1,4 +1,4 @@
-"""What the machine can do, measured in the same run: multiply-adds of all cores at once, and copies."""
+"""Limits of the machine, measured in the same run: FMA throughput and copy bandwidth of all cores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastattn.kernels.vector.emit import I64, broadcast, call, element_pointer, 
 from fastattn.kernels.vector.target import TARGET, TILE_ROWS
 from fastattn.runtime.threads import thread_count
 
-# As many independent sums as the product's tile keeps in registers.
+# Independent sums: the number that the product's tile keeps in registers.
 SUMS = TILE_ROWS * TARGET.tile[1]
 LANES = TARGET.vector_bytes // 4
 STEPS = 1_000_000
@@ -21,7 +21,7 @@ STEPS = 1_000_000
 
 @intrinsic
 def _multiply_adds(typingctx, steps, x, i):  # type: ignore[no-untyped-def]
-    """`SUMS` sums of `steps` multiply-adds of vectors, all in registers; factors x[i], x[i + 1], the total to x[i + 32 ..]."""
+    """Compute `SUMS` sums of `steps` vector FMAs in registers, factors x[i] and x[i + 1]; store the total at x[i + 32 ..]."""
     vector = vector_of(x)
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
@@ -37,7 +37,7 @@ def _multiply_adds(typingctx, steps, x, i):  # type: ignore[no-untyped-def]
         sums = [builder.phi(kind) for _ in range(SUMS)]
         following = [multiply_add(builder, a, b, total) for total in sums]
         for j, (total, new) in enumerate(zip(sums, following, strict=True)):
-            # Each starts elsewhere: equal sums would be computed once.
+            # Start values differ: LLVM would merge equal sums into one.
             total.add_incoming(ir.Constant(kind, [float(j)] * vector.count), entry)
             total.add_incoming(new, loop)
         k_next = builder.add(k, I64(1))
@@ -72,14 +72,14 @@ def _copy(typingctx, target, source, start, count):  # type: ignore[no-untyped-d
 
 @ParallelKernel
 def fma_kernel(steps, x, stride, workers):  # type: ignore[no-untyped-def]
-    """Keep every core at its multiply-adds."""
+    """Run FMAs on every core."""
     for worker in prange(workers):
         _multiply_adds(steps, x, np.int64(worker) * stride)
 
 
 @ParallelKernel
 def copy_kernel(target, source, workers):  # type: ignore[no-untyped-def]
-    """Copy, an equal part by each thread."""
+    """Copy an array, an equal part by each thread."""
     for worker in prange(workers):
         w = np.int64(worker)
         start = source.size * w // workers
@@ -87,10 +87,10 @@ def copy_kernel(target, source, workers):  # type: ignore[no-untyped-def]
 
 
 class Limits(Library):
-    """The machine itself."""
+    """Machine as a contender."""
 
     def fma(self, arrays: Arrays) -> Run:
-        """All cores at multiply-adds in registers; `fma_flop` of them a call."""
+        """Prepare FMAs in registers on all cores; a call makes `fma_flop` operations."""
         stride = 64
         x = np.full(stride * self.threads, 1e-6, np.float32)
         workers = thread_count()
@@ -104,7 +104,7 @@ class Limits(Library):
         return run
 
     def copy(self, arrays: Arrays) -> Run:
-        """A copy of an array by all cores."""
+        """Prepare a copy of an array by all cores."""
         source = arrays["x"].reshape(-1)
         target = np.empty_like(source)
         workers = thread_count()
@@ -117,5 +117,5 @@ class Limits(Library):
 
 
 def fma_flop(threads: int) -> int:
-    """Multiplications and additions of one call of `Limits.fma`."""
+    """Count the multiplications and additions in a call of `Limits.fma`."""
     return 2 * STEPS * SUMS * LANES * threads

@@ -1,4 +1,4 @@
-"""How this package and its reference do each piece of work."""
+"""Work of this package and of its reference."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from benchmarks.suite.library import Array, Arrays, Library, Run
 
 
 class Fastattn(Library):
-    """This package."""
+    """fastattn."""
 
     packages = ("numba", "llvmlite", "numpy")
 
     def versions(self) -> dict[str, str]:
-        """Return the versions; this package may run from its source."""
+        """Return the versions; fastattn's comes from its attribute, since it may run from source, not installed."""
         from fastattn import __version__
 
         return {"fastattn": __version__, **super().versions()}
 
     def facts(self) -> dict[str, str]:
-        """Return threads, their layer, and the CPU that the kernels are compiled for."""
+        """Return the thread count, the threading layer, and the CPU target of the kernels."""
         from fastattn.kernels.vector.target import TARGET
         from fastattn.runtime.threads import thread_count, threading_layer
 
@@ -38,33 +38,33 @@ class Fastattn(Library):
         return Encoder.from_pretrained(folder / "checkpoint")
 
     def forward(self, arrays: Arrays, folder: str) -> Run:
-        """Last hidden states (N, C) of the same tokens, without padding."""
+        """Prepare the last hidden states (N, C) of the batch's real tokens, without padding."""
         encoder = self._encoder(Path(folder))
         real = arrays["mask"].astype(bool)
         ids, offsets = arrays["ids"][real], np.concatenate([[0], np.cumsum(real.sum(axis=1))])
         return lambda: encoder.forward_packed(ids, offsets)
 
     def encoder(self, arrays: Arrays, config: dict[str, Any]) -> Run:
-        """Last hidden states (N, C) of an encoder with random weights."""
+        """Prepare the last hidden states (N, C) of an encoder with random weights."""
         from fastattn import Encoder, EncoderConfig
 
         encoder = Encoder(EncoderConfig(**config))
         return lambda: encoder.forward_packed(arrays["ids"], arrays["offsets"])
 
-    @functools.cache  # noqa: B019  (a second model would bring tables of its own, which are no growth)
+    @functools.cache  # noqa: B019  (one model: the memory row must not count a second model's tables as growth)
     def _model(self, folder: Path) -> Any:
         from fastattn import SentenceTransformer
 
         return SentenceTransformer(folder / "checkpoint")
 
     def encode(self, arrays: Arrays, folder: str, texts: str) -> Run:
-        """Texts to vectors."""
+        """Prepare texts to vectors."""
         model = self._model(Path(folder))
         inputs = json.loads(Path(texts).read_text("utf-8"))
         return lambda: np.asarray(model.encode(inputs))
 
     def softmax(self, arrays: Arrays) -> Run:
-        """Softmax of rows."""
+        """Prepare softmax of rows."""
         from fastattn import softmax
 
         x = arrays["x"]
@@ -72,7 +72,7 @@ class Fastattn(Library):
         return lambda: softmax(x, out=out)
 
     def layer_norm(self, arrays: Arrays) -> Run:
-        """Layer norm of rows, of the sum with a residual where there is one."""
+        """Prepare layer norm of rows, or of their sum with a residual."""
         from fastattn import layer_norm
 
         x, weight, bias, residual = arrays["x"], arrays["weight"], arrays["bias"], arrays.get("residual")
@@ -80,7 +80,7 @@ class Fastattn(Library):
         return lambda: layer_norm(x, weight, bias, residual=residual, out=out)
 
     def gelu(self, arrays: Arrays) -> Run:
-        """GELU, erf form."""
+        """Prepare GELU, erf form."""
         from fastattn import gelu
 
         x = arrays["x"]
@@ -88,14 +88,14 @@ class Fastattn(Library):
         return lambda: gelu(x, out=out)
 
     def attention(self, arrays: Arrays) -> Run:
-        """Attention of all heads."""
+        """Prepare attention of all heads."""
         from fastattn import scaled_dot_product_attention
 
         q, k, v = arrays["query"], arrays["key"], arrays["value"]
         return lambda: scaled_dot_product_attention(q, k, v)
 
     def linear(self, arrays: Arrays) -> Run:
-        """Product by the public op, which packs the weight in every call."""
+        """Prepare a product by the public op, which packs the weight in every call."""
         from fastattn import linear
 
         x, weight = arrays["x"], arrays["weight"]
@@ -103,7 +103,7 @@ class Fastattn(Library):
         return lambda: linear(x, weight, out=out)
 
     def product(self, arrays: Arrays) -> Run:
-        """Product by the kernel, on a weight that is packed once, as in the encoder."""
+        """Prepare a product by the kernel, on a weight packed beforehand, as in the encoder."""
         from fastattn.kernels.ops._arrays import aligned_empty, panels, workers_for
         from fastattn.kernels.ops.linear import ROW_BLOCK, linear_kernel, pack_weight
 
@@ -128,7 +128,7 @@ class Reference(Library):
     packages = ("numpy",)
 
     def facts(self) -> dict[str, str]:
-        """Return which kernels the BLAS chose and its threads."""
+        """Return the BLAS library, its kernels and its threads."""
         import threadpoolctl
 
         pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
@@ -140,7 +140,7 @@ class Reference(Library):
         }
 
     def forward(self, arrays: Arrays, folder: str) -> Run:
-        """Hidden states of a batch."""
+        """Prepare the hidden states of a batch."""
         from fastattn import reference
         from fastattn.checkpoint.reader import read_encoder
 
@@ -150,13 +150,13 @@ class Reference(Library):
         return lambda: reference.encoder(parameters, ids, mask, **options)
 
     def product(self, arrays: Arrays) -> Run:
-        """Product by BLAS, the weight laid out (C_in, C_out)."""
+        """Prepare a product by BLAS, the weight laid out (C_in, C_out)."""
         x, weight = arrays["x"], np.ascontiguousarray(arrays["weight"].T)
         out = np.empty((len(x), weight.shape[1]), np.float32)
         return lambda: np.matmul(x, weight, out=out)
 
 
 def encoder_options(config: Any) -> dict[str, Any]:
-    """Options of ``reference.encoder`` for a configuration."""
+    """Return the options of ``reference.encoder`` for a configuration."""
     options: dict[str, Any] = config.reference_options()
     return options

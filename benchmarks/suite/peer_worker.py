@@ -1,15 +1,15 @@
-"""One library in a process of its own: ``python -m benchmarks.suite.peer_worker LIBRARY THREADS``.
+"""Worker process of a library: ``python -m benchmarks.suite.peer_worker LIBRARY THREADS``.
 
-Reads one JSON request a line, answers with one JSON line, and otherwise sleeps on the pipe, so that a library whose turn
-it is not takes no time from the others.  Requests, by their "do":
+Requests and answers are lines of JSON.  Between requests the worker sleeps on the pipe, so that a waiting library takes no CPU
+time from the measured library.  Requests, by their "do":
 
     prepare  key, work, arrays (.npz), options   loads; nothing is timed
-    check    key, out (.npy)                     runs once and writes the result; seconds of that run
-    warm     key, seconds                        runs until the thread pool and the clock have settled; of the last run
-    time     key, calls, wake                    a turn, after that many seconds untimed; of each call, and of all cores
-    memory   key                                 bytes that one run needs beyond what was there before it
-    clear                                        forgets what was prepared
-    facts                                        what else decides the speed
+    check    key, out (.npy)                     runs once and writes the result; answers the seconds
+    warm     key, seconds                        runs for so long, to warm threads and caches; answers the last call's seconds
+    time     key, calls, wake                    runs untimed for `wake` seconds, then timed; answers seconds a call and CPU seconds
+    memory   key                                 runs once; answers the peak in bytes beyond the resident memory before
+    clear                                        drops all prepared work
+    facts                                        answers further facts that decide the speed
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LIBRARIES = {
 
 
 def status(field: str) -> int:
-    """Bytes of a field of this process's status: VmRSS is held now, VmHWM was held at most."""
+    """Return a field of this process's status in bytes: VmRSS is the resident memory, VmHWM its peak."""
     for line in Path("/proc/self/status").read_text("utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -51,7 +51,7 @@ def status(field: str) -> int:
 
 
 class Worker:
-    """Holds the library and what was prepared."""
+    """Library and its prepared calls by key."""
 
     def __init__(self, name: str, threads: int) -> None:
         import importlib
@@ -61,7 +61,7 @@ class Worker:
         self.runs: dict[str, Run] = {}
 
     def prepare(self, key: str, work: str, arrays: str | None, options: dict[str, Any]) -> dict[str, Any]:
-        """Load what a key will run."""
+        """Prepare the call that `key` will run."""
         given = {}
         if arrays is not None:
             with np.load(arrays) as file:
@@ -80,7 +80,7 @@ class Worker:
         return {"seconds": seconds}
 
     def warm(self, key: str, seconds: float) -> dict[str, Any]:
-        """Run for a while; returns the time of the last call."""
+        """Run for `seconds`; return the time of the last call."""
         run, took = self.runs[key], 0.0
         end = time.perf_counter() + seconds
         while True:
@@ -92,7 +92,7 @@ class Worker:
                 return {"seconds": took}
 
     def time(self, key: str, calls: int, wake: float) -> dict[str, Any]:
-        """Take one turn."""
+        """Take a turn: time `calls` calls, after `wake` seconds of untimed calls."""
         run, clock = self.runs[key], time.perf_counter
         if wake:
             self.warm(key, wake)
@@ -107,7 +107,7 @@ class Worker:
         return {"seconds": [after - before for before, after in itertools.pairwise(stamps)], "cpu": cpu}
 
     def memory(self, key: str) -> dict[str, Any]:
-        """Run once; the peak above what was held before, result included."""
+        """Run once; return the peak beyond the resident memory before, result included."""
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5", "utf-8")
         before = status("VmRSS")
@@ -116,19 +116,19 @@ class Worker:
         return {"bytes": status("VmHWM") - before, "seconds": time.perf_counter() - start}
 
     def clear(self) -> dict[str, Any]:
-        """Forget what was prepared."""
+        """Drop all prepared calls."""
         self.runs.clear()
         gc.collect()
         return {}
 
     def facts(self) -> dict[str, Any]:
-        """Return what else decides the speed."""
+        """Return further facts that decide the speed."""
         return {"facts": self.library.facts()}
 
 
 def main(name: str, threads: int) -> None:
-    """Answer requests until the pipe closes."""
-    # Whatever a library prints goes to stderr: standard output carries answers alone.
+    """Answer requests until stdin closes."""
+    # stdout carries answers only: descriptor 1 now points to stderr, for libraries that print.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -140,7 +140,7 @@ def main(name: str, threads: int) -> None:
     try:
         worker = Worker(name, threads)
         answer({"versions": worker.library.versions()})
-    # What a foreign library raises is not known; the suite reports it and goes on with the others.
+    # Foreign libraries raise any exception: the suite reports it and goes on with the others.
     except Exception as error:
         answer({"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()})
         return

@@ -1,4 +1,4 @@
-"""How the libraries that one would otherwise pick do each piece of work, in float32 and on the given threads."""
+"""Work of the peers, the libraries used for the same purpose, in float32 and on the given threads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Torch(PaddedEncoder):
         ).eval()
 
     def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
-        """Load the model; it takes any shape."""
+        """Load the model, which takes any shape."""
         torch, model = self.torch, self._model(folder)
 
         def call(ids: Array, mask: Array) -> Array:
@@ -49,14 +49,14 @@ class Torch(PaddedEncoder):
         return {name: self.torch.from_numpy(array) for name, array in arrays.items()}
 
     def softmax(self, arrays: Arrays) -> Run:
-        """Softmax of rows."""
+        """Prepare softmax of rows."""
         x = self._tensors(arrays)["x"]
         out = self.torch.empty_like(x)
         op = self.torch.ops.aten._softmax.out
         return lambda: op(x, -1, False, out=out).numpy()
 
     def layer_norm(self, arrays: Arrays) -> Run:
-        """Layer norm of rows; a residual is added first."""
+        """Prepare layer norm of rows; a residual is added first."""
         torch, given = self.torch, self._tensors(arrays)
         x, weight, bias, residual = given["x"], given["weight"], given["bias"], given.get("residual")
         out, total = torch.empty_like(x), torch.empty_like(x)
@@ -71,14 +71,14 @@ class Torch(PaddedEncoder):
         return run
 
     def gelu(self, arrays: Arrays) -> Run:
-        """GELU, erf form."""
+        """Prepare GELU, erf form."""
         x = self._tensors(arrays)["x"]
         out = self.torch.empty_like(x)
         op = self.torch.ops.aten.gelu.out
         return lambda: op(x, approximate="none", out=out).numpy()
 
     def attention(self, arrays: Arrays) -> Run:
-        """Attention of all heads."""
+        """Prepare attention of all heads."""
         given = self._tensors(arrays)
         q, k, v = given["query"], given["key"], given["value"]
         op = self.torch.nn.functional.scaled_dot_product_attention
@@ -99,14 +99,14 @@ class SentenceTransformers(Library):
         self.module, self.torch = sentence_transformers, torch
 
     def encode(self, arrays: Arrays, folder: str, texts: str) -> Run:
-        """Texts to vectors."""
+        """Prepare texts to vectors."""
         model = self.module.SentenceTransformer(f"{folder}/checkpoint", device="cpu", model_kwargs={"dtype": self.torch.float32})
         inputs = json.loads(Path(texts).read_text("utf-8"))
         return lambda: np.asarray(model.encode(inputs, show_progress_bar=False))
 
 
 class OnnxRuntime(PaddedEncoder):
-    """ONNX Runtime: the graph as its transformer optimizer leaves it, and single ops."""
+    """ONNX Runtime: the graph fused by its transformer optimizer, and single ops."""
 
     packages = ("onnxruntime",)
 
@@ -125,7 +125,7 @@ class OnnxRuntime(PaddedEncoder):
         return self._session(str(exported(folder, "optimised.onnx")))
 
     def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
-        """Load the optimised graph; it takes any shape."""
+        """Load the optimised graph, which takes any shape."""
         session = self._encoder(folder)
 
         def call(ids: Array, mask: Array) -> Array:
@@ -135,7 +135,7 @@ class OnnxRuntime(PaddedEncoder):
         return call
 
     def _ops(self, arrays: Arrays, *nodes: tuple[str, str, list[str], dict[str, Any]]) -> Run:
-        """Run nodes (name, domain, inputs, attributes) in a row, the last output bound to an array of the shape of x."""
+        """Prepare a chain of nodes (name, domain, inputs, attributes), the last output bound to an array of the shape of x."""
         from onnx import TensorProto, helper
 
         out = np.empty_like(arrays["x"])
@@ -161,18 +161,18 @@ class OnnxRuntime(PaddedEncoder):
         binding.bind_output("out", "cpu", 0, np.float32, out.shape, out.ctypes.data)
 
         def run(bound: Arrays = arrays) -> Array:
-            # The binding holds addresses alone: the arrays must live as long as it.
+            # `bound` keeps the arrays alive: the binding holds only their addresses.
             session.run_with_iobinding(binding)
             return out
 
         return run
 
     def softmax(self, arrays: Arrays) -> Run:
-        """Softmax of rows."""
+        """Prepare softmax of rows."""
         return self._ops(arrays, ("Softmax", "", ["x"], {"axis": -1}))
 
     def layer_norm(self, arrays: Arrays) -> Run:
-        """Layer norm of rows; a residual is added first, which is faster here than its fused operator."""
+        """Prepare layer norm of rows; a residual is added by its own node, here faster than the fused operator."""
         norm = {"axis": -1, "epsilon": 1e-5}
         if "residual" not in arrays:
             return self._ops(arrays, ("LayerNormalization", "", ["x", "weight", "bias"], norm))
@@ -180,12 +180,12 @@ class OnnxRuntime(PaddedEncoder):
         return self._ops(arrays, add, ("LayerNormalization", "", ["step0", "weight", "bias"], norm))
 
     def gelu(self, arrays: Arrays) -> Run:
-        """GELU, erf form: the operator of its optimised graphs."""
+        """Prepare GELU, erf form: the operator in ONNX Runtime's optimised graphs."""
         return self._ops(arrays, ("Gelu", "com.microsoft", ["x"], {}))
 
 
 class OpenVino(PaddedEncoder):
-    """OpenVINO: reshaped to the batch where there is only one shape, which it is faster for."""
+    """OpenVINO, reshaped to the batch if there is only one shape: a static shape is faster."""
 
     packages = ("openvino",)
 
@@ -197,7 +197,7 @@ class OpenVino(PaddedEncoder):
         model = core.read_model(str(exported(folder, "model.onnx")))
         if shape is not None:
             model.reshape({port: list(shape) for port in model.inputs})
-        # By default it computes in bfloat16 where the CPU can.
+        # f32 must be asked for: OpenVINO's default is bfloat16 on CPUs that support it.
         options = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
@@ -219,7 +219,7 @@ class CTranslate2(PaddedEncoder):
     packages = ("ctranslate2",)
 
     def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
-        """Load the converted model; it takes any shape, and lengths for a mask."""
+        """Load the converted model, which takes any shape, and lengths in place of a mask."""
         import ctranslate2
 
         encoder = ctranslate2.Encoder(

@@ -24,9 +24,9 @@ LABELS = {
     "numpy": "NumPy",
     "machine": "machine",
 }
-# The other libraries.
+# Libraries other than this package.
 PEERS = set(LABELS) - {"fastattn", "accelerated", "machine"}
-# Share of the cores' time that the FMA limit must get; below it other work disturbed the run.
+# Share of the cores' time that the FMA limit must get; below this share, other processes disturbed the run.
 QUIET = 0.95
 BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
 Results = dict[str, Any]
@@ -44,12 +44,12 @@ same rounds."""
 
 
 def label(name: str) -> str:
-    """Return the name of a library as a person writes it."""
+    """Return the display name of a library."""
     return LABELS.get(name, name)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """Yield the lines of a Markdown table, numbers to the right."""
+    """Yield the lines of a Markdown table; all columns but the first are right-aligned."""
     names = list(head)
     yield f"| {' | '.join(names)} |"
     yield f"|---|{'---:|' * (len(names) - 1)}"
@@ -59,7 +59,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
 
 
 def duration(entry: dict[str, Any] | None) -> str:
-    """Write a median with its quartiles, in the unit that suits it."""
+    """Format a median and its quartiles in s, ms or µs."""
     if entry is None:
         return ""
     factor, unit = next(((f, u) for f, u in ((1, "s"), (1e3, "ms")) if entry["median"] * f >= 1), (1e6, "µs"))
@@ -68,7 +68,7 @@ def duration(entry: dict[str, Any] | None) -> str:
 
 
 def amount(value: float | None, unit: str) -> str:
-    """Write a ratio, share or quantity."""
+    """Format a ratio, share or quantity."""
     if value is None:
         return "failed"
     if unit == "share":
@@ -77,7 +77,7 @@ def amount(value: float | None, unit: str) -> str:
 
 
 def verdict(goal: Cell) -> str:
-    """Write one comparison: what came out, against what, and the goal."""
+    """Format a comparison: the value, the other library or limit, and the goal."""
     text = f"{amount(goal['value'], goal['unit'])}"
     if goal["value"] is not None and goal["low"] != goal["high"]:
         text += f" ({amount(goal['low'], goal['unit'])} to {amount(goal['high'], goal['unit'])})"
@@ -90,12 +90,12 @@ def verdict(goal: Cell) -> str:
 
 
 def place(cell: Cell) -> str:
-    """Return the model, where there is one, and the case."""
+    """Return the cell's model, if any, and its case."""
     return " ".join(filter(None, (cell.get("model"), cell["case"])))
 
 
 def rate(cell: Cell) -> str:
-    """Write what fastattn does per second in this cell."""
+    """Format fastattn's throughput in this cell."""
     entry = cell["times"].get("fastattn")
     if entry is None:
         return ""
@@ -109,7 +109,7 @@ def rate(cell: Cell) -> str:
 
 
 def section(row: str, cells: list[Cell]) -> Iterator[str]:
-    """Yield one row of the comparison: a table of its cells."""
+    """Yield a section of the report: a table of the row's cells."""
     title = row.replace("_", " ")
     yield f"## {title[0].upper()}{title[1:]}"
     yield ""
@@ -137,7 +137,7 @@ def section(row: str, cells: list[Cell]) -> Iterator[str]:
 
 
 def memory(cell: Cell) -> Iterator[str]:
-    """Yield the peaks of a cell."""
+    """Yield the memory peaks of a cell."""
     for name, value in cell["memory"].items():
         if isinstance(value, dict):
             peaks = ", ".join(f"T {tokens}: {size / 2**20:.1f} MiB" for tokens, size in value.items())
@@ -148,7 +148,7 @@ def memory(cell: Cell) -> Iterator[str]:
 
 
 def markdown(results: Results) -> str:
-    """Return the report."""
+    """Return the report in Markdown."""
     cells: list[Cell] = results["cells"]
     goals = [(cell, goal) for cell in cells for goal in cell["goals"]]
     short = [(cell, goal) for cell, goal in goals if goal["met"] is False]
@@ -182,7 +182,7 @@ def markdown(results: Results) -> str:
 
 
 def quiet(cells: list[Cell]) -> Iterator[str]:
-    """Yield the FMA limits of the run, and whether other work took part of the cores."""
+    """Yield the FMA limits of the run, and a warning if other processes took part of the cores' time."""
     measured = [cell for cell in cells if "fma_limit" in cell]
     if measured:
         limits = [cell["fma_limit"] / 1e9 for cell in measured]
@@ -197,7 +197,7 @@ def quiet(cells: list[Cell]) -> Iterator[str]:
 
 
 def readme_table(results: Results) -> str:
-    """Return the numbers of the README: forwards, texts, all that is lost or short of its mark, and the machine."""
+    """Return the numbers of the README: forwards, texts, all comparisons that are lost or short of their mark, and the machine."""
     cells: list[Cell] = results["cells"]
     machine, versions = results["machine"], results["versions"]
     names = ("fastattn", "onnxruntime", "openvino", "ctranslate2", "torch")
@@ -221,17 +221,17 @@ def readme_table(results: Results) -> str:
 
 
 def is_lost(goal: Cell) -> bool:
-    """Whether another library is level, within the quartiles, or ahead."""
+    """Tell whether another library is level, within the quartiles, or ahead."""
     return goal["against"] in PEERS and goal["unit"] == "x" and goal["low"] is not None and round(goal["low"], 2) <= 1
 
 
 def is_only_short(goal: Cell) -> bool:
-    """Whether a comparison misses its mark and yet is not lost."""
+    """Tell whether a comparison misses its mark and yet is not lost."""
     return goal["met"] is False and not is_lost(goal)
 
 
 def outcome(goal: Cell) -> str:
-    """Write one comparison without its mark and quartiles."""
+    """Format a comparison without its mark and quartiles."""
     if goal["unit"] in ("x", "share"):
         return f"{amount(goal['value'], goal['unit'])} {'of the' if goal['unit'] == 'share' else 'vs'} {label(goal['against'])}"
     return f"{amount(goal['value'], goal['unit'])} {goal['against']}".removesuffix(" goal")
@@ -261,13 +261,13 @@ def _value(goal: Cell) -> float:
 
 
 def _listed(title: str, items: list[str]) -> Iterator[str]:
-    """Yield a title and its items as one paragraph, since a front page is short; nothing where there are no items."""
+    """Yield a title and its items as one paragraph, which keeps the README short; nothing without items."""
     if items:
         yield from (f"{title} {' · '.join(items)}", "")
 
 
 def _times(names: Iterable[str], cells: list[Cell]) -> Iterator[list[str]]:
-    """Yield the milliseconds of each library, and how fastattn compares with the best other."""
+    """Yield each library's milliseconds, then the ratio of the best other library to fastattn."""
     for name in names:
         entries = [cell["times"].get(name) for cell in cells]
         yield [label(name), *(f"{1e3 * entry['median']:.3g}" if entry else "failed" for entry in entries)]

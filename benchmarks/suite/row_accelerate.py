@@ -1,4 +1,4 @@
-"""The forward of a transformers model after fastattn.accelerate, against the same model without."""
+"""Forward of a transformers model after fastattn.accelerate, against the original model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from benchmarks.suite.shapes import Model
 from benchmarks.suite.turns import Contender
 
 OURS, OTHERS = "accelerated", ("torch", "torch-eager")
-# At this shape there is a goal; the others are shown.
+# Shape with a goal; the other shapes are shown without.
 GOAL_SHAPE, GOAL = (32, 128), 2.0
 
 
 def accelerate(session: Session, model: Model, shapes: tuple[tuple[int, int], ...]) -> None:
-    """Time a forward at each shape, from the tensors of ids and mask to the model's output; all tokens are real."""
+    """Time a forward at each shape, from tensors of ids and mask to the model's output; no padding."""
     folder = session.exports(model)
     gate = EncoderGate(folder)
     admitted = gate.admit(session, model, folder, (OURS, *OTHERS))

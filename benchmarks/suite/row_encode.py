@@ -21,14 +21,14 @@ from benchmarks.suite.shapes import MINILM
 from benchmarks.suite.turns import Contender, Turn, WorkerError, environment, quartiles, ratio, timing
 
 GATE_TEXTS = 16
-# A round of these takes minutes.
+# Rounds for cells whose round takes minutes.
 LONG_ROUNDS = 3
-# Beyond the result and the texts, memory may grow by this much from the small corpus to the large one.
+# Bytes by which memory beyond texts and result may grow from the small corpus to the large corpus.
 FLAT_BYTES = 16 << 20
 
 
 def write_texts(session: Session, count: int) -> tuple[list[str], Path]:
-    """Return texts, and the file that holds them for the processes."""
+    """Return texts, and their file for the workers."""
     texts = corpus(count)
     path = session.work / f"texts-{count}.json"
     path.write_text(json.dumps(texts), "utf-8")
@@ -36,7 +36,7 @@ def write_texts(session: Session, count: int) -> tuple[list[str], Path]:
 
 
 def token_rows(folder: Path, texts: list[str]) -> list[list[int]]:
-    """Return the token ids of each text, cut as the model says."""
+    """Return the token ids of each text, truncated to the model's limit."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "checkpoint" / "tokenizer.json"))
@@ -46,7 +46,7 @@ def token_rows(folder: Path, texts: list[str]) -> list[list[int]]:
 
 
 def embedding_gate(folder: Path, texts: list[str]) -> Callable[[Array], None]:
-    """Return the gate: the first embeddings against the reference's hidden states, averaged and of unit length."""
+    """Return the gate: the first embeddings must equal the reference's mean-pooled hidden states at unit length."""
     gate, truth = EncoderGate(folder), []
     for row in token_rows(folder, texts[:GATE_TEXTS]):
         ids = np.array([row])
@@ -66,12 +66,12 @@ def embedding_gate(folder: Path, texts: list[str]) -> Callable[[Array], None]:
 
 
 def encode(session: Session, count: int) -> None:
-    """Time real texts of mixed length, text to vector."""
+    """Time `encode` on real texts of mixed length."""
     folder = session.exports(MINILM)
     texts, path = write_texts(session, count)
     check = embedding_gate(folder, texts)
     options = {"folder": str(folder), "texts": str(path)}
-    # torch is behind sentence-transformers.
+    # torch is measured through sentence-transformers.
     peers = tuple(name for name in ENCODERS if name != "torch")
     names = ("fastattn", "sentence-transformers", *peers)
     contenders = [Contender(name, session.worker(name), "encode", check, options) for name in names]
@@ -82,7 +82,7 @@ def encode(session: Session, count: int) -> None:
 
 
 def many_texts(session: Session, small: int, large: int) -> None:
-    """Compare the rate and the peak memory at a small corpus and at a large one, which is the small one over and over."""
+    """Compare throughput and peak memory at a small corpus and at a large corpus, which repeats the same texts."""
     folder = session.exports(MINILM)
     worker = session.fresh_worker("fastattn")
     runs: dict[int, list[float]] = {small: [], large: []}
@@ -92,7 +92,7 @@ def many_texts(session: Session, small: int, large: int) -> None:
         options = {"folder": str(folder), "texts": str(path)}
         worker.ask("prepare", key=str(count), work="encode", arrays=None, options=options)
         if count == small:
-            # Workspaces and kernels are there before memory is looked at.
+            # Warm up first: workspaces and kernels must not count as the small corpus's memory.
             worker.ask("warm", key=str(count), seconds=1.0)
             tokens = sum(map(len, token_rows(folder, texts)))
         used = worker.ask("memory", key=str(count))
@@ -100,7 +100,7 @@ def many_texts(session: Session, small: int, large: int) -> None:
         runs[count].append(used["seconds"])
         for _ in range(LONG_ROUNDS if count == small else 0):
             runs[small] += worker.ask("time", key=str(small), calls=1, wake=0)["seconds"]
-    # Once more after the large one: a machine that slowed down meanwhile would show here.
+    # The small corpus again: a change of the machine's speed during the large corpus shows here.
     for _ in range(LONG_ROUNDS):
         runs[small] += worker.ask("time", key=str(small), calls=1, wake=0)["seconds"]
     worker.close()
@@ -118,7 +118,7 @@ def many_texts(session: Session, small: int, large: int) -> None:
 
 
 def timing_entry(seconds: list[float]) -> dict[str, Any]:
-    """Return the summary of single calls as a cell has it."""
+    """Return the entry of a cell for the times of single calls."""
     median, low, high = quartiles(seconds)
     return {"median": median, "low": low, "high": high, "calls": len(seconds)}
 
@@ -153,7 +153,7 @@ def start(session: Session, *, cold: bool) -> None:
     if len(times) == 2:
         record(cell, "sentence-transformers", "x", ratio(times["sentence-transformers"], times["fastattn"]), None)
     if cold:
-        # One text and many: both schedules of the encoder.
+        # One text, then 64: both schedules of the encoder compile.
         both = ours + "; " + FIRST.format(module="fastattn", folder=checkpoint, texts=corpus(64))
         with tempfile.TemporaryDirectory() as cache:
             seconds = first_embedding(both, NUMBA_CACHE_DIR=cache)
@@ -166,7 +166,7 @@ def start(session: Session, *, cold: bool) -> None:
 
 
 def first_embedding(code: str, **changes: str) -> float:
-    """Run code in a new process; return the seconds until it has printed its last shape."""
+    """Run code in a new process; return the seconds until its last line of output."""
     with tempfile.TemporaryFile("w+") as errors:
         before = time.perf_counter()
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The building blocks of other model families, against BERT's at the same widths: the share of the multiply-adds."""
+"""Building blocks of other model families against BERT's at the same widths, as shares of the FMA limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastattn.parameters import random_parameters
 BATCH, TOKENS = 8, 128
 LEAST = 0.9
 _SIZES: dict[str, Any] = {"num_layers": 4, "num_heads": 12, "hidden_dim": 768, "ff_dim": 3072, "vocab_size": 2000}
-# RoBERTa, DistilBERT and ELECTRA run what BERT runs; so does ALBERT, but for the projection of its embeddings.
+# RoBERTa, DistilBERT and ELECTRA have BERT's blocks; ALBERT adds a projection of its embeddings.
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {"positions": "learned", "type_vocab_size": 2},
     "mpnet": {"positions": "learned", "relative_buckets": 32},
@@ -30,7 +30,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def families(session: Session) -> None:
-    """Time a forward with the blocks of each family; one layer in three of ModernBERT sees all tokens."""
+    """Time a forward with the blocks of each family; one layer in three of ModernBERT is global."""
     lengths = np.full(BATCH, TOKENS)
     ours = session.worker("fastattn")
     shares: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Forward of whole encoders against the peers and the limit; one thread against all."""
+"""Forward of whole encoders against the peers and the FMA limit; one thread against all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIMIT_FROM_TOKENS = 128
 
 
 def forward(session: Session, model: Model, shapes: tuple[tuple[int, int], ...]) -> None:
-    """Time a forward at each shape; all tokens are real, and everyone gets the mask that says so."""
+    """Time a forward at each shape; no padding, and every library gets a mask of ones."""
     folder = session.exports(model)
     gate = EncoderGate(folder)
     admitted = gate.admit(session, model, folder, ("fastattn", *ENCODERS, "numpy"))
@@ -44,7 +44,7 @@ def forward(session: Session, model: Model, shapes: tuple[tuple[int, int], ...])
 
 
 def threads(session: Session) -> None:
-    """Time one thread against two."""
+    """Time a forward with one thread and with two."""
     folder: Path = session.exports(MINILM)
     gate = EncoderGate(folder)
     batch, tokens = 32, 128

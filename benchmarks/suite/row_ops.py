@@ -13,7 +13,7 @@ from benchmarks.suite.shapes import Model, normal
 from benchmarks.suite.turns import Contender, ratio
 from fastattn import reference
 
-# The gate looks at so many rows, and at the first head.
+# Rows that the gate checks (for attention, of the first head).
 GATE_ROWS = 128
 
 
@@ -64,7 +64,7 @@ def attention(session: Session, tokens: tuple[int, ...], sizes: tuple[int, ...])
 
 
 def attention_memory(session: Session, tokens: tuple[int, ...], size: int) -> None:
-    """Record the peak memory of one call, result included, each in a new process."""
+    """Record the peak memory of a call, result included, each in a new process."""
     held: dict[str, list[int]] = {}
     for library in ("fastattn", "torch"):
         for count in tokens:
@@ -119,7 +119,7 @@ def elementwise(session: Session, sizes: tuple[int, ...]) -> None:
 
 
 def second_level_cache() -> int:
-    """Bytes of the second-level caches of all cores together; 2 MiB a core where the system does not say."""
+    """Return the bytes of all cores' second-level caches together; 2 MiB a core if the system reports none."""
     import os
 
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""One run of the suite: its processes, exports, gates and results."""
+"""Session of the suite: the workers, exports, gates and results of a run."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from benchmarks.suite.turns import Contender, Measured, Timing, Worker, WorkerEr
 from tests.support.tolerance import assert_matches_reference, truth_and_yardsticks
 
 ENCODERS = ("onnxruntime", "openvino", "ctranslate2", "torch")
-# Relative to the largest true value: float32 errs by about 1e-6 of it, bfloat16 by 1e-2.
+# Largest error over the largest true value: float32 gives about 1e-6, bfloat16 1e-2.
 PEER_LIMIT = 1e-4
 EMBEDDING_LIMIT = 1e-5
-# Lengths of the two small batches that every library must encode correctly before it is timed.
+# Sequence lengths of the two small batches that a library must encode correctly before it is timed.
 GATE_BATCHES = ((17, 9), (40, 5, 33))
 
 
 class Session:
-    """Holds what the rows of the suite share; `cells` and `gates` are its result."""
+    """State shared by the rows of the suite; `cells` and `gates` are the result."""
 
     def __init__(self, threads: int, rounds: int, work: Path) -> None:
         self.threads, self.rounds, self.work = threads, rounds, work
@@ -40,17 +40,17 @@ class Session:
         self._workers: dict[str, Worker] = {}
 
     def worker(self, library: str) -> Worker:
-        """Return the process of a library, started on first use and where the last one died."""
+        """Return the worker of a library, started on first use and again after it has died."""
         if library not in self._workers or self._workers[library].ended:
             self._workers[library] = self.fresh_worker(library)
         return self._workers[library]
 
     def fresh_worker(self, library: str, threads: int | None = None, **changes: str) -> Worker:
-        """Start another process of a library; the caller closes it."""
+        """Start another worker of a library; the caller closes it."""
         return Worker(library, threads or self.threads, self.work / f"{library}.log", **changes)
 
     def close(self) -> None:
-        """Ask every process for its facts, and let it end."""
+        """Ask every worker for its facts, and close it."""
         for name, worker in self._workers.items():
             try:
                 self.facts[name] = worker.ask("facts")["facts"]
@@ -78,7 +78,7 @@ class Session:
         rounds: int | None = None,
         **facts: Any,
     ) -> tuple[dict[str, Any], dict[str, Timing]]:
-        """Time one cell and record it; the caller adds its goals."""
+        """Time a cell and record it; the caller adds its goals."""
         measured: Measured = in_turns(contenders, arrays, rounds or self.rounds)
         times = {name: {"median": t.median, "low": t.low, "high": t.high, "calls": t.calls} for name, t in measured.timings.items()}
         cell = {"row": row, "case": case, "times": times, "failures": measured.failures, "goals": [], **facts}
@@ -93,14 +93,14 @@ class Session:
         return cell, measured.timings
 
     def machine(self) -> Contender:
-        """All cores at multiply-adds, for the limit in the same rounds."""
+        """Return the contender that runs FMAs on all cores, for the FMA limit in the same rounds."""
         return Contender("machine", self.worker("machine"), "fma", None)
 
 
 def faster(
     cell: dict[str, Any], times: Mapping[str, Timing], goal: float | None, others: tuple[str, ...], ours: str = "fastattn"
 ) -> None:
-    """Record how many times as fast ours is as the best of the others that passed."""
+    """Record our speed over that of the best other contender that passed its gate."""
     present = [name for name in others if name in times]
     if ours not in times or not present:
         missing = ours if ours not in times else "every one of " + ", ".join(others)
@@ -113,7 +113,7 @@ def faster(
 def share_of_limit(
     cell: dict[str, Any], times: Mapping[str, Timing], goal: float | None, flop: int, threads: int, ours: str = "fastattn"
 ) -> None:
-    """Record which share of the multiply-adds that the machine can do is done."""
+    """Record our share of the FMA limit."""
     if ours in times and "machine" in times:
         low = fma_flop(threads) / flop
         value, first, last = ratio(times["machine"], times[ours])
@@ -130,7 +130,7 @@ def record(
     at_most: bool = False,
     note: str = "",
 ) -> None:
-    """Add a comparison to a cell: median and quartiles, and whether the goal is met (None: there is no goal)."""
+    """Add a comparison to a cell: median and quartiles, and whether the goal is met (None without a goal)."""
     met = None
     if goal is not None:
         met = value is not None and (value[0] <= goal if at_most else value[0] >= goal)
@@ -150,7 +150,7 @@ def record(
 
 
 def within(limit: float, truth: NDArray[np.float64], select: Callable[[Array], Array]) -> Callable[[Array], None]:
-    """Return a gate: the selected part is finite and within `limit`, times the largest true value, of the truth."""
+    """Return a gate: the selected part must be finite, with errors of at most `limit` times the largest true value."""
 
     def gate(result: Array) -> None:
         error = relative_error(select(result), truth)
@@ -161,7 +161,7 @@ def within(limit: float, truth: NDArray[np.float64], select: Callable[[Array], A
 
 
 def relative_error(part: Array, truth: NDArray[np.float64]) -> float:
-    """Largest error over the largest true value; infinite for a wrong shape or a value that is not finite."""
+    """Return the largest error over the largest true value; infinite for a wrong shape or a value that is not finite."""
     if part.shape != truth.shape or part.dtype != np.float32 or not np.isfinite(part).all():
         return float("inf")
     return float(np.abs(part - truth).max() / np.abs(truth).max())
@@ -176,7 +176,7 @@ def derived(
 
 
 class EncoderGate:
-    """The reference encoder of a checkpoint, in float64 for the truth and in float32 for the yardstick."""
+    """Reference encoder of a checkpoint, in float64 for the truth and in float32 for the yardstick."""
 
     def __init__(self, folder: Path) -> None:
         from fastattn.checkpoint.reader import read_encoder
@@ -188,27 +188,27 @@ class EncoderGate:
         self.exact = {name: array.astype(np.float64) for name, array in parameters.items()}
 
     def hidden(self, ids: Array, mask: Array, dtype: type = np.float64) -> Array:
-        """Hidden states (B, T, C) by the reference."""
+        """Return the reference's hidden states (B, T, C)."""
         from fastattn import reference
 
         parameters = self.exact if dtype is np.float64 else self.parameters
         return reference.encoder(parameters, ids, mask, **self.options)
 
     def batch(self, lengths: tuple[int, ...], seed: int = 0) -> dict[str, Array]:
-        """Random ids, without those of special tokens, padded."""
+        """Return a padded batch of random ids without special tokens."""
         rng = np.random.default_rng([seed, *lengths])
         mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
         return {"ids": rng.integers(1000, self.vocabulary, mask.shape) * mask, "mask": mask}
 
     def first_sequence(self, arrays: dict[str, Array]) -> Callable[[Array], None]:
-        """Gate for a timed batch without padding: its first sequence."""
+        """Return the gate of a timed batch without padding, which checks its first sequence."""
         ids = arrays["ids"][:1]
         truth = self.hidden(ids, np.ones_like(ids))[0]
-        # (B, T, C) of the peers, (N, C) of ours.
+        # Shapes: (B, T, C) from the peers, (N, C) from fastattn.
         return within(PEER_LIMIT, truth, lambda result: result.reshape(-1, truth.shape[1])[: len(truth)])
 
     def admit(self, session: Session, model: Model, folder: Path, libraries: tuple[str, ...]) -> tuple[str, ...]:
-        """Check the small batches of every library; returns those that pass, and records all."""
+        """Check the small batches of every library and record the gates; return the libraries that pass."""
         admitted = []
         for library in libraries:
             worst, reason = 0.0, ""

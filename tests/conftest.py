@@ -1,4 +1,4 @@
-"""With the JIT off the kernels run as plain Python: cases marked `jit` are too much work for that and are left out."""
+"""Without the JIT the kernels run as plain Python: cases marked `jit`, which are too slow for that, are deselected."""
 
 import pytest
 
@@ -20,5 +20,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if not item.get_closest_marker("jit")]
     for item in items:
-        # Compiled arithmetic on infinities is silent; as plain Python it is NumPy's, which warns.
+        # Without the JIT, arithmetic on infinities is NumPy's, which warns; compiled code does not.
         item.add_marker(pytest.mark.filterwarnings("ignore::RuntimeWarning"))

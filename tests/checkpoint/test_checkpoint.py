@@ -1,4 +1,4 @@
-"""Model folders: every form that is read, and every fault named."""
+"""Model folders: every supported form, and every fault with its message."""
 
 import json
 import os
@@ -313,7 +313,7 @@ print(json.dumps([same, more, mapped]))
 @pytest.mark.jit
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are listed in /proc")
 def test_a_file_that_is_overwritten_while_its_model_is_in_use(tmp_path: Path) -> None:
-    """In a process of its own, which a mapping of a file that was cut would end."""
+    """A child process: if the weights were a memory map, truncating the file would kill the process (SIGBUS)."""
     folder = write_model(tmp_path / "model", pooling("mean"), dense(C, 24))
     command = [sys.executable, "-c", IN_USE, str(folder)]
     child = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Every family: its golden model computes what transformers does, in every form of the weights; its options are checked."""
+"""Families: the golden model agrees with transformers, in every form of the weights; options are checked."""
 
 import dataclasses
 from collections.abc import Callable
@@ -130,7 +130,7 @@ def test_names_of_the_bare_model(tmp_path: Path, family: str) -> None:
 def test_shared_layers_share_their_arrays() -> None:
     config, parameters = read_encoder(GOLDEN / "albert")
     assert config.num_layers == 6
-    # Three layers of two inner ones, in two groups: the first two layers are the first group.
+    # Six layers: ALBERT's three layers of two inner layers, in two groups; the first two of the three share group 0.
     for a, b in ((0, 2), (1, 3)):
         assert parameters[f"layers.{a}.attention.query.weight"] is parameters[f"layers.{b}.attention.query.weight"]
     first, last = parameters["layers.0.attention.query.weight"], parameters["layers.4.attention.query.weight"]
@@ -138,7 +138,7 @@ def test_shared_layers_share_their_arrays() -> None:
 
 
 def test_unknown_tensor_in_a_layer(tmp_path: Path) -> None:
-    """BERT with relative_key positions says so in its configuration, but not every variant of a family does."""
+    """An unknown tensor is refused: config.json names relative_key positions, but not every variant of a family."""
     name = "bert.encoder.layer.0.attention.self.distance_embedding.weight"
     folder = write(tmp_path, "bert", {**tensors("bert"), name: np.zeros((3, 8), np.float32)})
     with pytest.raises(CheckpointError, match=rf"bert has no tensor '{name}' with this config\.json"):
@@ -154,7 +154,7 @@ def test_code_in_the_folder_is_not_run(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
-# One token, both sides of the window, of every bucket of distances and of the kernels' blocks, and the longest.
+# Lengths: one token, both sides of the window, of relative buckets and of the kernels' blocks, and the longest.
 LENGTHS = [1, 2, 3, 5, 9, 15, 16, 17, 31, 33, 64, 65, 90, 91, 92, 127, 128, 129, 200, 255, 256, 257, 384, 511, 512]
 
 
@@ -162,7 +162,7 @@ LENGTHS = [1, 2, 3, 5, 9, 15, 16, 17, 31, 33, 64, 65, 90, 91, 92, 127, 128, 129,
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", [*FAMILIES, "electra-wide"])
 def test_transformers(tmp_path: Path, family: str) -> None:
-    """From 1 to 512 tokens in one batch; the folder is as `save_pretrained` leaves it."""
+    """A batch of 1 to 512 tokens agrees with transformers, on a folder from `save_pretrained`."""
     pytest.importorskip("transformers")
     import torch
 
@@ -188,7 +188,7 @@ def test_transformers(tmp_path: Path, family: str) -> None:
 @pytest.mark.jit
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sentence_transformer(tmp_path: Path, family: str) -> None:
-    """A plain folder with a tokenizer: the mean of the hidden states, and no text longer than the positions."""
+    """A transformers folder with a tokenizer gives mean pooling, and truncates texts to the positions."""
     write_tokenizer(write(tmp_path, family))
     model = fastattn.SentenceTransformer(tmp_path)
     assert model.max_seq_length == model.encoder.config.max_positions <= 48

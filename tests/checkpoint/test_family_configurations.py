@@ -1,4 +1,4 @@
-"""Configurations of every family: forms of older and newer code, options that are checked, and values of any kind."""
+"""Configurations of every family: forms of older and newer code, checked options, and values of any type."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ NATIVE = {
 
 
 def native_names(stored: Tensors) -> Tensors:
-    """Return NomicBERT's tensors under the names that transformers' class has inside."""
+    """Return NomicBERT's tensors under the parameter names of transformers' class."""
     renamed = {}
     for name, array in stored.items():
         for theirs, ours in NATIVE.items():
@@ -76,7 +76,7 @@ FIRST_CODE = {
 
 
 def first_code(folder: Path, **changes: Any) -> Path:
-    """Write the golden NomicBERT as the code that came with the first checkpoints has it: F is a multiple of 256."""
+    """Write the golden NomicBERT in the form of the first checkpoints' own code: F is a multiple of 256."""
     stored = {}
     for name, array in tensors("nomic_bert").items():
         if "mlp.fc" in name:
@@ -101,12 +101,12 @@ def test_first_code_of_nomic_bert(tmp_path: Path) -> None:
 
 
 def test_longer_texts_of_nomic_bert_have_other_angles(tmp_path: Path) -> None:
-    """Beyond the trained length the first code changes the base with the length of the text: such texts are refused."""
+    """`max_positions` is the trained length: beyond, the first code's rotary base varies with the text's length."""
     assert read_encoder(first_code(tmp_path, rotary_scaling_factor=2))[0].max_positions == 2048
 
 
 def test_padded_vocabulary(tmp_path: Path) -> None:
-    """Nomic's vocabulary is rounded up, and so is its table."""
+    """The token table has the vocabulary's size rounded up to `pad_vocab_size_multiple`."""
     with pytest.raises(CheckpointError, match=r"word_embeddings\.weight' has shape \(97, 32\), expected \(128, 32\)"):
         read_encoder(first_code(tmp_path, pad_vocab_size_multiple=64))
 
@@ -227,7 +227,7 @@ ODD = [None, True, -1, 0, 1, 7, 10**30, -0.5, 1e-320, float("inf"), float("nan")
 
 @pytest.mark.parametrize("family", [*FAMILIES, "first code"])
 def test_any_value_for_any_key(tmp_path: Path, family: str) -> None:
-    """A value is read, or it is an error that names the file: nothing else is raised, and nothing goes on for ever."""
+    """A value is read, or refused with a CheckpointError that names the file; no other exception, no endless loop."""
     folder = first_code(tmp_path) if family == "first code" else write(tmp_path, family)
     content = json.loads((folder / "config.json").read_text())
     refused = 0

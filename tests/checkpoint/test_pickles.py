@@ -1,4 +1,4 @@
-"""Pickled weights: read by torch as tensors only, and refused without it."""
+"""Pickled weights: read by torch as tensors only, and refused without torch."""
 
 import sys
 import types
@@ -54,7 +54,7 @@ def test_safetensors_come_first(tmp_path: Path) -> None:
 
 
 class Code:
-    """A pickle of this makes a folder."""
+    """Pickled code: unpickling an instance makes a folder."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -88,7 +88,7 @@ def test_pickle_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_pickle_with_an_old_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before 2.6, weights_only=True could be made to run code."""
+    """torch before 2.6 is refused: its weights_only=True can be made to run code."""
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="2.5.1+cpu"))
     write_bert(tmp_path)
     only_a_pickle(tmp_path)

@@ -1,4 +1,4 @@
-"""Encoder.from_torch: the same hidden states, and nothing of the module is kept."""
+"""Encoder.from_torch: the same hidden states, and no reference to the module or its weights."""
 
 import copy
 import gc

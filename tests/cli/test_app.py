@@ -1,4 +1,4 @@
-"""The commands that there are."""
+"""Commands of the command line."""
 
 import pytest
 

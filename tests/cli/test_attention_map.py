@@ -1,4 +1,4 @@
-"""The attention map: what is read, what is drawn, and that it can be read."""
+"""Attention map: the reading of a text, the drawing, and its legibility."""
 
 import importlib
 import itertools
@@ -34,7 +34,7 @@ def matplotlib() -> Any:
 
 
 def reading(count: int, layers: int = 6, heads: int = 12, label: str = "word") -> Reading:
-    """Make up a text of so many tokens, the first and the last special."""
+    """Make up a text of `count` tokens, the first and the last special."""
     weights = np.random.default_rng(count).random((layers, heads, count, count), np.float32) ** 8
     weights[..., 0] += 1
     weights /= weights.sum(axis=-1, keepdims=True)
@@ -62,7 +62,7 @@ def test_reading_of_the_real_model() -> None:
 
 
 def test_labels_of_bytes_and_of_pieces_with_spaces() -> None:
-    """Tokenizers that mark the space before a word, as RoBERTa's and XLM-R's do."""
+    """RoBERTa's and XLM-R's tokenizers mark the space before a word."""
     tokenizers = importlib.import_module("tokenizers")
     text = "the cat, naïve\t cat"
     spaced = {piece: i for i, piece in enumerate(["<unk>", "▁the", "▁c", "at", ",", "▁", "na", "ï", "ve", "\t"])}
@@ -138,7 +138,7 @@ def test_values_stand_in_the_cells_of_a_short_text(matplotlib: Any) -> None:
 
 
 def rendered(figure: Any) -> Any:
-    """Draw a figure and return what it was drawn with."""
+    """Draw a figure and return its renderer."""
     agg = importlib.import_module("matplotlib.backends.backend_agg")
     canvas = agg.FigureCanvasAgg(figure)
     canvas.draw()
@@ -146,7 +146,7 @@ def rendered(figure: Any) -> Any:
 
 
 def boxes(renderer: Any, texts: list[Any]) -> list[Any]:
-    """Where texts were drawn."""
+    """Return the bounding boxes of texts."""
     return [text.get_window_extent(renderer) for text in texts if text.get_text() and text.get_visible()]
 
 
@@ -195,7 +195,7 @@ def test_all_tokens_special_or_none(matplotlib: Any) -> None:
 
 
 def test_characters_that_need_care(matplotlib: Any) -> None:
-    """Dollars are no formula, and a character that no font has is shown by its number: no warning, which would be an error."""
+    """Dollars start no formula, and a glyph missing in all fonts is shown as its code point; a warning would be an error."""
     odd = ["$x^2$", "漢", "\U000f0000", "a_b", "\\frac", "naïve"]
     made = reading(6)._replace(labels=odd, text=" ".join(odd))
     figure = draw_attention(made)

@@ -1,4 +1,4 @@
-"""Every bad input: one red line, exit code 2, and no file."""
+"""Bad inputs: one red line, exit code 2, and no output file."""
 
 import re
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def embedded(content: Any) -> Callable[[Path], str]:
 
 
 def headed(header: str) -> Callable[[Path], str]:
-    """An .npy file of 32 zero bytes whose header says something else."""
+    """Return a writer of an .npy file with this header and 32 zero bytes of data."""
     return spoil("x.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode() + bytes(32))
 
 
@@ -44,7 +44,7 @@ def zipped(folder: Path) -> str:
 
 GOOD = spoil("good.txt", b"the cat\na dog\n")
 HEADER = "{'descr': %s, 'fortran_order': False, 'shape': %s}"
-# Arguments ({} the file made, {out} the output, {model} and {good} a good model and input), the file, what is said.
+# (arguments, writer of the bad file, message); {} is the bad file, {out} the output, {model} and {good} a good model and input.
 BAD: dict[str, tuple[str, Callable[[Path], str], str]] = {
     "input missing": ("embed {}.txt -o {out}.npy", GOOD, r"good\.txt\.txt: No such file"),
     "input is a folder": (

@@ -1,4 +1,4 @@
-"""`fastattn embed`: the file that it writes and the line that it prints."""
+"""`fastattn embed`: the output file and the printed line."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_numbers_that_json_has_not(number: float, model: str, lines: str, tmp_pa
 
 
 def test_compiling_is_announced_once(model: str, lines: str, tmp_path: Path) -> None:
-    # Kernels may be in the folder for temporary files too.
+    # TMPDIR as well: kernels may also be cached in the temporary folder.
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "fastattn", "embed", lines, "-o", str(tmp_path / "x.npy"), "-m", model]
     errors = []

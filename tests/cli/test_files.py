@@ -1,4 +1,4 @@
-"""Output files of the command line: replaced whole or not at all, whatever ends the process."""
+"""Output files of the command line: replaced atomically, also if a signal ends the process."""
 
 import os
 import signal
@@ -68,7 +68,7 @@ def test_long_name_of_an_output(letter: str, tmp_path: Path) -> None:
     with replacing(path) as file:
         (temporary,) = tmp_path.iterdir()
         file.write(b"new")
-    # One that was left of an earlier run.
+    # Temporary file left by an earlier run.
     temporary.write_bytes(b"half")
     os.utime(temporary, (1e9, 1e9))
     write_file(path, b"newer")
@@ -86,7 +86,7 @@ def test_temporary_file_is_removed(tmp_path: Path, kind: type[BaseException]) ->
 
 
 def test_what_a_killed_process_left(tmp_path: Path) -> None:
-    """Whatever its name is, it is in nobody's way, and goes once it is old; what belongs to another file stays."""
+    """Temporary files of a killed process block no later write; old ones are removed, those of another output stay."""
     names = [f".x[1].npy.{stem}.tmp" for stem in ("0123456789ab", str(os.getpid()), "ba9876543210")] + [".x1.npy.0123456789ab.tmp"]
     for name in names:
         (tmp_path / name).write_bytes(b"half")
@@ -111,7 +111,7 @@ def test_two_writers_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_interrupt_leaves_nothing_behind(model: str, name: str, code: int, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("the cat sat on the mat\n" * 300_000)
-    # Started in the background, or by nohup, a child would ignore the signal.
+    # Default handlers: a child started in the background or under nohup inherits ignored signals.
     start = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     start += f"signal.{name} == signal.SIGINT or signal.signal(signal.{name}, signal.SIG_DFL); "
     command = [

@@ -15,7 +15,7 @@ from tests.support.command_line import LINES, ROOT, python, run
 pytestmark = pytest.mark.jit
 
 
-# A command line of sh around the program, the arguments, the exit code and what is said.
+# (redirection in sh, arguments, exit code, message)
 CLOSED = {
     "no stdin": ("<&-", "embed - -o {out}", 2, "error: stdin: cannot be read: it is closed\n"),
     "no stdin to search": ("<&-", "search - query", 2, "error: stdin: cannot be read: it is closed\n"),

@@ -1,10 +1,9 @@
-"""Writes tests/data/golden: a small random model of every family, and what transformers computes with it.
+"""Writes tests/data/golden: a small random model of every family, and transformers' outputs on it.
 
 Needs torch and transformers:  python tests/data/make_golden.py
 
-A folder's weights are those of all its heads together, under the names that transformers writes.  ``outputs.npz`` has a batch
-and, for every task, the truth (each sequence alone, in float64) and a yardstick: what float32 gives, of several ways of
-computing it the one that is worst at each element.
+A folder's weights include all heads, under transformers' names.  ``outputs.npz`` has a batch and, for every task, the truth
+(each sequence alone, in float64) and a yardstick: for each element the worst float32 result of several ways to compute it.
 """
 
 import importlib.metadata
@@ -27,7 +26,7 @@ VERSION = 1
 FOLDER = HERE / "golden"
 LENGTHS = [7, 1, 26, 2]
 POSITIONS = 40
-# Its configuration is BERT's but for the width of the embeddings; test_families compares it with transformers itself.
+# electra-wide has ELECTRA's configuration but for the width of the embeddings; test_families compares it with transformers live.
 LEFT_OUT = ("electra-wide",)
 
 
@@ -36,7 +35,7 @@ def tasks(family: str) -> list[str]:
 
 
 def yardstick(family: str, task: str, inputs: dict[str, Array], truth: Array) -> Array:
-    """Return for each element the float32 result that is farthest from the truth."""
+    """Return for each element the float32 result farthest from the truth."""
     found = [outputs(model(family, task, POSITIONS, "eager"), task, inputs)]
     if CASES[family].name != "MPNet":
         found += [outputs(model(family, task, POSITIONS, "sdpa"), task, inputs, alone=alone) for alone in (True, False)]

@@ -1,4 +1,4 @@
-"""Write peer.npz and signatures.json, what sentence-transformers answers and takes: needs it and torch.
+"""Writes peer.npz and signatures.json, sentence-transformers' answers and signatures: needs torch and sentence-transformers.
 
 Run from the project's folder: ``PYTHONPATH=. python tests/data/make_peer.py``.
 """
@@ -22,18 +22,18 @@ PRECISIONS = ("int8", "uint8", "binary", "ubinary")
 
 
 def versions() -> dict[str, Any]:
-    """Return the format's version and the libraries'."""
+    """Return the versions of the format and of the libraries."""
     names = {"sentence-transformers": sentence_transformers, "transformers": transformers, "torch": torch}
     return {"version": VERSION, **{name: module.__version__ for name, module in names.items()}}
 
 
 def load_embedder(folder: str) -> Any:
-    """Return sentence-transformers' model."""
+    """Return a model of sentence-transformers."""
     return sentence_transformers.SentenceTransformer(folder, device="cpu")
 
 
 def load_scorer(folder: str) -> Any:
-    """Return sentence-transformers' model."""
+    """Return a model of sentence-transformers."""
     return sentence_transformers.CrossEncoder(folder, device="cpu")
 
 
@@ -49,7 +49,7 @@ def activations() -> dict[str, Any]:
 
 
 def quantized() -> dict[str, Any]:
-    """Return embeddings, and what quantisation makes of them."""
+    """Return embeddings, and sentence-transformers' quantisations of them."""
     rng = np.random.default_rng(0)
     rows, others = rng.standard_normal((2, 120, 20)).astype(np.float32)
     rows[:, 3] = 1.5
@@ -66,7 +66,7 @@ def quantized() -> dict[str, Any]:
 
 
 def signatures() -> dict[str, Any]:
-    """Return the parameters of every public method, and the properties, that the two classes add to torch's."""
+    """Return the parameters of the public methods, and the properties, that the two classes add to torch's Module."""
     classes = {"SentenceTransformer": sentence_transformers.SentenceTransformer, "CrossEncoder": sentence_transformers.CrossEncoder}
     found: dict[str, Any] = {}
     for name, kind in classes.items():
@@ -86,7 +86,7 @@ def signatures() -> dict[str, Any]:
 
 
 def parameters(function: Any) -> list[list[str]]:
-    """Return the name, kind and default of each parameter but the instance."""
+    """Return the name, kind and default of each parameter but `self`."""
     found = inspect.signature(function).parameters.values()
     return [[p.name, p.kind.name, "" if p.default is p.empty else repr(p.default)] for p in found if p.name not in ("self", "cls")]
 

@@ -1,4 +1,4 @@
-"""The encoder's further building blocks, each and together, against the reference, and the same bits in every schedule."""
+"""Optional building blocks of the encoder, each and together, against the reference; the same bits in every schedule."""
 
 import itertools
 import pickle
@@ -19,7 +19,7 @@ from tests.support.tolerance import assert_matches_reference
 pytestmark = pytest.mark.jit
 
 V, LAYERS = 50, 3
-# What is chosen by the amount of work is forced: chunks of sequences, blocks of rows, columns of the weights.
+# Schedules otherwise chosen by the amount of work: chunks of sequences, blocks of rows, columns of the weights.
 SCHEDULES = {"chunks": (0.0, 24), "rows": (2.0, 0), "columns": (2.0, 10**6)}
 MODERN = {
     "positions": "rotary", "gated": True, "norm_first": True, "window": 8, "global_every": 2, "rotary_theta": 160000.0,
@@ -43,7 +43,7 @@ ABSENT = ("layers.0.attention.layer_norm.", "layers.1.feed_forward.layer_norm.")
 
 
 def make(kind: str, c: int = 32, heads: int = 2, ff: int = 64) -> tuple[Encoder, dict[str, Any]]:
-    """Return an encoder with weights large enough to matter, and the parameters; two norms are absent where they may be."""
+    """Return an encoder with weights large enough to matter, and the parameters; optional norms are left out."""
     config = EncoderConfig(LAYERS, heads, c, ff, vocab_size=V, type_vocab_size=2, layer_norm_eps=1e-5, **KINDS[kind])
     parameters = {
         name: value * (8 if value.ndim == 2 else 1) + 0.1 * normal(*value.shape, seed=len(name))
@@ -96,7 +96,7 @@ def test_matches_reference(kind: str, c: int, heads: int, ff: int, monkeypatch: 
 
 @pytest.mark.parametrize("kind", ["modern", "everything", "relative", "window"])
 def test_a_sequence_of_several_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Longer than a block of keys and than a block of rows."""
+    """Sequences longer than a block of keys and a block of rows."""
     model, parameters = make(kind)
     ids, mask = batch(2, 600 if kind in ("modern", "everything") else 300)
     expected = truth_and_yardstick(model, parameters, ids, mask)
@@ -125,10 +125,10 @@ def test_bits_do_not_depend_on_batch_order_threads_or_schedule(kind: str, monkey
 
 @pytest.mark.parametrize("window", [0, 1, 3, 15, 16, 31, 40, 41])
 def test_a_token_sees_as_far_as_the_window(window: int) -> None:
-    """One local layer: a change of token s reaches token t for |t - s| <= window and no other, to the bit."""
+    """In one local layer, a change of token s changes token t if and only if |t - s| <= window."""
     config = EncoderConfig(2, 2, 32, 64, vocab_size=V, window=window, global_every=2)
     parameters = {n: value * (4 if value.ndim == 2 else 1) for n, value in random_parameters(config, 0).items()}
-    # The first layer is global: without its attention's output it passes on each token by itself.
+    # Layer 0 is global: a zero output weight keeps its attention from mixing tokens.
     parameters["layers.0.attention.output.weight"] = np.zeros((32, 32), np.float32)
     model = Encoder(config, parameters=parameters)
     ids = np.arange(42) % V
@@ -165,7 +165,7 @@ def test_layers_that_share_their_arrays_are_packed_once() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_of_nothing_is_inference(kind: str) -> None:
-    """Near 0 nothing is dropped: the op-by-op path of training computes what the fused one does."""
+    """Dropout near 0 drops nothing: the op-by-op path of training must agree with the fused forward."""
     plain, parameters = make(kind)
     config = EncoderConfig(LAYERS, 2, 32, 64, dropout=1e-9, vocab_size=V, type_vocab_size=2, layer_norm_eps=1e-5, **KINDS[kind])
     ids, mask = batch(3, 30)
@@ -174,7 +174,7 @@ def test_dropout_of_nothing_is_inference(kind: str) -> None:
 
 
 def test_tables_grow_without_a_change() -> None:
-    """An entry is the same whatever the length that the table was made for, and whoever asks first."""
+    """Table entries do not depend on the length that the table was made for, nor on the order of calls."""
     for kind in ("rotary", "relative-few", "wide-tables"):
         ids = np.arange(300) % V
         long_first, short_first = make(kind)[0], make(kind)[0]
@@ -204,7 +204,7 @@ def test_relative_biases_by_their_definition(buckets: int, distance: int) -> Non
 
 
 def test_buckets_by_hand() -> None:
-    """Eight buckets a side, four of them exact; up to distance 16 each further one holds 4 to 5, 6 to 7, 8 to 11 and the rest."""
+    """Eight buckets a side: distances 0 to 3 have one each, then 4 to 5, 6 to 7, 8 to 11, and 12 and more share one."""
     apart = np.array([0, -1, -3, -4, -5, -6, -7, -8, -11, -12, -16, -1000, 1, 3, 4, 12, 1000])
     expected = [0, 1, 3, 4, 4, 5, 5, 6, 6, 7, 7, 7, 9, 11, 12, 15, 15]
     assert reference.relative_position_bucket(apart, 16, 16).tolist() == expected

@@ -1,4 +1,4 @@
-"""Encoder against the reference, and against itself: the same bits however a sequence reaches it."""
+"""Encoder against the reference; the same bits for a sequence in every batch, order and schedule."""
 
 import itertools
 from collections.abc import Iterator
@@ -116,7 +116,7 @@ def test_bits_do_not_depend_on_batch_order_threads_or_schedule(kind: str, monkey
         monkeypatch.setattr(forward, "thread_count", lambda threads=threads: threads)
         monkeypatch.setattr(forward, "_FLOP_PER_US", 1.0)
         for threshold, rows in ((2.0, 24), (0.0, 24), (2.0, 10**6)):
-            # Chunks never, always; and the columns of the weights shared, whatever the rows.
+            # Schedules: chunks never; chunks always; columns of the weights shared, whatever the number of rows.
             monkeypatch.setattr(forward, "_BALANCED", threshold)
             monkeypatch.setattr(forward, "_ROWS_PER_THREAD", rows)
             for order in (everything, everything[::-1], rng.permutation(len(texts))):
@@ -168,7 +168,7 @@ def test_dropout_is_the_generator_s_alone(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_dropout_of_nothing_is_inference() -> None:
-    """Near 0 nothing is dropped: the op-by-op path of training computes what the fused one does."""
+    """Dropout near 0 drops nothing: the op-by-op path of training must agree with the fused forward."""
     tiny = 1e-9
     for kind in ("post", "pre"):
         config = EncoderConfig(2, 2, 32, 64, dropout=tiny, vocab_size=V, norm_first=kind == "pre", layer_norm_eps=1e-5)
@@ -178,7 +178,7 @@ def test_dropout_of_nothing_is_inference() -> None:
 
 
 def test_dropout_with_a_sequence_of_padding_alone() -> None:
-    """A row without a real token, between others, changes nothing for them."""
+    """A sequence of padding alone changes nothing in the other sequences."""
     model = Encoder(EncoderConfig(2, 2, 32, 64, dropout=0.1, vocab_size=V))
     ids, mask = np.arange(24).reshape(3, 8) % V, np.ones((3, 8), bool)
     mask[1] = False

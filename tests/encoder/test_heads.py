@@ -1,6 +1,6 @@
-"""Encoders with a head: shapes, bits, labels, tied tables, and heads that are not there.
+"""Encoders with a head: shapes, bits, labels, tied tables, and missing heads.
 
-That they compute what transformers does is in test_families.
+Comparisons with transformers are in test_families.
 """
 
 from pathlib import Path
@@ -123,7 +123,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_head(tmp_path: Path) -> None:
-    """The message says what is missing, and what there is."""
+    """The message names the missing tensors, and the heads that the folder has."""
     folder = write_bert(tmp_path, architectures=["BertModel"])
     with pytest.raises(CheckpointError) as caught:
         EncoderForSequenceClassification.from_pretrained(folder)
@@ -188,7 +188,7 @@ DECODERS = {
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_decoder(tmp_path: Path, family: str) -> None:
-    """The table, unless the folder has a decoder; no table where the configuration says that they are apart."""
+    """The decoder is the token table, unless the folder has a decoder; untied by the configuration, its absence is an error."""
     name, table = DECODERS[family]
     stored = tensors(family)
     np.testing.assert_array_equal(read_head(GOLDEN / family, "masked-lm").steps[-1].weight, stored[table])

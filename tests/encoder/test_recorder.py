@@ -1,4 +1,4 @@
-"""Hidden states and attention of every layer: equal to the reference, and the encoder's result untouched."""
+"""Recorder: hidden states and attention of every layer match the reference, and recording leaves the result's bits alone."""
 
 import importlib
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_matches_reference(kind: str, c: int, heads: int) -> None:
 
 
 def test_attention_is_far_from_even() -> None:
-    """Else the comparison above would see little of queries and keys."""
+    """Peaked attention: with even attention, the comparison above would hardly depend on queries and keys."""
     model, _ = make()
     attention = model(*batch(1, 17), return_attention=True)[1]
     assert attention.max() > 0.5
@@ -86,7 +86,7 @@ def test_attention_is_far_from_even() -> None:
 
 @pytest.mark.parametrize("kind", ["post", "local and global"])
 def test_hidden_state_keeps_its_bits_and_attention_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the threads and the schedule of the call without, and whatever else is in the batch."""
+    """Bits depend neither on threads, schedule and recording nor on the other sequences of the batch."""
     model, _ = make(kind)
     ids, mask = batch(4, 60)
     first = model(ids, mask, **BOTH)
@@ -225,14 +225,14 @@ def assert_as_transformers(folder: Path, ids: Any, mask: Any, types: Any = None)
             found.setdefault(f"attention {layer}", []).append((ours, truth[0].numpy(), yardstick[0].numpy()))
         for layer, (truth, yardstick) in enumerate(zip(exact.hidden_states, near.hidden_states, strict=True)):
             found.setdefault(f"states {layer}", []).append((states[layer, b, real], truth[0].numpy(), yardstick[0].numpy()))
-    # All texts of a layer together: in one of a few tokens a yardstick can be exact by luck.
+    # All texts of a layer are compared at once: for a text of few tokens the yardstick can be exact by luck.
     for parts in found.values():
         assert_matches_reference(*(np.concatenate([x.reshape(-1) for x in arrays]) for arrays in zip(*parts, strict=True)))
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_transformers() -> None:
-    """The real model on a ragged batch of real texts."""
+    """The MiniLM checkpoint on a ragged batch of texts."""
     tokenizer = SentenceTransformer().tokenizer
     texts = ["The cat sat on the mat because it was tired.", "Knots", "Every good boy deserves fudge, said the music teacher."]
     rows = [tokenizer.encode(text) for text in texts]
@@ -244,7 +244,7 @@ def test_transformers() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", sorted(folder.name for folder in GOLDEN.iterdir()))
 def test_families(family: str) -> None:
-    """Rotary, relative, windowed, factorised: attention as transformers says, whatever the reference does."""
+    """Rotary, relative, windowed, factorised: attention agrees with transformers, independently of our reference."""
     arrays = golden(family)
     mask = arrays["attention_mask"].astype(bool)
     assert_as_transformers(GOLDEN / family, arrays["input_ids"].astype(np.int64), mask, arrays.get("token_type_ids"))

@@ -1,7 +1,7 @@
-"""KeyBERT, BERTopic, LangChain and Chroma, as they come from PyPI, with a model of ours.
+"""KeyBERT, BERTopic, LangChain and Chroma from PyPI, with a model of this package.
 
-Each twice: handed over the documented way, and with their own code for sentence-transformers given our class in place of
-sentence-transformers'.  What they find is what they find with sentence-transformers itself.
+Each runs twice: by our documented adapter, and by its own sentence-transformers backend with our class patched in.  Results must
+equal those with sentence-transformers itself.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from fastattn.checkpoint.hub import find_model
 from fastattn.integrations import bertopic_backend, chroma_embedding_function, keybert_backend, langchain_embeddings
 from tests.support.texts import texts
 
-# These libraries and what they import warn of each other.
+# Warnings of these libraries and their dependencies are not ours.
 pytestmark = [pytest.mark.integrations, pytest.mark.jit, pytest.mark.filterwarnings("ignore")]
 
 FOLDER = str(find_model())
@@ -62,7 +62,7 @@ def test_keybert(model: SentenceTransformer, peer: Any, documents: list[str], mo
 def assert_same_keywords(found: Any, expected: Any) -> None:
     assert [[word for word, _ in words] for words in found] == [[word for word, _ in words] for words in expected]
     scores = [np.array([[score for _, score in words] for words in each]) for each in (found, expected)]
-    np.testing.assert_allclose(*scores, atol=2e-4)  # they are rounded to four digits
+    np.testing.assert_allclose(*scores, atol=2e-4)  # KeyBERT rounds scores to four digits
 
 
 def test_bertopic(model: SentenceTransformer, peer: Any, documents: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_bertopic(model: SentenceTransformer, peer: Any, documents: list[str], m
     decomposition, cluster = module("sklearn.decomposition"), module("sklearn.cluster")
 
     def topics(embedding_model: Any) -> tuple[Any, Any]:
-        # Both steps are smooth in the embeddings, unlike the default ones.
+        # PCA and k-means vary smoothly with the embeddings, unlike the default UMAP and HDBSCAN.
         parts = {"umap_model": decomposition.PCA(5, random_state=0), "hdbscan_model": cluster.KMeans(6, n_init=5, random_state=0)}
         topic_model = bertopic.BERTopic(embedding_model=embedding_model, **parts)
         found, _ = topic_model.fit_transform(documents)

@@ -29,7 +29,7 @@ def check_qkv(given: dict[str, Any], **options: Any) -> Any:
 
 
 def keep(*shape: int, seed: int = 7, share: float = 0.7) -> Any:
-    """Random boolean mask in which a share takes part."""
+    """Return a random boolean mask in which a share of the keys takes part."""
     return np.random.default_rng([seed, *shape]).random(shape) < share
 
 
@@ -80,7 +80,7 @@ def test_value_size(size: int, values: int) -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 3.0, 80.0, 1e4])
 def test_sizes_of_the_input(scale: float) -> None:
-    """Large scores make the softmax a choice of one key; small ones a mean."""
+    """Softmax of large scores selects one key, of small scores averages all."""
     given = qkv(15, 17, 8, scale=scale)
     check_qkv(given)
     check_qkv(given, is_causal=True)
@@ -145,7 +145,7 @@ def test_kinds_of_mask(kind: str, queries: int, keys: int, size: int) -> None:
 @pytest.mark.parametrize("bad", [np.nan, INF, -INF], ids=str)
 @pytest.mark.parametrize(("queries", "keys", "size"), sizes([(5, 9, 6), (30, 600, 16)], work))
 def test_nothing_behind_a_mask_has_an_effect(queries: int, keys: int, size: int, bad: float) -> None:
-    """Keys and values that no query may see are as good as absent."""
+    """Keys and values masked for all queries change no bit of the result, even if they are NaN or infinite."""
     mask = np.ones((2, 1, 1, keys), bool)
     mask[0, ..., keys // 3 : keys // 2] = mask[0, ..., -1] = mask[1, ..., :2] = False
     given = qkv(queries, keys, size)
@@ -168,7 +168,7 @@ def test_keys_after_the_last_query_are_not_read(values: int, options: dict[str, 
 
 
 def test_nan_in_a_masked_score_is_replaced() -> None:
-    """A NaN key that one query sees spoils that query alone; its value is finite."""
+    """A NaN key spoils only the query that sees it, given a finite value."""
     given = qkv(3, 5, 6, lead=(1,))
     given["key"][0, 2] = np.nan
     mask = np.ones((3, 5), bool)
@@ -260,7 +260,7 @@ def test_same_bits_alone_and_in_a_batch(queries: int, keys: int, size: int) -> N
 
 
 def test_same_bits_whether_a_query_is_alone() -> None:
-    """A row's sums do not depend on the rows beside it."""
+    """Sums of a row do not depend on the other rows."""
     given = qkv(31, 40, 8)
     together = fastattn.scaled_dot_product_attention(**given)
     for t in (0, 13, 14, 30):

@@ -1,4 +1,4 @@
-"""attention_weights against the reference, and against what attention does with them."""
+"""attention_weights against the reference, and against scaled_dot_product_attention."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def check_heads(given: dict[str, Any], **options: Any) -> Any:
 
 
 def keep(*shape: int, seed: int = 7, share: float = 0.7) -> Any:
-    """Random boolean mask in which a share takes part."""
+    """Return a random boolean mask in which a share of the keys takes part."""
     return np.random.default_rng([seed, *shape]).random(shape) < share
 
 
@@ -63,7 +63,7 @@ def test_head_sizes(size: int) -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 3.0, 80.0, 1e4])
 def test_sizes_of_the_input(scale: float) -> None:
-    """Large scores make the softmax a choice of one key; small ones a mean."""
+    """Softmax of large scores selects one key, of small scores averages all."""
     given = heads(15, 17, 8, scale=scale)
     check_heads(given)
     check_heads(given, is_causal=True)
@@ -95,7 +95,7 @@ def test_a_batch_or_head_axis_that_repeats() -> None:
 @pytest.mark.parametrize("size", [0, 6])
 @pytest.mark.parametrize("lead", [(2,), (0, 2), (2, 0)], ids=str)
 def test_empty(lead: tuple[int, ...], size: int, keys: int, queries: int) -> None:
-    """Without channels all scores are 0, and all keys are weighed alike."""
+    """Without channels all scores are 0, and all keys get the same weight."""
     check_heads(heads(queries, keys, size, lead=lead))
     check_heads(heads(queries, keys, size, lead=lead), is_causal=True)
 
@@ -210,7 +210,7 @@ def test_threads() -> None:
 @pytest.mark.parametrize(("queries", "keys", "size"), sizes([(31, 40, 8), (130, 600, 16)], work))
 @pytest.mark.parametrize("options", [{}, {"window": (300, 2)}], ids=str)
 def test_same_bits_alone_and_in_a_batch(options: dict[str, Any], queries: int, keys: int, size: int) -> None:
-    """A row's bits depend on no other head, and on no other row."""
+    """Bits of a row depend on no other head and no other row."""
     given = heads(queries, keys, size)
     together = fastattn.attention_weights(**given, **options)
     alone = fastattn.attention_weights(given["query"][1, 2], given["key"][1, 2], **options)

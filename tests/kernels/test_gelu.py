@@ -30,7 +30,7 @@ def test_dtypes(rows: int, count: int, dtype: type, form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("low", range(-12, 12, 4))
 def test_every_part_of_the_range(low: int, form: str) -> None:
-    """Each interval by itself, so that the bound follows the size of the values there: the left tail is tiny."""
+    """Intervals are compared one by one, since the tolerance scales with the largest value and the left tail is tiny."""
     check("gelu", np.linspace(low, low + 4, 401, dtype=np.float32), approximate=form)
 
 

@@ -12,7 +12,7 @@ from tests.support.tolerance import check
 
 
 def parts(*shape: int, scale: float = 1.0, dtype: Any = np.float32, axes: int = 1) -> dict[str, Any]:
-    """Rows, and a weight, bias and residual for them."""
+    """Return rows, and a weight, bias and residual for them."""
     return {
         "x": normal(*shape, scale=scale, dtype=dtype),
         "weight": normal(*shape[-axes:], seed=1, dtype=dtype) + dtype(1),
@@ -69,7 +69,7 @@ def test_one_axis_is_enough() -> None:
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 @pytest.mark.parametrize("count", sizes([7, 33, 384, 513], work=lambda n: 16 * n))
 def test_a_large_mean_keeps_the_variance(count: int, dtype: type) -> None:
-    """``mean(x^2) - mean(x)^2`` loses all digits of the variance here."""
+    """Cancellation: ``mean(x^2) - mean(x)^2`` would lose all digits of the variance here."""
     x = normal(16, count, dtype=dtype) + dtype(1000)
     check("layer_norm", x)
 

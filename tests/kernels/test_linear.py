@@ -75,7 +75,7 @@ def test_leading_axes(lead: tuple[int, ...]) -> None:
     ("lead", "outputs", "inputs"), [((0,), 5, 7), ((2, 0), 5, 7), ((3,), 0, 7), ((3,), 5, 0), ((0,), 0, 0)], ids=str
 )
 def test_empty(lead: tuple[int, ...], outputs: int, inputs: int) -> None:
-    """Without inputs the sum is empty: the bias is left."""
+    """Empty sums: without inputs the result is the bias."""
     result = check("linear", normal(*lead, inputs), normal(outputs, inputs, seed=1), normal(outputs, seed=2))
     assert result.shape == (*lead, outputs)
 

@@ -35,7 +35,7 @@ def test_empty(shape: tuple[int, ...]) -> None:
 
 
 def test_a_quarter_turn() -> None:
-    """By hand: 90 degrees take (a, b) to (-b, a), 0 degrees leave it."""
+    """A rotation by 90 degrees takes (a, b) to (-b, a); a rotation by 0 leaves (a, b)."""
     x = np.array([[1, 2, 3, 4], [1, 2, 3, 4]], np.float32)
     cos, sin = np.array([[0, 0], [1, 1]], np.float32), np.array([[1, 1], [0, 0]], np.float32)
     np.testing.assert_array_equal(fastattn.rotary_embedding(x, cos, sin), [[-3, -4, 1, 2], [1, 2, 3, 4]])

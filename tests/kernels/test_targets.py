@@ -1,4 +1,4 @@
-"""The kernels on other CPUs than this one: run compiled for them, or at least compiled for them."""
+"""Kernels compiled for other CPU targets: run if this CPU can run their code, otherwise only compiled."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from numba import config
 
 ROOT = Path(__file__).parents[2]
-# Every kernel at the sizes around the tile's edges, and the encoder in both schedules.
+# Tests of every kernel at sizes around the tile's edges, and of the encoder in both schedules.
 SELECTED = [
     "tests/kernels/test_softmax.py::test_row_lengths",
     "tests/kernels/test_layer_norm.py::test_row_lengths",
@@ -44,7 +44,7 @@ def test_compiled_for(target: str, tmp_path: Path) -> None:
 
 
 def test_generic_code_compiles_for_aarch64(tmp_path: Path) -> None:
-    """What the kernels are on a CPU without wide vectors holds nothing that only x86 has."""
+    """The IR for a generic CPU has no x86 intrinsic, and compiles for aarch64."""
     numba = {"NUMBA_CPU_NAME": "generic", "NUMBA_OPT": "0", "NUMBA_CACHE_DIR": str(tmp_path)}
     environment = {**os.environ, **numba, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.support.generic_ir", str(tmp_path)]

@@ -1,4 +1,4 @@
-"""500 random calls of each op against the reference, and, where torch is installed, against torch itself."""
+"""500 random calls of each op against the reference and, if torch is installed, against torch."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class Call:
-    """The arguments of a call; a failure shows shapes instead of numbers."""
+    """Arguments of a call; a failure shows their shapes, not their numbers."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.args, self.options = args, options
@@ -39,7 +39,7 @@ LAYOUTS = ("contiguous", "transposed", "negative")
 
 @pytest.fixture(scope="module")
 def torch() -> Iterator[Any]:
-    """Torch on one thread: for arrays this small its pool only gets in the way."""
+    """Yield torch on one thread: for small arrays its thread pool only slows calls down."""
     module = pytest.importorskip("torch")
     threads = module.get_num_threads()
     module.set_num_threads(1)
@@ -49,7 +49,7 @@ def torch() -> Iterator[Any]:
 
 @st.composite
 def arrays(draw: Any, *shape: int, dtype: Any, scale: float, bad: bool = False) -> Array:
-    """Normal numbers in some layout; with `bad`, sometimes one of them NaN or infinite."""
+    """Draw normal numbers in some layout; with `bad`, sometimes one element is NaN or infinite."""
     x = normal(*shape, seed=draw(st.integers(0, 10**6)), scale=scale, dtype=dtype)
     if bad and draw(st.integers(0, 3)) == 0:
         x[tuple(draw(st.integers(0, n - 1)) for n in shape)] = draw(st.sampled_from([np.nan, np.inf, -np.inf]))
@@ -89,7 +89,7 @@ def gelu_calls(draw: Any) -> Call:
 @st.composite
 def linear_calls(draw: Any) -> Call:
     dtype, scale = draw(dtype_scales)
-    # A sum of a few terms can be exact by luck: enough of them that the yardstick is typical.
+    # At least 12 outputs: a sum can be exact by luck, and the yardstick must be typical.
     lead, outputs, inputs = [*draw(st.lists(few, max_size=1)), draw(st.integers(12, 24))], draw(sides), draw(sides)
     x = draw(arrays(*lead, inputs, dtype=dtype, scale=scale, bad=True))
     weight = draw(arrays(outputs, inputs, dtype=dtype, scale=1.0))
@@ -99,7 +99,7 @@ def linear_calls(draw: Any) -> Call:
 
 @st.composite
 def attention_calls(draw: Any, ours_only: bool = True) -> Call:
-    """With `ours_only`, also what torch does not have: softcap, and NaN in keys and values that are masked for all."""
+    """Draw calls of attention; `ours_only` adds options that torch lacks: softcap, and NaN in keys masked for all queries."""
     dtype, scale = draw(dtype_scales)
     lead, groups, repeats = draw(st.lists(few, max_size=2)), draw(few), draw(st.sampled_from([1, 1, 2, 3]))
     queries, keys, size, values = draw(sides), draw(sides), draw(sides), draw(sides)
@@ -214,7 +214,7 @@ def test_linear_torch(torch: Any, call: Call) -> None:
 @given(attention_calls(ours_only=False))
 def test_scaled_dot_product_attention_torch(torch: Any, call: Call) -> None:
     def twin(query: Array, key: Array, value: Array, *, attn_mask: Any = None, window: Any = None, **options: Any) -> Array:
-        if window is not None:  # as a mask: torch has no window
+        if window is not None:  # torch has no window: a mask instead
             distance = np.arange(key.shape[-2]) - np.arange(query.shape[-2])[:, None]
             left, right = window
             band = np.ones(distance.shape, bool) if left is None else distance >= -left
@@ -232,7 +232,7 @@ def test_scaled_dot_product_attention_torch(torch: Any, call: Call) -> None:
 
 
 def tensor(torch: Any, x: Array | None) -> Any:
-    """Copy an array to a tensor: torch takes neither negative strides nor read-only memory."""
+    """Copy an array to a tensor, since torch takes neither negative strides nor read-only memory."""
     return None if x is None else torch.from_numpy(np.array(x, order="C"))
 
 

@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, needs no network, leads nowhere that is not there, and what it shows runs."""
+"""Documentation: the build gives no warning and needs no network, every link resolves, and the code of its pages runs."""
 
 import functools
 import importlib.util
@@ -20,7 +20,7 @@ from tests.support import pages
 ROOT = pages.ROOT
 DOCS = ROOT / "docs"
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
-# The tags and attributes by which a browser loads something by itself.
+# HTML tags and attributes whose resources a browser loads by itself.
 LOADED = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src", "video": "src", "use": "href"}
 HAS_MKDOCS = all(importlib.util.find_spec(name) is not None for name in ("mkdocs", "material", "mkdocstrings"))
 
@@ -28,7 +28,7 @@ builds = [pytest.mark.jit, pytest.mark.skipif(not HAS_MKDOCS, reason="needs the 
 
 
 class Page(HTMLParser):
-    """What a page of HTML refers to: links, things that are loaded, and the anchors that it has."""
+    """HTML page: its links, loaded resources and anchors."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    # No proxy that answers: a build that wanted the network would fail.
+    # A dead proxy: a build that needs the network fails.
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     environment = {**os.environ, **nowhere, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
@@ -65,7 +65,7 @@ def read(path: Path) -> Page:
 
 
 def broken(folder: Path) -> list[str]:
-    """Click through a built site: return each link, anchor, picture or resource that does not resolve, or that is not its own."""
+    """Return each link, anchor, picture or resource of a built site that does not resolve or is loaded from another site."""
     found = []
     for path in sorted(folder.rglob("*.html")):
         page, name = read(path), path.relative_to(folder).as_posix()

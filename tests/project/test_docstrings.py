@@ -1,7 +1,7 @@
-"""Docstrings of public names say what their signatures say: each parameter is described, nothing else is, each raise is listed.
+"""Docstrings of public names match their signatures: exactly the parameters are described, and each raise is listed.
 
-Public is what a user reaches: `fastattn.__all__`, the names of the modules in it and of `fastattn.integrations`, with the methods
-that classes inherit.  Elsewhere one line is enough (ruff asks for it); parameters that are described there are the function's.
+Public names are those that a user reaches: `fastattn.__all__`, the names in its modules and in `fastattn.integrations`, and
+inherited methods.  Elsewhere one line is enough (ruff requires it); parameters described there must be the function's.
 """
 
 import ast
@@ -20,7 +20,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def sections(docstring: str) -> dict[str, list[str]]:
-    """Entries of each numpydoc section: its unindented lines."""
+    """Return the entries of each numpydoc section: its unindented lines."""
     lines = inspect.cleandoc(docstring).splitlines()
     heads = [i for i in range(1, len(lines)) if re.fullmatch("-{3,}", lines[i])]
     return {
@@ -30,7 +30,7 @@ def sections(docstring: str) -> dict[str, list[str]]:
 
 
 def described(docstring: str) -> list[str]:
-    """Names in the Parameters section; ``q, k : type`` counts for both."""
+    """Return the names in the Parameters section; ``q, k : type`` counts for both."""
     entries = sections(docstring).get("Parameters", [])
     return [name.strip() for entry in entries for name in entry.partition(" :")[0].split(",")]
 
@@ -45,7 +45,7 @@ def parameters(function: Function) -> list[str]:
 
 
 def raised(function: Function) -> set[str]:
-    """Exception classes in the function's own raise statements."""
+    """Return the exception classes in the function's own raise statements."""
     found = set()
     todo: list[ast.AST] = list(function.body)
     while todo:
@@ -65,7 +65,7 @@ def has_decorator(node: Function | ast.ClassDef, *names: str) -> bool:
 
 
 def signature(owner: ast.ClassDef) -> list[str]:
-    """Parameters of a class: of its `__init__`, or the fields of a dataclass or NamedTuple."""
+    """Return the parameters of a class: those of its `__init__`, or the fields of a dataclass or NamedTuple."""
     for node in owner.body:
         if isinstance(node, Function) and node.name == "__init__":
             return parameters(node)[1:]
@@ -92,7 +92,7 @@ def public(body: list[ast.stmt]) -> Iterator[Function | ast.ClassDef]:
 
 
 def reached(modules: dict[str, ast.Module]) -> set[tuple[str, str]]:
-    """(module, name) of each function and class that a user reaches, and of the classes that these inherit from."""
+    """Return (module, name) of each function and class that a user reaches, and of their base classes."""
     found: set[tuple[str, str]] = set()
     todo = [("__init__", name) for name in public_names(modules["__init__"])]
     todo += [("integrations", name) for name in public_names(modules.get("integrations", ast.Module([], [])))]
@@ -124,7 +124,7 @@ def problems(root: Path) -> list[str]:
 
 
 def of_node(place: str, node: Function | ast.ClassDef, full: bool) -> Iterator[str]:
-    """Yield what is wrong with a function, or with a class and its methods; `full` where a user reaches it."""
+    """Yield the faults of a function, or of a class and its methods; `full` if a user reaches the name."""
     if not isinstance(node, ast.ClassDef):
         if full or described(ast.get_docstring(node) or ""):
             yield from compare(place, ast.get_docstring(node), parameters(node), raised(node) if full else set())

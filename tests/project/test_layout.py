@@ -50,7 +50,7 @@ SOUND = {
     **dict.fromkeys(OP_LISTS, "fastattn.softmax"),
 }
 REFERENCE = SOUND["fastattn/reference/ops.py"]
-# rule, file, its text with the fault (None: the file is not there), what the rule says
+# (rule, file, its text with the fault or None for a missing file, the rule's message)
 FAULTS = [
     (every_op_has_its_files, "tests/kernels/test_softmax.py", None, "tests/kernels/test_softmax.py is missing"),
     (every_op_has_its_files, "benchmarks/ops/bench_softmax.py", None, "benchmarks/ops/bench_softmax.py is missing"),

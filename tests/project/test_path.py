@@ -1,4 +1,4 @@
-"""The path of a text through the package: how often one `encode` changes the folder."""
+"""Call path of `encode` through the package: the number of changes of folder."""
 
 import itertools
 import sys
@@ -16,13 +16,13 @@ MOST = 40
 
 
 def entry(filename: str) -> str | None:
-    """The folder or module at the top of the package that a file belongs to; None for a file outside the package."""
+    """Return a file's folder or module at the top of the package; None for a file outside the package."""
     path = Path(filename)
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py") if path.is_relative_to(PACKAGE) else None
 
 
 def traced(call: Callable[[], Any]) -> list[str]:
-    """The entries of the package's Python calls during `call`, in order."""
+    """Return the entries of the package's Python calls during `call`, in order."""
     found: list[str] = []
 
     def record(frame: FrameType, event: str, _: Any) -> None:
@@ -38,13 +38,13 @@ def traced(call: Callable[[], Any]) -> list[str]:
 
 
 def changes(entries: list[str]) -> int:
-    """How many entries differ from the one before."""
+    """Count the entries that differ from the entry before."""
     return sum(a != b for a, b in itertools.pairwise(entries))
 
 
 @pytest.mark.jit
 def test_encode_changes_the_folder_seldom() -> None:
-    """In a second call: the first loads kernels and makes tables."""
+    """A second call is traced: the first also loads kernels and makes tables."""
     model = fastattn.SentenceTransformer(local_files_only=True)
     model.encode("How do I tie a bow?")
     found = traced(lambda: model.encode("How do I tie a bow?"))
@@ -53,7 +53,7 @@ def test_encode_changes_the_folder_seldom() -> None:
 
 
 def test_the_trace_counts_changes() -> None:
-    """Of the package's own calls: those of the test and of NumPy are left out."""
+    """The trace holds the package's own calls, not those of the test or of NumPy."""
     config = fastattn.EncoderConfig(1, 1, 4, 4)
     found = traced(lambda: (config.reference_options(), fastattn.reference.sinusoidal_positions(3, 4), config.reference_options()))
     assert set(found) == {"config", "reference"} and changes(found) == 2

@@ -1,4 +1,4 @@
-"""What README.md shows is true: its code runs and prints what it says; its commands, targets, links and paths exist."""
+"""README.md: its code runs and prints the output shown; its commands, targets, links and paths exist."""
 
 import re
 
@@ -20,7 +20,7 @@ def test_is_a_front_page() -> None:
 
 def test_make_targets_exist() -> None:
     assert {"demo", "test", "docs", "bench"} <= pages.make_targets(README) <= pages.makefile_targets()
-    # The first commands that it shows.
+    # README's first two make commands.
     assert re.findall(r"^make ([a-z]+)", README, re.MULTILINE)[:2] == ["demo", "test"]
 
 
@@ -39,7 +39,7 @@ def test_links_lead_to_files(link: str) -> None:
 
 
 def test_folders_are_those_of_the_package() -> None:
-    """The picture of the folders names each, and every module beside them that is public."""
+    """The picture of the folders names every folder of the package, and only existing modules."""
     picture = re.search(r"^```text\nfastattn/\n(.*?)^```$", README, re.DOTALL | re.MULTILINE).group(1)  # type: ignore[union-attr]
     inside = "\n".join(line for line in picture.splitlines() if line.startswith("  "))
     folders = {path.name for path in (ROOT / "fastattn").iterdir() if (path / "__init__.py").is_file()}

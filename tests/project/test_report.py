@@ -1,4 +1,4 @@
-"""The numbers of README.md: those of the last report, with everything that is lost or short of its mark and the run's warning."""
+"""Numbers of README.md: those of the last report, with all comparisons lost or short of their mark, and the run's warning."""
 
 import json
 import re

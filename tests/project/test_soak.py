@@ -1,4 +1,4 @@
-"""The runner of the long trials: a topic that dies or hangs is a row of the report, and the others still run."""
+"""Runner of the long trials: a topic that dies or hangs is a row of the report, and the others still run."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ TOPICS = {
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the runner with these topics only."""
+    """Copy the runner, with test topics only."""
     (tmp_path / "soak").mkdir()
     for name in ("__init__.py", "__main__.py", "_report.py"):
         shutil.copy(runner.ROOT / "soak" / name, tmp_path / "soak" / name)
@@ -57,7 +57,7 @@ def test_a_topic_is_tried_again_in_the_same_report(root: Path) -> None:
     (root / "soak" / "fork.py").write_text(TOPICS["threads"], "utf-8")
     assert runner.main(["--scale", "0.5", "--only", "fork"]) == 0
     assert list(rows(root)) == ["threads", "fork"]
-    # Of another scale nothing is kept.
+    # A report of another scale is discarded.
     assert runner.main(["--scale", "0.6", "--only", "fork"]) == 0
     assert list(rows(root)) == ["fork"]
 

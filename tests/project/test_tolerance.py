@@ -1,4 +1,4 @@
-"""The checker rejects what it must: a tolerance that accepts anything tests nothing."""
+"""The tolerance rejects wrong results: a tolerance that accepts everything would test nothing."""
 
 import numpy as np
 import pytest

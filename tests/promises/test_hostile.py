@@ -1,4 +1,4 @@
-"""Hostile input: a right answer or a documented exception, and never a signal, a hang or a heap of memory."""
+"""Hostile input: a right answer or a documented exception, never a signal, a hang or unbounded memory."""
 
 import mmap
 import os
@@ -74,7 +74,7 @@ def _mapped(size: int) -> None:
 def _in_rust(size: int) -> None:
     from tokenizers import normalizers
 
-    # It keeps sixteen bytes beside each of a text's.
+    # The tokenizers library keeps 16 bytes of offsets per byte of text.
     normalizers.Replace("a", "b" * (size // 16)).normalize_str("a")
 
 
@@ -84,7 +84,7 @@ def test_memory_that_python_does_not_allocate(take: Any) -> None:
     most = _hostile_case.SLACK
     with pytest.raises(AssertionError, match=r"the process grew by [0-9,]+ bytes for an input of 0"):
         attempt(_case(lambda: take(3 * most)))
-    # It is a new peak for every case, and a larger input may take more.
+    # The peak is reset for every case, and the limit grows with the input.
     assert attempt(_case(lambda: 1)) == "answer"
     assert attempt(_case(lambda: take(3 * most), size=most)) == "answer"
 
@@ -144,7 +144,7 @@ def test_elements_of_out_share_memory() -> None:
     for strides in ((0, 4), (4, 4), (16, 0), (0, 0)):
         with pytest.raises(ValueError, match="out must not have elements that share memory"):
             fastattn.gelu(x, out=as_strided(np.zeros(20, np.float32), x.shape, strides))
-    # Axes of length 1 step by anything.
+    # Strides of axes of length 1 are arbitrary.
     one = as_strided(np.zeros(4, np.float32), (1, 4), (0, 4))
     assert fastattn.gelu(x[:1], out=one) is one
 
@@ -226,7 +226,7 @@ def test_links_of_the_hub(model: Path) -> None:
         file.rename(blobs / str(i))
         file.symlink_to(os.path.relpath(blobs / str(i), file.parent))
     np.testing.assert_array_equal(SentenceTransformer(str(model)).encode("the cat"), expected)
-    # The folder itself may be reached by a link.
+    # A link to the model folder itself is allowed.
     link = model.parent.parent.parent / "link"
     link.symlink_to(model)
     np.testing.assert_array_equal(SentenceTransformer(str(link)).encode("the cat"), expected)
@@ -262,7 +262,7 @@ def test_a_shard_outside_the_folder(tmp_path: Path, name: str) -> None:
     "name", ["config.json", "modules.json", "tokenizer.json", "tokenizer_config.json", "1_Pooling/config.json"]
 )
 def test_brackets_without_end(model: Path, name: str) -> None:
-    """Python's own reader recurses."""
+    """Python's JSON parser recurses: its RecursionError must become a CheckpointError."""
     (model / name).write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match=r"not a (JSON file|tokenizer)"):
         SentenceTransformer(str(model))
@@ -276,7 +276,7 @@ def test_a_pickle_under_the_name_of_safetensors(tmp_path: Path) -> None:
 
 
 def test_a_header_is_not_trusted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the library lets through is checked again: a header may not be read alike by both."""
+    """Safetensors headers are checked by our parser too, since the library's may read the same bytes differently."""
     import safetensors
 
     class Accepting:

@@ -1,4 +1,4 @@
-"""What an installation promises: declared dependencies, a lean import, one version."""
+"""Installation: declared dependencies, a lean import, one version."""
 
 import importlib.metadata
 import os
@@ -23,7 +23,7 @@ HEAVY = (
     "huggingface_hub", "matplotlib", "pyarrow", "safetensors", "scipy", "sentence_transformers", "tokenizers", "torch",
     "tqdm", "transformers", "typer",
 )  # fmt: skip
-# What is imported by name and comes with a dependency.
+# Imported packages that a declared dependency installs.
 BROUGHT_BY = {"llvmlite": "numba", "rich": "typer"}
 
 
@@ -57,7 +57,7 @@ with event.install_recorder("numba:compile") as compiled:
     {}
 print(bool(compiled.buffer))
 """
-    # Without the kernels on disk, which are not compiled.
+    # Empty cache: kernels loaded from disk would not count as compiled.
     assert run(count.format("import fastattn"), NUMBA_CACHE_DIR=str(tmp_path)) == "False\n"
     assert run(count.format("njit(lambda x: x)(1)")) == "True\n"
 
@@ -95,7 +95,7 @@ def test_command_is_there() -> None:
 
 @pytest.mark.jit
 def test_the_wheel_from_the_sdist_works_without_tbb_and_libgomp(tmp_path: Path) -> None:
-    """In a new environment, imported with warnings as errors; the dependencies are those that are here."""
+    """The wheel works in a new environment that borrows this one's packages, with warnings as errors."""
     pytest.importorskip("build")
     _, wheel = installation.build(tmp_path)
     assert installation.beside(tmp_path, wheel).endswith(", then workqueue")

@@ -1,4 +1,4 @@
-"""Ctrl-C: KeyboardInterrupt within a second, and the process goes on as before."""
+"""Ctrl-C: KeyboardInterrupt within a second, and the next call gives the same bits."""
 
 import os
 import threading
@@ -26,14 +26,14 @@ def test_in_a_long_forward(layer: str) -> None:
 
 
 def test_in_a_long_sequence() -> None:
-    """A thread has one sequence through all layers: it looks up in between."""
+    """In the schedule of chunks, a thread that takes a sequence through all layers checks for an interrupt in between."""
     found = run_child("_interrupt_child", "encode", "long", 0.4)
     assert found["outcomes"] == [RAISED, RAISED] and found["same"]
-    assert found["late"] < 1.0  # a layer takes four seconds, and all of them half a minute
+    assert found["late"] < 1.0  # a layer takes four seconds, all layers half a minute
 
 
 def test_in_one_sequence() -> None:
-    """All threads share each of its steps, and a step takes seconds."""
+    """All threads share each step of a single long sequence; a step takes seconds, so they must check within the step."""
     found = run_child("_interrupt_child", "encode", "one", 1.0)
     assert found["outcomes"] == [RAISED, RAISED] and found["same"]
     assert found["late"] < 1.0
@@ -54,14 +54,14 @@ def test_while_kernels_are_compiled(tmp_path: Path) -> None:
 
 
 def test_in_the_first_call() -> None:
-    """It reads the kernels from disk, or compiles them, before it computes."""
+    """The first call loads the kernels from disk, or compiles them, before it computes."""
     found = run_child("_interrupt_child", "first", 1.5)
     assert found["outcomes"] == [RAISED] and found["same"]
     assert found["late"] < 1.0
 
 
 def test_beside_other_threads() -> None:
-    """Under workqueue, where they wait for each other."""
+    """Workqueue, since its threads wait for each other's calls."""
     found = run_child("_interrupt_child", "beside", 1.0, NUMBA_THREADING_LAYER="workqueue")
     assert found["outcomes"] == [RAISED] and found["same"]
     assert found["late"] < 1.0
@@ -69,7 +69,7 @@ def test_beside_other_threads() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="there is no such signal")
 def test_a_call_in_the_handler_of_a_signal() -> None:
-    """It comes in the middle of another, whose memory it must not use."""
+    """Re-entrant calls: a call in a signal handler must not share the workspace of the interrupted call."""
     found = run_child("_interrupt_child", "handler")
     assert found["same"] and found["inside"] == [True, True]
 
@@ -79,7 +79,7 @@ class Alarm(Exception):
 
 
 def test_the_call_has_ended_when_the_handlers_exception_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever memory it used is then free to be used again; and an exception of the call itself is raised."""
+    """The handler's exception is raised only after the call has ended and its memory is free; the call's own is raised too."""
     stopped, ended = threading.Event(), []
 
     def call() -> None:
@@ -88,7 +88,7 @@ def test_the_call_has_ended_when_the_handlers_exception_arrives(monkeypatch: pyt
         ended.append(True)
 
     class Lock:
-        """The lock that the main thread waits for: the handler raises in there."""
+        """Lock that the main thread waits for; `acquire` raises the handler's exception."""
 
         first = True
 
@@ -128,7 +128,7 @@ def test_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_where_the_thread_dies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a hook of threads that raises, say: nobody would ever say that the call has ended."""
+    """Deadlock otherwise: a thread that dies before the call, by a raising hook for example, never signals the end."""
     monkeypatch.setattr(interrupt, "_CHECK_INTERVAL", 0.01)
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
 

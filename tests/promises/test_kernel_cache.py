@@ -1,4 +1,4 @@
-"""Kernels on disk: whatever happens to the files, the next start is right; what cannot be kept is said once."""
+"""Kernel cache: after any damage to its files the next start is right; a failure to write is warned of once."""
 
 import json
 import os
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.jit, pytest.mark.skipif(not JIT, reason="without the J
 
 
 def double() -> Any:
-    """A kernel that nobody has compiled in this process."""
+    """Return a kernel that is not compiled yet in this process."""
 
     def double(x):  # type: ignore[no-untyped-def]
         return x * 2
@@ -84,7 +84,7 @@ def test_a_damaged_file(folder: Path, damage: str) -> None:
 
 
 def test_a_sound_digest_over_what_cannot_be_read(folder: Path) -> None:
-    """What another version of Numba or NumPy has pickled."""
+    """Pickles of another version of Numba or NumPy may have a sound digest and still fail to load."""
     import hashlib
 
     assert double()(3) == 6
@@ -139,7 +139,7 @@ def test_another_cpu_or_python_has_other_files(folder: Path, monkeypatch: pytest
 
 
 def test_another_version_has_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of Numba, or of any kernel's source: what a kernel calls is a part of its code."""
+    """The tag covers Numba's version and the source of all kernels, since callees are compiled into a kernel."""
     from numba.core.registry import cpu_target
 
     shutil.copytree(jit._KERNELS, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
@@ -160,7 +160,7 @@ def written(count: int, **environment: Any) -> dict[str, Any]:
 
 
 def test_no_folder_is_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything is below a file, for the administrator too."""
+    """Folders below a regular file cannot be made, not even by root."""
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(_cache.config, "CACHE_DIR", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr(_cache.tempfile, "tempdir", str(tmp_path / "file" / "tmp"))
@@ -189,7 +189,7 @@ def test_the_temporary_folder_is_the_last(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="no users here")
 def test_a_temporary_folder_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """He may have made it under this user's name, or a link: whoever writes there chooses the code that is run."""
+    """A cache folder owned by another user, or a link, is refused: its owner could plant code that this process runs."""
     own = tmp_path / f"fastattn-cache-{os.getuid()}"
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     own.symlink_to("elsewhere")
@@ -216,7 +216,7 @@ def test_no_home(home: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_an_installation_that_is_read_only(tmp_path: Path) -> None:
-    """The kernels go to the user's folder, without a word; with no home, to the temporary one, which is said once."""
+    """Kernels go silently to the user's cache folder; without a home, to the temporary folder, with one warning."""
     shutil.copytree(ROOT / "fastattn", tmp_path / "fastattn", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "fastattn" / "kernels" / "__pycache__").write_text("")
     code = "import numpy, fastattn; print(fastattn.gelu(numpy.zeros((2, 3), numpy.float32)).sum())"
@@ -241,7 +241,7 @@ def test_a_full_disk(folder: Path) -> None:
     resource = pytest.importorskip("resource", reason="no limit on the size of files here")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     kernel = double()
-    # Python ignores the signal that goes with it: what comes is an OSError.
+    # A write beyond the limit raises OSError: Python ignores SIGXFSZ.
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
         with pytest.warns(RuntimeWarning, match="are not kept"):
@@ -253,7 +253,7 @@ def test_a_full_disk(folder: Path) -> None:
 
 
 def test_two_writers_at_once(tmp_path: Path) -> None:
-    """Numba's index would name the file of one signature for the other."""
+    """Race: in Numba's own cache, two writers' index could map one signature to the other's file."""
     command = [sys.executable, "-m", "soak._interrupt_child", "write", "6"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
     writers = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -281,7 +281,7 @@ def test_a_writer_that_is_killed(tmp_path: Path) -> None:
         assert writer.returncode == -signal.SIGKILL
     found = written(9, NUMBA_CACHE_DIR=tmp_path)
     assert found["hits"] >= 8 and not found["said"]
-    # In the middle of a file.
+    # SIGKILL halfway through writing a file.
     half = (
         "import os; from pathlib import Path; from soak import _interrupt_child as child; write = Path.write_bytes; "
         "Path.write_bytes = lambda path, x: (write(path, x[:len(x) // 2]), os.kill(os.getpid(), 9)); child.write(10)"
@@ -290,7 +290,7 @@ def test_a_writer_that_is_killed(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     found = written(10, NUMBA_CACHE_DIR=tmp_path)
     assert not found["said"] and found["hits"] == 18 and len(list((tmp_path / "fastattn").glob("*.tmp.*"))) >= 1
-    # What was begun is removed when it is old enough to belong to nobody.
+    # Temporary files are removed once they are too old to belong to a running writer.
     folder = tmp_path / "fastattn"
     left = folder / "kernel.nbc.tmp.0123"
     left.write_bytes(b"")

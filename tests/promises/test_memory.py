@@ -1,4 +1,4 @@
-"""Memory: flat over calls and loads, bounded at its peak, and refused before anything is half done."""
+"""Memory: flat over calls and loads, with a bounded peak; a MemoryError comes before any work or output."""
 
 import subprocess
 import sys
@@ -58,7 +58,7 @@ def test_peak_of_encode() -> None:
 @pytest.mark.jit
 @pytest.mark.parametrize("measurement", ["long", "whole"])
 def test_peak_on_long_texts(measurement: str) -> None:
-    """All at once would take twenty times as much, or three times where they are read whole."""
+    """Texts are tokenised in groups: all at once would take twenty times the bound, or three times if read whole."""
     row = memory.long_texts_row(8, measurement)
     assert row.ok, row
 
@@ -66,7 +66,7 @@ def test_peak_on_long_texts(measurement: str) -> None:
 @LINUX
 @pytest.mark.parametrize("leak", [64, 1024])
 def test_a_leak_is_found(leak: int) -> None:
-    """In a process of its own: this one has freed memory, which comes first."""
+    """A child process, since this process's freed memory would absorb the leak."""
     code = f"from soak import memory; k = []; print(memory._growth(lambda i: k.append(bytearray({leak})), 100_000, 100)['growth'])"
     child = subprocess.run([sys.executable, "-c", code], cwd=memory.ROOT, capture_output=True, text=True, check=True)
     assert int(child.stdout) > memory.CALL_BYTES * 100_000 + memory.SETTLING
@@ -77,7 +77,7 @@ Free = Any
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Iterator[Free]:
-    """Make every size a large one, and so many bytes free."""
+    """Yield a function that sets the free bytes; every size counts as large."""
 
     def set_free(size: int) -> None:
         monkeypatch.setattr(_memory, "free_bytes", lambda: size)
@@ -118,7 +118,7 @@ def test_what_needs_no_memory_is_not_refused(op: str, free: Free) -> None:
 
 @pytest.mark.parametrize("op", ["softmax", "gelu", "layer_norm", "scaled_dot_product_attention"])
 def test_copies_count(op: str, free: Free) -> None:
-    """An array that must be copied, and one of float16 whose result is converted, take more."""
+    """Copies are counted: of an array that must be contiguous, and of a float16 array and its result."""
     free(X.nbytes + X.nbytes // 2)
     for x in (X.T.astype(np.float16), np.asfortranarray(X)[:, ::2]):
         if x.dtype == np.float16 or op == "scaled_dot_product_attention":
@@ -147,7 +147,7 @@ def test_a_batch_that_would_not_fit(positions: str | None, free: Free, monkeypat
     model = Encoder(EncoderConfig(1, 2, 8, 8, vocab_size=9, positions=positions))
     ids, offsets = np.ones(1000, np.int32), np.array([0, 1000])
     needed = []
-    forward._workspace.__dict__.clear()  # what this thread has it need not ask for
+    forward._workspace.__dict__.clear()  # a buffer kept by the thread would not be asked for again
     monkeypatch.setattr(_memory, "check_fits", lambda size, what: needed.append(size))
     expected = model.forward_packed(ids, offsets)
     monkeypatch.undo()
@@ -157,7 +157,7 @@ def test_a_batch_that_would_not_fit(positions: str | None, free: Free, monkeypat
     model = Encoder(EncoderConfig(1, 2, 8, 8, vocab_size=9, positions=positions))
     out = np.full((1000, 8), 7, np.float32)
     monkeypatch.setattr(_memory, "free_bytes", lambda: expected.nbytes // 2)
-    monkeypatch.setattr(forward, "encoder_kernel", None)  # nothing is computed
+    monkeypatch.setattr(forward, "encoder_kernel", None)  # a call would raise TypeError
     forward._workspace.__dict__.clear()
     with pytest.raises(MemoryError, match="would take"):
         model.forward_packed(ids, offsets)
@@ -174,7 +174,7 @@ def test_memory_that_a_thread_has_is_not_asked_for_again(free: Free, monkeypatch
     model.forward_packed(ids, offsets, out=out)
     free(0)
     model.forward_packed(ids, offsets, out=out)
-    # What is larger than what a thread keeps is given back.
+    # Buffers larger than `_KEPT` are freed after the call.
     monkeypatch.setattr(forward, "_KEPT", 1)
     model.forward_packed(ids, offsets, out=out)
     with pytest.raises(MemoryError, match="would take"):
@@ -189,7 +189,7 @@ HEADS = {kind.task: kind for kind in (EncoderForMaskedLM, EncoderForTokenClassif
 def test_a_head_that_would_not_fit(task: str, free: Free, monkeypatch: pytest.MonkeyPatch) -> None:
     model = HEADS[task].from_pretrained(GOLDEN / "bert")
     ids = np.ones((40, 16), np.int32)
-    # The greatest array there is at once beside the encoder's: of the padded result and the one without padding, or of a step.
+    # Peak beside the encoder's memory: the arrays of a step, or the padded result with the packed result.
     sizes = [step.width * (1 if step._norm is None else 2) + (step.inputs if i else 0) for i, step in enumerate(model._steps)]
     rows = 40 if task == "sequence-classification" else ids.size
     packed = 4 * rows * max([*sizes, model._steps[-1].width])
@@ -201,12 +201,12 @@ def test_a_head_that_would_not_fit(task: str, free: Free, monkeypatch: pytest.Mo
         free(2**62)
         with monkeypatch.context() as patched:
             patched.setattr(_memory, "check_fits", lambda size, what: asked.append(size))
-            forward._workspace.__dict__.clear()  # what this thread has it need not ask for
+            forward._workspace.__dict__.clear()  # a buffer kept by the thread would not be asked for again
             call()
         return max(asked)
 
     own = asked_by(lambda: model.encoder.forward_packed(ids.reshape(-1), offsets, pooling=model._pooling))
-    # With a batch, which tokens are real and these tokens as well.
+    # A padded batch adds the mask of real tokens, and their ids.
     batch = padded + ids.size + ids.nbytes
     for size, call in ((packed, lambda: model.forward_packed(ids.reshape(-1), offsets)), (batch, lambda: model(ids))):
         free(2**62)
@@ -217,7 +217,7 @@ def test_a_head_that_would_not_fit(task: str, free: Free, monkeypatch: pytest.Mo
         np.testing.assert_array_equal(call(), result)
         forward._workspace.__dict__.clear()
         with monkeypatch.context() as patched:
-            patched.setattr(forward, "encoder_kernel", None)  # nothing is computed
+            patched.setattr(forward, "encoder_kernel", None)  # a call would raise TypeError
             for most in (own + size - 1, size - 1, 0):
                 free(most)
                 with pytest.raises(MemoryError, match="would take"):
@@ -226,7 +226,7 @@ def test_a_head_that_would_not_fit(task: str, free: Free, monkeypatch: pytest.Mo
 
 @pytest.mark.jit
 def test_arrays_of_a_head_are_counted(free: Free) -> None:
-    """What its steps take at their peak, by the allocator's own count."""
+    """`step.size` matches the peak that tracemalloc measures."""
     model = EncoderForMaskedLM.from_pretrained(GOLDEN / "bert")
     x = np.ones((5000, model._steps[0].inputs), np.float32)
     for i, step in enumerate(model._steps):
@@ -246,7 +246,7 @@ def test_packing_that_would_not_fit(free: Free) -> None:
 
 
 def test_many_layers_that_would_not_fit(free: Free) -> None:
-    """Nothing is made for each layer, neither weights nor their names; without weights the first that lacks is found."""
+    """The error comes before any allocation per layer, of weights or names; the first missing parameter is named."""
     config = EncoderConfig(10**5, 1, 1, 1, vocab_size=9)
     parameters = random_parameters(EncoderConfig(2, 1, 1, 1, vocab_size=9), 0)
     free(2**20)
@@ -300,7 +300,7 @@ def test_embeddings_whose_copies_would_not_fit(free: Free) -> None:
             call()
         free(14 * a.size)
         call()
-    # What is taken fits in that.
+    # The peak is within the bytes asked for.
     for call in calls:
         tracemalloc.start()
         call()
@@ -316,7 +316,7 @@ def model(tmp_path: Path) -> SentenceTransformer:
 def test_texts_whose_embeddings_would_not_fit(model: SentenceTransformer, free: Free, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["the cat"] * 1000
     size = 4 * C * len(texts)
-    monkeypatch.setattr(model._pipeline, "batches", None)  # nothing is tokenised or computed
+    monkeypatch.setattr(model._pipeline, "batches", None)  # tokenising would raise TypeError
     for most, options in ((size - 1, {}), (2 * size, {"precision": "int8"}), (2 * size, {"output_value": "token_embeddings"})):
         free(most)
         with pytest.raises(MemoryError, match=r"embeddings of .* would take"):
@@ -324,7 +324,7 @@ def test_texts_whose_embeddings_would_not_fit(model: SentenceTransformer, free: 
 
 
 def test_token_embeddings_are_counted_and_not_guessed(model: SentenceTransformer, free: Free) -> None:
-    # Four tokens a text, where twelve would be the most.
+    # Four tokens a text, where the limit is twelve: memory is asked for the real tokens.
     texts = ["the cat"] * 100
     free(4 * C * 4 * 100 + 4 * C * 8 * 400)
     assert len(model.encode(texts, output_value="token_embeddings")) == 100
@@ -356,5 +356,5 @@ def test_asking_takes_little_time() -> None:
     start = time.process_time()
     for _ in range(100):
         _memory.free_bytes()
-    # A size of 64 MiB takes a hundred times as long to write.
+    # Writing 64 MiB takes a hundred times as long.
     assert time.process_time() - start < 0.2

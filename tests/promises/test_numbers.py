@@ -1,4 +1,4 @@
-"""NaN and infinity stay where they are, denormal numbers give right results, the bits are the same everywhere, errors are small."""
+"""NaN and infinity stay in their row, denormal numbers give right results, bits never vary, errors are small."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def test_nan_and_infinity_stay_in_their_sequence_in_every_schedule() -> None:
 
 @pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000, 0x7F800001, 0xFF812345, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_no_nan_becomes_a_number(bits: int) -> None:
-    """Whatever its lower bits are, and wherever in a row it lies."""
+    """NaN stays NaN for every payload, and at every place in a row."""
     bad = np.array(bits, np.uint32).view(np.float32)
     for n in (1, 5, 16, 40):
         for place in {0, n // 2, n - 1}:
@@ -45,7 +45,7 @@ def test_no_nan_becomes_a_number(bits: int) -> None:
 
 @pytest.mark.parametrize("scale", [2.0**-140, 2.0**-149, 2.0**-130])
 def test_denormal_numbers(scale: float) -> None:
-    """Each of n roundings is one of half the smallest float32; nothing is taken for 0."""
+    """Denormal numbers are not flushed to 0: n roundings err by at most n halves of the smallest float32."""
     small = np.float32(scale)
     x, weight, bias = np.round(normal(9, 50) * 9) * small, normal(23, 50), normal(23) * small
 
@@ -63,13 +63,13 @@ def test_denormal_numbers(scale: float) -> None:
     v = np.round(v * 9) * small
     truth = fastattn.reference.scaled_dot_product_attention(*(a.astype(np.float64) for a in (q, k, v)))
     near(fastattn.scaled_dot_product_attention(q, k, v), truth, 40)
-    # The products are denormal, their factors are not.
+    # Normal factors with denormal products.
     a, b = normal(9, 50) * np.float32(2.0**-66), normal(23, 50) * np.float32(2.0**-66)
     near(fastattn.linear(a, b), a.astype(np.float64) @ b.T.astype(np.float64), 52)
 
 
 def test_small_weights_of_softmax() -> None:
-    """Weights above the smallest normal float32 are there, whatever lies below them."""
+    """Softmax weights above the smallest normal float32 are exact to rounding, whatever smaller weights the row has."""
     x = np.linspace(-120, 0, 481, dtype=np.float32)
     truth = np.exp(x.astype(np.float64)) / np.exp(x.astype(np.float64)).sum()
     found = fastattn.softmax(x)
@@ -80,7 +80,7 @@ def test_small_weights_of_softmax() -> None:
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.name)
 def test_errors(function: Function) -> None:
-    """In units of the last place; `benchmarks/results/errors.md` has the sweep of every float32, beside the peers'."""
+    """Errors are bounded in ulp; `benchmarks/results/errors.md` has the sweep of every float32, beside the peers'."""
     bounds = {
         "exp, x <= 0": [1.1, 1.1, 1.1],
         "normal tail, 0 <= x <= 13": [2.2, 25, 1e4, 3e5, 5e6],
@@ -97,7 +97,7 @@ def test_errors(function: Function) -> None:
 
 
 def test_layer_norm_far_from_0() -> None:
-    """The mean's rounding, which grows with the mean, is not in the result."""
+    """Rounding of the mean, which grows with the mean, is corrected in the result."""
     for n in (17, 128, 384):
         x = normal(200, n) + np.float32(1000)
         wide = x.astype(np.float64)
@@ -115,7 +115,7 @@ def test_the_same_bits_in_every_process_and_threading_layer() -> None:
 
 
 def test_the_sweep_notices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A function that is off by a little, and one that loses a NaN."""
+    """The sweep detects a small relative error and a lost NaN."""
     tanh = next(f for f in FUNCTIONS if f.name == "tanh")
 
     def off(x: Any, out: Any) -> None:

@@ -1,4 +1,4 @@
-"""CPUs: a limit is seen and kept, and a process that does nothing takes none."""
+"""CPU limits: affinity and quota bound the threads, and an idle process takes no CPU time."""
 
 import os
 from pathlib import Path
@@ -59,7 +59,7 @@ needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason
 
 @needs_affinity
 def test_on_one_cpu_as_cheap_as_with_one_thread() -> None:
-    """In CPU time, which on one CPU is what a call takes, whoever else is busy."""
+    """CPU time is compared: on one CPU it equals the time of the call, and does not depend on the machine's load."""
     limited = run_child("_threads_child", "cost", 8, cpus=1)
     single = run_child("_threads_child", "cost", 8, cpus=1, NUMBA_NUM_THREADS=1, RAYON_NUM_THREADS=1)
     assert limited["threads"] == single["threads"] == 1
@@ -68,7 +68,7 @@ def test_on_one_cpu_as_cheap_as_with_one_thread() -> None:
 
 @needs_affinity
 def test_a_limit_that_comes_later() -> None:
-    """The mask is looked at in each call."""
+    """The affinity mask is read in each call."""
     _threads.threading_layer()
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})

@@ -1,4 +1,4 @@
-"""Many Python threads at once, under each threading layer, in processes of their own: no crash, no deadlock, no wrong bit."""
+"""Concurrent Python threads under each threading layer, in child processes: no crash, no deadlock, no wrong bit."""
 
 import os
 import subprocess
@@ -78,7 +78,7 @@ def test_one_thread_at_a_time_compiles_what_is_called_by_its_address() -> None:
 @pytest.mark.skipif(not JIT, reason="without the JIT there are no threads")
 @pytest.mark.parametrize("first", ["softmax(x)", "gelu(x)", "layer_norm(x)", "linear(x, x)", "attention_weights(x, x)"])
 def test_the_first_call_finds_libtbb(first: str) -> None:
-    """However small it is, and although it compiles: whatever starts Numba's threads first settles the layer."""
+    """libtbb is loaded before the first call, even a small call or a compilation, starts Numba's threads and fixes the layer."""
     require("tbb")
     code = f"import numpy, fastattn, numba; x = numpy.ones((3, 3), 'f4'); fastattn.{first}; print(numba.threading_layer())"
     given = {name: value for name, value in os.environ.items() if name != "NUMBA_THREADING_LAYER"}
@@ -88,7 +88,7 @@ def test_the_first_call_finds_libtbb(first: str) -> None:
 
 @pytest.mark.skipif(not JIT, reason="without the JIT there are no threads")
 def test_the_thread_mask_is_the_callers_own() -> None:
-    """A mask that one thread sets is neither changed by a call nor seen by another thread."""
+    """A thread mask set in one thread is neither changed by a call nor visible in another thread."""
     import numba
 
     import fastattn

@@ -1,4 +1,4 @@
-"""accelerate: when the kernels run and when the original does, whatever happens to the module in between."""
+"""accelerate: calls that run the kernels, calls that run the original, and changes of the module between calls."""
 
 import copy
 import inspect
@@ -45,7 +45,7 @@ class Runs:
         self.count = 0
 
     def by_kernels(self, module: Any, *args: Any, **kwargs: Any) -> bool:
-        """Call without gradients and without a warning, check the result, and tell whether the kernels made it."""
+        """Call without gradients, check the result, and tell whether the kernels ran; a warning is an error."""
         before = self.count
         original = type(module).forward
         with torch.no_grad(), warnings.catch_warnings():
@@ -137,7 +137,7 @@ def test_training_mode_runs_the_original_with_one_warning(module: Any, x: Any, r
 
 @pytest.mark.parametrize("kind", ["plain", "foreach", "fused"])
 def test_optimizer_steps_are_noticed(kind: str, module: Any, x: Any, runs: Runs) -> None:
-    """The fused one changes the parameters without counting a version."""
+    """The fused optimizer changes parameters without increasing their version counters."""
     assert runs.by_kernels(module, x)
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, **({kind: True} if kind != "plain" else {}))
     with warnings.catch_warnings():
@@ -204,7 +204,7 @@ def test_module_made_in_inference_mode(x: Any) -> None:
 
 
 def failing(call: Any) -> Any:
-    """Return a call that runs into an error of torch."""
+    """Return a function that expects the call to raise torch's error."""
 
     def fails() -> None:
         with pytest.raises((RuntimeError, AssertionError, TypeError)):
@@ -214,7 +214,7 @@ def failing(call: Any) -> Any:
 
 
 def unfit(name: str, module: Any, x: Any) -> Any:
-    """Return a call that the kernels do not take, and the reason."""
+    """Return a call that the kernels do not support, and the reason."""
     if name == "half weights":
         return lambda: module.bfloat16()(x.bfloat16()), "bfloat16"
     if name == "double":
@@ -276,7 +276,7 @@ def test_transforms_see_the_original(module: Any, x: Any) -> None:
 
     plain = encoder().requires_grad_(False)
     module.requires_grad_(False)
-    # The only attention of torch that has forward-mode gradients.
+    # MATH is torch's only attention with forward-mode gradients.
     math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     with warnings.catch_warnings(), math:
         warnings.simplefilter("ignore")
@@ -342,7 +342,7 @@ def test_restore(module: Any, x: Any, runs: Runs) -> None:
 
 
 def test_threads(module: Any) -> None:
-    """Some of them change the weights' packing meanwhile, all get the same bits."""
+    """Race: some threads replace the packed weights meanwhile, and all must get the same bits."""
     inputs = [torch.randn(1 + i % 3, 3 + i % 7, C) for i in range(40)]
     plain = fastattn.accelerate(encoder())
     with torch.inference_mode():
@@ -379,7 +379,7 @@ class Scaled(nn.TransformerEncoderLayer):
 
 
 def test_subclass_that_computes_something_else() -> None:
-    """Its own forward runs; only the attention inside it is accelerated."""
+    """The subclass's own forward runs; only its attention is accelerated."""
     plain = Scaled(C, 2, 24, batch_first=True).eval()
     module, x = fastattn.accelerate(copy.deepcopy(plain)), torch.randn(2, T, C)
     with torch.inference_mode():

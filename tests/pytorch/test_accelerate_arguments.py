@@ -1,4 +1,4 @@
-"""accelerate: what is no module to accelerate, and no torch."""
+"""accelerate: wrong arguments, and torch not installed."""
 
 import sys
 from typing import Any

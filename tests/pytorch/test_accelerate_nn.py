@@ -1,4 +1,4 @@
-"""torch.nn's encoder layers and attention through the kernels: the results of the originals, in every mask and layout."""
+"""torch.nn's encoder layers and attention, accelerated: the originals' results, in every mask and layout."""
 
 import copy
 import functools
@@ -25,7 +25,7 @@ def settle() -> None:
 
 
 def stack(layers: int = 2, norm: Any = None, **options: Any) -> Any:
-    """Return layers with weights and norms that matter."""
+    """Return encoder layers with random weights, biases and norms."""
     layer = nn.TransformerEncoderLayer(C, HEADS, FF, **options)
     module = nn.TransformerEncoder(layer, layers, norm=norm, enable_nested_tensor=False) if layers else layer
     return scrambled(module)
@@ -45,7 +45,7 @@ def both(module: Any) -> tuple[Any, Any]:
 
 
 def masks(b: int, t: int) -> dict[str, tuple[Any, Any]]:
-    """Attention and padding masks (b, t), where True is ignored."""
+    """Return attention masks and padding masks (b, t), in which True masks out."""
     ragged = torch.arange(t) >= torch.arange(b, 0, -1)[:, None] * t // b
     holes = torch.rand(b, t) > 0.7
     holes[:, 0] = False

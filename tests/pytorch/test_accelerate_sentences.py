@@ -1,4 +1,4 @@
-"""Whole programs round an accelerated encoder, on the real model: sentence-transformers, cross-encoders, pipelines."""
+"""Programs around an accelerated MiniLM: sentence-transformers, cross-encoders, pipelines."""
 
 import copy
 import threading
@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("error::fastattn.FallbackWarning"),
 ]
 FOLDER = str(find_model())
-TOLERANCE = 1e-5  # of normalised embeddings and of scores between 0 and 1, the largest difference of any element
+TOLERANCE = 1e-5  # largest difference of an element, of unit-length embeddings and of scores in 0 .. 1
 FLOAT32 = {"dtype": torch.float32}
 TEXTS = texts()[:72]
 
@@ -48,7 +48,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def classifier() -> tuple[Any, Any]:
-    """Return the real encoder under a head of random weights, and the tokenizer."""
+    """Return MiniLM with a head of random weights, and the tokenizer."""
     torch.manual_seed(0)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(FOLDER, num_labels=1, dtype=torch.float32)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_cross_encoder(classifier: tuple[Any, Any], runs: list[Any], tmp_path: P
 
 
 def test_pipeline(classifier: tuple[Any, Any], runs: list[Any]) -> None:
-    """A pipeline is no module: the one that it holds is accelerated."""
+    """A pipeline is no module: its `model` is accelerated."""
     model, tokenizer = classifier
     original = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
     pipe = transformers.pipeline("text-classification", model=copy.deepcopy(model), tokenizer=tokenizer, device="cpu")
@@ -118,7 +118,7 @@ def test_pipeline(classifier: tuple[Any, Any], runs: list[Any]) -> None:
 
 
 def test_encoder_from_sentence_transformer() -> None:
-    """Its tokens in, the hidden states out that the checkpoint's own reader gives, bit for bit."""
+    """Hidden states of its tokens equal, bit for bit, those of the encoder read from the checkpoint."""
     model = sentence_transformers.SentenceTransformer(FOLDER, device="cpu", model_kwargs=FLOAT32)
     ids = model.tokenizer(TEXTS[:8], padding=True, truncation=True, max_length=64, return_tensors="np")
     inputs = ids["input_ids"], ids["attention_mask"]

@@ -1,4 +1,4 @@
-"""Encoders of transformers through the kernels: the outputs of the originals, whatever is asked for and however it is padded."""
+"""Encoders of transformers, accelerated: the originals' outputs, for every requested output and padding."""
 
 import copy
 import inspect
@@ -24,7 +24,7 @@ from tests.support.peer_models import CASES, TASKS, batch, model, outputs  # noq
 pytestmark = [pytest.mark.jit, pytest.mark.filterwarnings("error::fastattn.FallbackWarning")]
 LENGTHS = [40, 1, 7, 130, 13]
 FAMILIES = list(CASES)
-# Whose positions are a table: their own embedding is asked where a token is not at its usual place.
+# Families with a position table: the original's embeddings are called for unusual position ids.
 TABLES = [family for family in FAMILIES if not family.startswith(("modernbert", "nomic"))]
 
 
@@ -40,9 +40,9 @@ def tensors(family: str, lengths: list[int] = LENGTHS) -> dict[str, Any]:
 
 
 def check(found: Any, original: Any, inputs: dict[str, Any], *, alone: bool = True) -> None:
-    """Compare every array of an output with what the original makes of each sequence alone, or of the whole batch.
+    """Compare every array of an output with the original's for each sequence alone, or for the whole batch.
 
-    Alone, because what a padded position computes can make others NaN in float64.
+    Sequences run alone because the output of a padded position can make others NaN in float64.
     """
     mask = inputs.get("attention_mask")
     lengths = [None] if mask is None or not alone else mask.long().sum(dim=1).tolist()
@@ -87,7 +87,7 @@ def cut(x: Any, b: int, length: int | None) -> Any:
 
 
 def flat(x: Any, real: Any) -> Any:
-    """Return the numbers of an output end to end, as far as they belong to real tokens."""
+    """Return the numbers of an output that belong to real tokens, end to end."""
     if x is None:
         return np.empty(0)
     if isinstance(x, tuple):
@@ -96,7 +96,7 @@ def flat(x: Any, real: Any) -> Any:
 
 
 def rows(x: Any, real: Any) -> Any:
-    """Return what belongs to real tokens: of hidden states (B, T, C), attentions (B, H, T, T) or vectors (B, C)."""
+    """Return the rows of real tokens: of hidden states (B, T, C) or attentions (B, H, T, T); vectors (B, C) are returned whole."""
     if x.ndim == 4:
         x = x.swapaxes(1, 2)
     return x[real] if x.ndim > 2 else x
@@ -120,7 +120,7 @@ def test_families_and_heads(family: str, task: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_outputs(family: str) -> None:
-    """Of the same class with the same names; or a tuple of the same length."""
+    """Outputs have the original's class and names, or are tuples of its length."""
     module, original = both(family)
     inputs = tensors(family)
     with torch.inference_mode():
@@ -151,7 +151,7 @@ def test_hidden_states_and_attentions(family: str) -> None:
     with torch.inference_mode():
         for options in asked:
             check(module(**inputs, **options), original, {**inputs, **options})
-        # What transformers installed for that does not keep the kernels from the next call.
+        # Hooks that transformers installed to collect outputs do not disable the kernels in the next call.
         check(module(**inputs), original, inputs)
 
 
@@ -241,7 +241,7 @@ def test_unfit_arguments_run_the_original_with_one_warning(name: str) -> None:
 
 
 def test_attentions_of_another_implementation() -> None:
-    """It has none, and neither has the accelerated one."""
+    """The sdpa implementation returns no attentions, and neither does the accelerated module."""
     module, original = both("bert", attention="sdpa")
     inputs = {"input_ids": torch.randint(5, 90, (2, 6)), "output_attentions": True}
     with torch.inference_mode(), pytest.warns(FallbackWarning, match="the attention implementation is 'sdpa'"):
@@ -267,7 +267,7 @@ class Lora(torch.nn.Linear):
     ],
 )
 def test_changed_parts(change: Any, words: str) -> None:
-    """Before: an error.  After: the original runs, and says why."""
+    """A part changed before accelerate is an error; after it, the original runs, with a warning that gives the reason."""
     module, original = both("bert")
     inputs = tensors("bert", [5, 3])
     with torch.inference_mode():
@@ -338,7 +338,7 @@ def test_saved_model_is_the_original(tmp_path: Path) -> None:
 
 
 def test_training_a_head_on_top() -> None:
-    """Loss and gradients are the original's; afterwards the kernels have the new weights."""
+    """Loss and gradients are the original's; after the optimizer step the kernels use the new weights."""
     module, original = both("bert", "sequence-classification")
     inputs, labels = tensors("bert", [9, 4]), torch.tensor([0, 2])
     for one in (module, original):

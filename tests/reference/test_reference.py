@@ -1,4 +1,4 @@
-"""The reference against values computed by hand, `math.erf`, and its own definitions put together another way."""
+"""Reference against values computed by hand, `math.erf`, and equivalent formulas."""
 
 import math
 from typing import Any
@@ -88,7 +88,7 @@ class TestLinear:
 
 
 class TestAttention:
-    # With one-hot queries times ln 3 and scale 1, the scores are ln 3 on the diagonal and 0 elsewhere.
+    # Scores are ln 3 on the diagonal and 0 elsewhere: one-hot queries times ln 3, scale 1.
     QUERY, KEY, VALUE = np.eye(2) * math.log(3), np.eye(2), np.array([[4.0, 0.0], [0.0, 8.0]])
 
     def test_by_hand(self) -> None:
@@ -191,7 +191,7 @@ class TestPrecision:
             assert 0 < error < 20 * np.finfo(dtype).eps * np.abs(truth).max()
 
     def test_float16_is_rounded_once(self) -> None:
-        """With 2048 ones, a sum in float16 would stop at 2048 and a product with 4097 terms would lose its last."""
+        """A sum of ones in float16 would stop at 2048, and a product of 4097 terms would lose its last."""
         ones = np.ones((1, 4097), np.float16)
         assert reference.linear(ones, ones, np.array([-4096], np.float16)).tolist() == [[1]]
 

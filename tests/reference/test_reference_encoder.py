@@ -1,4 +1,4 @@
-"""The reference encoder against its definition written another way: a head at a time, padding taken out."""
+"""Reference encoder against an independent version: a head at a time, without padding."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ OPTIONS: dict[str, Any] = {"num_layers": LAYERS, "num_heads": HEADS}
 
 
 def parameters() -> dict[str, Array]:
-    """All parameters of a small encoder, float64."""
+    """Return all parameters of a small encoder, float64."""
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.token.weight": (V, C),
         "embeddings.position.weight": (8, C),
@@ -45,7 +45,7 @@ def norm(p: dict[str, Array], name: str, x: Array, eps: float = 1e-12) -> Array:
 
 
 def attention(p: dict[str, Array], i: int, x: Array) -> Array:
-    """One head after another, on channels cut out by hand."""
+    """Compute attention head by head, on slices of the channels."""
     query, key, value = (product(p, f"layers.{i}.attention.{name}", x) for name in ("query", "key", "value"))
     size = C // HEADS
     cuts = [slice(h * size, (h + 1) * size) for h in range(HEADS)]

@@ -1,1 +1,1 @@
-"""What tests share: cases, the tolerance, small models, rules."""
+"""Shared code of the tests: cases, the tolerance, small models, rules of the layout."""

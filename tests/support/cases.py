@@ -1,4 +1,4 @@
-"""Inputs that the op tests share."""
+"""Inputs shared by the op tests."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 JIT = not numba.config.DISABLE_JIT
-# Work (elements, or products of a sum) that the kernels still do in reasonable time as plain Python.
+# Work (elements, or multiply-adds) up to which the kernels take reasonable time as plain Python.
 SMALL = 12_000
 
 EDGES = (1, 2, 7, 13, 14, 15, 16, 17, 27, 28, 29, 31, 32, 33, 63, 64, 65, 127, 511, 512, 513)  # around every tile size
@@ -21,7 +21,7 @@ DTYPES = (np.float16, np.float32, np.float64)
 
 
 def sizes(cases: Iterable[Any], work: Callable[..., float] | None = None) -> list[Any]:
-    """Parameters for `pytest.mark.parametrize`, those with much work marked `jit`: deselected while the JIT is off.
+    """Return parameters for `pytest.mark.parametrize`; large cases are marked `jit`, and so deselected without the JIT.
 
     A case is an int or a tuple of ints; its work is their product unless `work` says otherwise.
     """
@@ -34,12 +34,12 @@ def sizes(cases: Iterable[Any], work: Callable[..., float] | None = None) -> lis
 
 
 def normal(*shape: int, seed: int = 0, scale: float = 1.0, dtype: Any = np.float32) -> Array:
-    """Normal random numbers of a standard deviation."""
+    """Return normal random numbers with standard deviation `scale`."""
     return (np.random.default_rng([seed, *shape]).standard_normal(shape) * scale).astype(dtype)
 
 
 def read_only(x: Array) -> Array:
-    """Copy `x` to an array that cannot be written."""
+    """Copy `x` to a read-only array."""
     copy = x.copy()
     copy.flags.writeable = False
     return copy
@@ -66,22 +66,22 @@ LAYOUTS = tuple(layouts(np.zeros((1, 1))))
 
 
 def blank(*shape: int, dtype: Any = np.float32) -> Array:
-    """Return an output full of NaN: an element that is not written is found."""
+    """Return an output full of NaN, in which an element that is not written shows."""
     return np.full(shape, np.nan, dtype)
 
 
 def blank_spaced(*shape: int, dtype: Any = np.float32) -> Array:
-    """Like `blank`, and not contiguous."""
+    """Return an output like `blank` that is not contiguous."""
     return blank(*shape[:-1], 2 * shape[-1], dtype=dtype)[..., ::2]
 
 
 def f64(*shape: int, seed: int = 0) -> Array:
-    """Normal random numbers in float64."""
+    """Return normal random numbers in float64."""
     return normal(*shape, seed=seed, dtype=np.float64)
 
 
 def close(result: Array, expected: Any, ulps: float = 16) -> None:
-    """Compare a float64 result with a value found another way, to a few rounding errors of the largest value."""
+    """Compare a float64 result with an independent value, to a few rounding errors of the largest value."""
     expected = np.asarray(expected, dtype=np.float64)
     assert result.dtype == np.float64 and result.shape == expected.shape
     size = max(1.0, float(np.max(np.abs(expected), initial=0)))

@@ -1,4 +1,4 @@
-"""Runs the command line, in this process and in one of its own."""
+"""Runs of the command line, in this process and in a child process."""
 
 import os
 import subprocess

@@ -1,6 +1,6 @@
-"""What every op does whatever it computes: layouts, `out`, dtypes, threads.
+"""Contract of every op: layouts, `out`, dtypes, threads.
 
-Each function takes an op's name and a correct call of it, float32, whose value the op's own tests check.
+Each function takes an op's name and a correct float32 call of the op, whose value the op's own tests check.
 """
 
 import math
@@ -55,7 +55,7 @@ def any_out(op: str, arrays: dict[str, Array], **options: Any) -> None:
 
 
 def overlapping(x: Array, shape: tuple[int, ...], shift: int) -> tuple[Array, Array]:
-    """Place `x` in a buffer in which an array of `shape` starts `shift` elements later."""
+    """Place `x` in a buffer, overlapping an array of `shape` that starts `shift` elements later; return both."""
     size = math.prod(shape)
     buffer = blank(max(x.size, size) + shift, dtype=x.dtype)
     inside = buffer[: x.size].reshape(x.shape)
@@ -81,7 +81,7 @@ def bad_out(op: str, arrays: dict[str, Array], **options: Any) -> None:
 
 
 def bad_dtypes(op: str, arrays: dict[str, Array], **options: Any) -> None:
-    """Each array of another dtype raises TypeError that names the argument and the dtype; so does a mixture."""
+    """An array of another dtype raises TypeError, which names the argument and the dtype; so do mixed dtypes."""
     for name, array in arrays.items():
         for dtype in (*BAD_DTYPES, "float64"):
             if dtype == "float64" and len(arrays) == 1:

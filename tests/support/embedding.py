@@ -23,7 +23,7 @@ LEGACY = {
 
 
 def close(found: Any, expected: Any) -> None:
-    """Within 1e-5 of the largest element: texts through two layers of width 32."""
+    """Compare embeddings to 1e-5 of the largest element, for an encoder of two layers of width 32."""
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
 
@@ -34,7 +34,7 @@ def ids_of(text: str, limit: int = 12) -> list[int]:
 
 
 def hidden_of(folder: Path, text: str) -> Any:
-    """Hidden states by the reference in float64, (T, C)."""
+    """Return the reference's hidden states (T, C) in float64."""
     config, parameters = read_encoder(folder)
     return reference.encoder(
         {name: array.astype(np.float64) for name, array in parameters.items()},

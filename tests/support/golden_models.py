@@ -1,4 +1,4 @@
-"""The folders below tests/data/golden: a small model of every family, and what transformers computes with it."""
+"""Golden models, the folders below tests/data/golden: a small model of every family, and transformers' outputs on it."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def tensors(family: str) -> Tensors:
 
 
 def settings(family: str, **changes: Any) -> dict[str, Any]:
-    """Return a golden config.json with changes; one to None leaves the key out."""
+    """Return a golden config.json with changes; a change to None leaves the key out."""
     content = json.loads((GOLDEN / family / "config.json").read_text())
     return {key: value for key, value in {**content, **changes}.items() if value is not None}
 
@@ -47,7 +47,7 @@ def write(folder: Path, family: str, changed: Tensors | None = None, **changes: 
 
 
 def apply(model: Any, inputs: dict[str, Array]) -> Array:
-    """Return what a model makes of a batch; of hidden states and logits of tokens, those of real tokens end to end."""
+    """Return a model's output for a batch; of hidden states and token logits, only those of real tokens, end to end."""
     mask = inputs["attention_mask"]
     out: Array = model(inputs["input_ids"], mask, token_type_ids=inputs.get("token_type_ids"))
     return out[mask.astype(bool)] if out.ndim == 3 else out

@@ -1,6 +1,6 @@
-"""Run every kernel, in every way that it is run, on arrays with a page without access right behind them, then right before them.
+"""Run every kernel in all its variants on arrays with a guard page (no access) right behind them, then right before them.
 
-Run by test_bounds.py in a process of its own: a kernel that reads or writes outside an array ends it by a signal.
+test_bounds.py runs this module in a process of its own: a kernel that reads or writes outside an array ends it by a signal.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 
 class Guard:
-    """Allocates arrays that touch a page without access: behind them, or before them."""
+    """Allocator of arrays that touch a guard page, behind them or before them."""
 
     def __init__(self, behind: bool) -> None:
         self.behind = behind
@@ -62,7 +62,7 @@ def normal(guard: Guard, *shape: int, dtype: Any = np.float32) -> Any:
 
 
 def cases(guard: Guard, dtype: Any) -> Iterator[str]:
-    """Run each op at each edge; a name is yielded for each, before it runs."""
+    """Run each op at each edge size; yield the name of each case before it runs."""
     for n in (*EDGES, 511, 513):
         x = normal(guard, 3, n, dtype=dtype)
         for form in ("none", "tanh"):
@@ -117,7 +117,7 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
 
 
 def halves(guard: Guard) -> Iterator[str]:
-    """Run the ops on float16, which is converted."""
+    """Run the ops on float16, which is converted to float32."""
     for n in EDGES:
         x = normal(guard, 3, n, dtype=np.float16)
         yield f"float16 {n}"
@@ -130,7 +130,7 @@ def halves(guard: Guard) -> Iterator[str]:
 
 
 def encoders(guard: Guard) -> Iterator[str]:
-    """Run every schedule at edges of every size, without and with the further building blocks."""
+    """Run every schedule at edge sizes, without and with the optional building blocks."""
     blocks = {"positions": "rotary", "gated": True, "window": 3, "global_every": 2, "relative_buckets": 8}
     for (c, count, ff, first), options in itertools.product(
         ((32, 1, 64, False), (30, 5, 33, True), (6, 1, 1, False), (48, 3, 100, True)),
@@ -140,7 +140,7 @@ def encoders(guard: Guard) -> Iterator[str]:
         parameters = {name: guard.copy(value) for name, value in random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters)
         if config.positions == "rotary":
-            # Tables of the longest sequence's length and no more.
+            # Tables are cut to the longest sequence, so that reading further hits the guard page.
             rotary = guard.copy(tables.rotary_tables(config.head_dim, tables.thetas(config), 70))
             relative = guard.copy(tables.relative_biases(parameters["relative_bias.weight"], 128, 70))
             model._tables.rotary = lambda longest, table=rotary: table  # type: ignore[method-assign, misc]
@@ -183,7 +183,7 @@ def choices(guard: Guard) -> Iterator[str]:
 
 
 def poolings(guard: Guard) -> Iterator[str]:
-    """Pool rows that are at hand, and divide them by their lengths."""
+    """Run the kernels that pool and normalise rows outside the forward."""
     for c, lengths, skip in itertools.product(EDGES, ([1], [17, 0, 3]), (0, 2)):
         offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
         x = normal(guard, int(offsets[-1]), c)
@@ -209,7 +209,7 @@ def families(guard: Guard) -> Iterator[str]:
             try:
                 model = kind.from_pretrained(folder)
             except ValueError:
-                continue  # It has no such head.
+                continue  # The family lacks this head.
             yield f"{folder.name} {kind.__name__}"
             for tokens in (1, 15, 17):
                 model(guard.copy(np.arange(2 * tokens).reshape(2, tokens) % 9 + 3))
@@ -225,7 +225,7 @@ def all_kernels() -> set[str]:
 
 
 def main() -> None:
-    """Run everything, and print how many cases there were, and which kernels no case has run."""
+    """Run all cases; print their number, and the kernels that no case has run."""
     run: set[str] = set()
     call = jit.ParallelKernel.__call__
     jit.ParallelKernel.__call__ = lambda self, *args: (run.add(self.__name__), call(self, *args))[1]  # type: ignore[method-assign]
@@ -236,7 +236,7 @@ def main() -> None:
         for module in allocating:
             module.aligned_empty = guard.empty  # type: ignore[attr-defined]
         forward._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
-        # So short a call that a second thread is worth it, or none that is.
+        # Threshold for a second thread: every call exceeds it, or none.
         _arrays._US_PER_THREAD = 1e-9 if threads else 1e9
         ops = (cases(guard, np.float32), cases(guard, np.float64), halves(guard))
         for steps in ops if threads else (*ops, encoders(guard), choices(guard), poolings(guard), families(guard)):

@@ -1,4 +1,4 @@
-"""The layout of the project as rules: a rule takes a source tree and returns what breaks it."""
+"""Rules of the project's layout: a rule takes a source tree and returns its violations."""
 
 import ast
 import copy
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# From the bottom up, a line a floor.  A module imports from its own floor and those below, and no imports go round in a circle.
-# A folder stands for all that is in it; a folder with floors of its own has each of them here.
+# Floors from the bottom up.  A module imports from its own floor and those below, and imports form no cycle.
+# A folder stands for all its modules; a folder with floors of its own has each of them here.
 FLOORS = (
     ("config", "runtime"),
     ("kernels", "kernels.compile"),
@@ -39,12 +39,12 @@ OP_LISTS = (
     "tests/support/generic_ir.py",
     "tests/support/guarded.py",
 )
-# The calls of `tests.support.contract` that the tests of an op make.
+# Functions of `tests.support.contract` that the tests of each op must call.
 CONTRACT = ("any_layout", "any_out", "any_threads", "bad_dtypes", "bad_out")
 
 MOST_LINES = 400
 MOST_ARGUMENTS = 12
-# The LLVM intrinsic of the tile and its Python twin: one call hands over a whole tile.
+# Exceptions: the LLVM intrinsic of the tile and its Python twin, which get a whole tile in a call.
 MANY_ARGUMENTS = {"_tile", "_tile_python"}
 
 JIT_NAMES = {"jit", "njit", "vectorize", "guvectorize", "cfunc", "stencil", "generated_jit"}
@@ -53,7 +53,7 @@ OUR_DECORATORS = {"kernel", "inline", "ParallelKernel"}
 
 
 class Import(NamedTuple):
-    """One import of a module of the package, or of a foreign one."""
+    """Import statement's source, line and target, a module of the package or a foreign module."""
 
     source: str
     line: int
@@ -62,7 +62,7 @@ class Import(NamedTuple):
 
 
 def package(root: Path) -> dict[str, ast.Module]:
-    """Modules of the package by their name inside it: ``kernels.ops.softmax``, ``__init__``."""
+    """Return the package's modules by their names inside the package: ``kernels.ops.softmax``, ``__init__``."""
     modules = {}
     for path in sorted((root / "fastattn").rglob("*.py")):
         parts = path.relative_to(root / "fastattn").with_suffix("").parts
@@ -72,7 +72,7 @@ def package(root: Path) -> dict[str, ast.Module]:
 
 
 def ops(modules: dict[str, ast.Module]) -> dict[str, ast.Module]:
-    """Modules of the ops, by stem."""
+    """Return the modules of the ops, by stem."""
     names = [name for name in modules if name.startswith("kernels.ops.") and not name.startswith("kernels.ops._")]
     return {name.removeprefix("kernels.ops."): modules[name] for name in names}
 
@@ -89,7 +89,7 @@ def public_names(module: ast.Module) -> list[str]:
 
 
 def imports(modules: dict[str, ast.Module]) -> Iterator[Import]:
-    """Every import, those inside functions included; names of the package's modules without ``fastattn.``."""
+    """Yield every import, also inside functions; names of the package's modules lack ``fastattn.``."""
 
     def inside(dotted: str) -> str:
         return dotted.removeprefix("fastattn").removeprefix(".") or "__init__"
@@ -116,7 +116,7 @@ def imports(modules: dict[str, ast.Module]) -> Iterator[Import]:
 
 
 def place(name: str) -> str:
-    """The line of `FLOORS` that a module belongs to: its own, or that of the innermost folder named there."""
+    """Return a module's entry in `FLOORS`: its own, or that of the innermost folder listed there."""
     known = {entry for floor in FLOORS for entry in floor}
     while name not in known and "." in name:
         name = name.rpartition(".")[0]
@@ -137,7 +137,7 @@ def every_op_has_its_files(root: Path) -> list[str]:
 
 
 def names_of(path: Path) -> set[str]:
-    """Strings and attributes in the code of a file: ``"softmax"`` and ``fastattn.softmax`` both give softmax."""
+    """Return the strings and attributes in a file's code: ``"softmax"`` and ``fastattn.softmax`` both give softmax."""
     if not path.is_file():
         return set()
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))))
@@ -156,7 +156,7 @@ def every_op_is_in_every_list(root: Path) -> list[str]:
 
 
 def arguments(function: ast.FunctionDef) -> str:
-    """Names, defaults and the keyword-only star of a signature, without `out` and without types."""
+    """Return the names, defaults and keyword-only star of a signature, without `out` and types."""
     bare = copy.deepcopy(function.args)
     for argument in ast.walk(bare):
         if isinstance(argument, ast.arg):
@@ -206,7 +206,7 @@ def imports_point_down(root: Path) -> list[str]:
 
 
 def circles(below: dict[str, set[str]]) -> list[list[str]]:
-    """Circles of two modules or more, one for each module that closes one."""
+    """Return the import cycles of two modules or more, one for each module that closes a cycle."""
     done: set[str] = set()
     found: list[list[str]] = []
 
@@ -228,9 +228,9 @@ def is_reference(name: str) -> bool:
 
 
 def reference_stands_alone(root: Path) -> list[str]:
-    """It imports NumPy and the standard library; the package uses it only where a command compares with it.
+    """The reference imports only NumPy and the standard library; only commands that compare with it import it.
 
-    `__init__` may publish it; a command imports it when it runs, so that the command line starts without it.
+    `__init__` may publish it; commands import it inside functions, so that the command line starts without it.
     """
     found = []
     for source, line, target, local in imports(package(root)):
@@ -244,7 +244,7 @@ def reference_stands_alone(root: Path) -> list[str]:
 
 
 def numba_options_in_one_place(root: Path) -> list[str]:
-    """Nothing but `kernels/compile/jit.py` compiles, or spells an option of the compiler."""
+    """Only `kernels/compile/jit.py` calls the compiler or names its options."""
     found = []
     for source, module in package(root).items():
         if source == "kernels.compile.jit":
@@ -269,14 +269,14 @@ def no_assert(root: Path) -> list[str]:
 
 
 def no_long_file(root: Path) -> list[str]:
-    """No Python file of the package, the tests or the trials has more than `MOST_LINES` lines."""
+    """No Python file of the package, tests, benchmarks or trials has more than `MOST_LINES` lines."""
     files = [path for folder in ("fastattn", "tests", "benchmarks", "soak") for path in sorted((root / folder).rglob("*.py"))]
     counts = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
     return [f"{path.relative_to(root)} has {count} lines" for path, count in counts.items() if count > MOST_LINES]
 
 
 def few_arguments(root: Path) -> list[str]:
-    """No function in `kernels` takes more than `MOST_ARGUMENTS`, the intrinsic `_tile` and its Python twin apart."""
+    """No function in `kernels` takes more than `MOST_ARGUMENTS`, except those in `MANY_ARGUMENTS`."""
     found = []
     for source, module in package(root).items():
         if source.partition(".")[0] != "kernels":

@@ -39,7 +39,7 @@ Tensors = dict[str, NDArray[np.float32]]
 
 
 def bert_tensors() -> Tensors:
-    """Random weights under the names of Hugging Face's BERT, with a pooler that no encoder needs."""
+    """Return random weights under the names of Hugging Face's BERT, with a pooler, which `Encoder` ignores."""
     rng = np.random.default_rng(0)
     shapes = {f"embeddings.{k}_embeddings.weight": (n, C) for k, n in (("word", V), ("position", P), ("token_type", Y))}
     stems: dict[str, tuple[int, ...]] = {"embeddings.LayerNorm": (C,), "pooler.dense": (C, C)}
@@ -53,7 +53,7 @@ def bert_tensors() -> Tensors:
 
 
 def write_safetensors(path: Path, tensors: dict[str, NDArray[Any]], dtype: str = "F32") -> None:
-    """Write a safetensors file; BF16 cuts the lower half of each float32."""
+    """Write a safetensors file; BF16 truncates each float32 to its upper half."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = b""
     for name, array in tensors.items():
@@ -83,7 +83,7 @@ def write_bert(folder: Path, tensors: Tensors | None = None, **changes: Any) -> 
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write a tokenizer of whole words that asks, as many do, for padding and truncation."""
+    """Write a tokenizer of whole words whose file enables padding and truncation, as many models' files do."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
@@ -96,7 +96,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_typed_tokenizer(folder: Path, **settings: Any) -> None:
-    """Write one whose post-processor gives a single text the types 0, 1, ..., 1, as its class gives them."""
+    """Write a tokenizer whose post-processor gives a single text the token types 0, 1, ..., 1."""
     write_tokenizer(folder)
     content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     content["post_processor"]["single"] = [

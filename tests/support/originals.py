@@ -1,4 +1,4 @@
-"""An accelerated module against its original: in float64 for the truth, in float32 for the yardstick."""
+"""Comparison of an accelerated module with its original: in float64 for the truth, in float32 for the yardstick."""
 
 import copy
 import warnings
@@ -12,7 +12,7 @@ from tests.support.tolerance import assert_matches_reference
 
 
 def widened(value: Any) -> Any:
-    """Return float32 tensors as float64, and anything else as it is."""
+    """Return float32 tensors as float64, and other values unchanged."""
     import torch
 
     return value.double() if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
@@ -20,7 +20,7 @@ def widened(value: Any) -> Any:
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """torch.nn without its fast path, which takes an additive mask for a boolean one and warns of nested tensors."""
+    """Disable torch.nn's fast path, which reads an additive mask as boolean and warns of nested tensors."""
     import torch
 
     torch.backends.mha.set_fastpath_enabled(False)
@@ -29,7 +29,7 @@ def plain_attention() -> Iterator[None]:
 
 
 def check_against(original: Any, found: Any, *args: Any, select: Callable[[Any], Any] = lambda out: out, **kwargs: Any) -> None:
-    """Compare a result with what the original gives: the part that `select` takes of either."""
+    """Compare a result with the original's; `select` takes the compared part of each."""
     import torch
 
     with torch.no_grad(), plain_attention(), warnings.catch_warnings():

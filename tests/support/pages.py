@@ -1,4 +1,4 @@
-"""Pages of Markdown: their blocks of code, run in order, and the commands, targets and paths that they name."""
+"""Pages of Markdown: their code blocks, run in order, and the commands, targets and paths in their text."""
 
 import contextlib
 import io
@@ -9,12 +9,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """Return the blocks of a language; those with further marks, such as ``{.python .template}``, are not among them."""
+    """Return the code blocks of a language, without blocks with further marks, such as ``{.python .template}``."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
 
 
 def run(page: str, name: str) -> int:
-    """Run the Python blocks of a page, compare what they print with the comments behind ``print(...)``, and count these."""
+    """Run the Python blocks of a page, compare their output with the comments behind ``print(...)``, and count these."""
     code = "\n".join(blocks(page, "python"))
     said = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
     printed = io.StringIO()
@@ -25,7 +25,7 @@ def run(page: str, name: str) -> int:
 
 
 def make_targets(page: str) -> set[str]:
-    """Return the targets of make that a page names, in blocks and in text."""
+    """Return the make targets named on a page, in blocks and in text."""
     commands = [*re.findall(r"`make ([a-z -]+)`", page), *re.findall(r"^make ([a-z -]+)", page, re.MULTILINE)]
     return {target for command in commands for target in command.split()}
 
@@ -35,7 +35,7 @@ def makefile_targets() -> set[str]:
 
 
 def commands(page: str) -> set[str]:
-    """Return the subcommands of `fastattn` that a page names."""
+    """Return the subcommands of `fastattn` named on a page."""
     return set(re.findall(r"(?:^|`)fastattn ([a-z]+)", page, re.MULTILINE))
 
 
@@ -46,5 +46,5 @@ def command_line() -> set[str]:
 
 
 def paths(page: str) -> set[str]:
-    """Return the paths of the project that a page names; not patterns such as ``tests/test_<op>.py``."""
+    """Return the project paths named on a page, without patterns such as ``tests/test_<op>.py``."""
     return set(re.findall(r"(?<![\w./])((?:fastattn|tests|benchmarks|examples|soak|docs)/[\w./-]*)(?![\w<*])", page))

@@ -1,4 +1,4 @@
-"""Models and calls that sentence-transformers and this package must answer alike: run by either, live or from a golden file."""
+"""Models and calls on which sentence-transformers and this package must agree, live or by a golden file."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ Step = tuple[str, dict[str, Any]]
 
 
 class Call(NamedTuple):
-    """A method and its arguments."""
+    """Call of a method with its arguments."""
 
     method: str
     args: tuple[Any, ...]
@@ -153,7 +153,7 @@ RANK_CALLS = {"rank": call("rank", PAIRS[0][0], [second for _, second in PAIRS],
 
 
 def write_cross_encoder(folder: Path, labels: int, family: str = "bert", config: dict[str, Any] | None = None) -> Path:
-    """Write a random classifier of pairs with a real tokenizer: MiniLM's, or a small one of byte pairs."""
+    """Write a random classifier of pairs with MiniLM's tokenizer or the small byte-pair tokenizer."""
     from fastattn.checkpoint.hub import find_model
 
     source = find_model() if family == "bert" else DATA / "roberta"
@@ -201,14 +201,14 @@ def write_cross_encoder(folder: Path, labels: int, family: str = "bert", config:
             **(config or {}),
         },
     )
-    # Both limits as they are in the wild: the tokenizer's own is that of the positions.
+    # Limits as in published models: the tokenizer's model_max_length equals the positions.
     settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     write_json(folder / "tokenizer_config.json", {**settings, "model_max_length": 96})
     return folder
 
 
 def answers(model: Any, calls: dict[str, Call]) -> Iterator[tuple[str, Any]]:
-    """Yield each answer, taken apart into arrays and numbers with names."""
+    """Yield the parts of each answer, arrays and numbers, with their names."""
     for name, (method, args, options) in calls.items():
         yield from _parts(name, getattr(model, method)(*args, **options))
 
@@ -218,7 +218,7 @@ def _parts(name: str, answer: Any) -> Iterator[tuple[str, Any]]:
         length = int(np.sum(np.asarray(answer["attention_mask"]))) if "attention_mask" in answer else None
         for key, value in answer.items():
             if length is not None and key in ("input_ids", "attention_mask", "token_type_ids", "token_embeddings"):
-                value = value[:length]  # theirs are padded
+                value = value[:length]  # sentence-transformers pads
             yield from _parts(f"{name}/{key}", value)
     elif isinstance(answer, list):
         for i, item in enumerate(answer):
@@ -228,7 +228,7 @@ def _parts(name: str, answer: Any) -> Iterator[tuple[str, Any]]:
 
 
 def embedding_answers(load: Callable[[str], Any], folder: Path) -> dict[str, Any]:
-    """Every answer of every model in `MODELS`."""
+    """Return every answer of every model in `MODELS`."""
     found = {}
     for i, (model, (steps, settings)) in enumerate(MODELS.items()):
         loaded = load(str(write_model(folder / str(i), *steps, **settings)))
@@ -238,7 +238,7 @@ def embedding_answers(load: Callable[[str], Any], folder: Path) -> dict[str, Any
 
 
 def score_answers(load: Callable[[str], Any], folder: Path) -> dict[str, Any]:
-    """Every answer of every model in `SCORES`."""
+    """Return every answer of every model in `SCORES`."""
     found = {}
     for i, (model, options) in enumerate(SCORES.items()):
         loaded = load(str(write_cross_encoder(folder / str(i), **options)))
@@ -248,7 +248,7 @@ def score_answers(load: Callable[[str], Any], folder: Path) -> dict[str, Any]:
 
 
 def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Same names, same shapes; numbers within 1e-5 of the largest, all else equal."""
+    """Compare answers: names and shapes equal, floats within 1e-5 of the largest, other values equal."""
     assert found.keys() == expected.keys(), sorted(found.keys() ^ expected.keys())[:20]
     for name, array in expected.items():
         ours = found[name]

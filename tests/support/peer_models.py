@@ -1,6 +1,6 @@
-"""Random models of transformers, of every family that is read, and what they compute.  Needs torch and transformers.
+"""Random transformers models of every supported family, and their outputs.  Needs torch and transformers.
 
-Weights are large and norms and biases far from 1 and 0: a tensor that is mistaken for another one shows in every output.
+Weights are large, and norms and biases far from 1 and 0, so that confusing two tensors changes every output.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 C, F, V, LAYERS, HEADS = 32, 48, 97, 3, 4
 LABELS = ("lion", "witch", "wardrobe")
-# Our task -> the end of the name of transformers' class.
+# Our task: the suffix of transformers' class name.
 TASKS = {
     "hidden": "Model",
     "pooler": "Model",
@@ -31,7 +31,7 @@ TASKS = {
 
 
 class Case(NamedTuple):
-    """A family, or a variant of one."""
+    """Family or variant of a family."""
 
     name: str
     options: dict[str, Any]
@@ -88,7 +88,7 @@ CASES = {
 
 
 def config(family: str, positions: int) -> Any:
-    """Return the configuration of a model for so many tokens."""
+    """Return the configuration of a model for up to `positions` tokens."""
     case = CASES[family]
     options = {**_SIZES, "max_position_embeddings": positions + 8, "id2label": dict(enumerate(LABELS)), **case.options}
     if case.name == "DistilBert":
@@ -103,11 +103,11 @@ def config(family: str, positions: int) -> Any:
 
 
 def model(family: str, task: str, positions: int = 64, attention: str = "eager") -> Any:
-    """Return a model in float32; tensors of one name have the same values whatever the task."""
+    """Return a model in float32; a tensor's values depend only on its name, not on the task."""
     settings = config(family, positions)
     settings._attn_implementation = attention
     module = getattr(transformers, f"{CASES[family].name}{TASKS[task]}")(settings)
-    # A table that is also a decoder goes by its name as a table.
+    # A tied decoder gets the values of the table's name: "embeddings" sort last and overwrite.
     names = sorted(module.named_parameters(remove_duplicate=False), key=lambda named: "embeddings" in named[0])
     for name, parameter in names:
         parameter.data = torch.from_numpy(_values(name.removeprefix(f"{module.base_model_prefix}."), tuple(parameter.shape)))
@@ -125,7 +125,7 @@ def _values(name: str, shape: tuple[int, ...]) -> Array:
 
 
 def batch(family: str, lengths: list[int]) -> dict[str, Array]:
-    """Return ids, padded on the right, their mask, and token types where the family has any."""
+    """Return ids, padded on the right, their mask, and token types if the family has them."""
     settings = config(family, max(lengths))
     rng = np.random.default_rng(len(lengths))
     shape = (len(lengths), max(lengths))
@@ -138,9 +138,9 @@ def batch(family: str, lengths: list[int]) -> dict[str, Array]:
 
 
 def outputs(module: Any, task: str, inputs: dict[str, Array], dtype: Any = torch.float32, *, alone: bool = True) -> Array:
-    """Return what the model makes of each sequence alone, or of the padded batch.
+    """Return the model's output for each sequence alone, or for the padded batch.
 
-    Of hidden states and logits of tokens: those of real tokens, end to end.
+    Hidden states and token logits are those of real tokens, end to end.
     """
     lengths = inputs["attention_mask"].sum(axis=1)
     batches = [{name: array[b : b + 1, :n] for name, array in inputs.items()} for b, n in enumerate(lengths)] if alone else [inputs]
@@ -157,7 +157,7 @@ def outputs(module: Any, task: str, inputs: dict[str, Array], dtype: Any = torch
 
 @contextlib.contextmanager
 def _exact_rotary() -> Iterator[None]:
-    """Let the rotary positions be computed in float64 too: the models do it in float32 whatever their dtype."""
+    """Compute rotary positions in float64: the models compute them in float32 whatever their dtype."""
     kinds = {
         modeling_modernbert: modeling_modernbert.ModernBertRotaryEmbedding,
         modeling_nomic_bert: modeling_nomic_bert.NomicBertRotaryEmbedding,

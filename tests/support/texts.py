@@ -1,4 +1,4 @@
-"""Real texts for tests: docstrings of the standard library, and some that are hard on a tokenizer."""
+"""Texts for tests: docstrings of the standard library, and hard cases for a tokenizer."""
 
 import ast
 import functools
@@ -7,7 +7,7 @@ from pathlib import Path
 
 COUNT = 1000
 
-# Empty, blank, one word, other scripts, no spaces, special tokens in the text, what normalisation changes, too long.
+# Hard cases: empty, blank, one word, other scripts, no spaces, special tokens, characters changed by normalisation, too long.
 ODD = [
     "",
     " ",
@@ -38,7 +38,7 @@ ODD = [
 
 
 def _docstrings() -> list[str]:
-    """Docstrings of the standard library's top-level modules in file order, each once."""
+    """Return the docstrings of the standard library's top-level modules in file order, each once."""
     found: dict[str, None] = {}
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_bytes())):
@@ -49,10 +49,10 @@ def _docstrings() -> list[str]:
 
 @functools.cache
 def texts() -> list[str]:
-    """`COUNT` texts of 2 to more than 256 tokens, in a mixed order; the same ones for one version of Python."""
+    """Return `COUNT` texts of 2 to more than 256 tokens, in a mixed order that depends only on Python's version."""
     docstrings = _docstrings()
     wanted = COUNT - len(ODD)
     step = len(docstrings) // wanted
     chosen = ODD + docstrings[::step][:wanted]
-    # 389 shares no factor with COUNT, so this visits every text once.
+    # 389 is coprime with COUNT: every text occurs once.
     return [chosen[i * 389 % COUNT] for i in range(COUNT)]

@@ -1,4 +1,4 @@
-"""Steps of tokenizers: those that models have, and the means to write others."""
+"""Steps of tokenizers: those of known models, and functions that write others."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ def byte_level(add_prefix_space: bool = False) -> Change:
 
 
 def table(key: str, text: str) -> Change:
-    """A SentencePiece table with one character, and the long text that one of Unicode's compatibility forms has."""
+    """Return a SentencePiece table that maps `key` to `text`, and contains Unicode's longest compatibility form."""
     units = [0] * 768
     first, second = 256, 512
     units[0] = first << 10
@@ -65,7 +65,7 @@ def change(folder: Path, changes: Change) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
 
 
-# The steps of models' tokenizers.
+# Steps of known models' tokenizers.
 KNOWN: dict[str, Change] = {
     "albert": {
         "normalizer": sequence(

@@ -1,11 +1,11 @@
-"""The only tolerance of the tests.
+"""Tolerance of all tests.
 
 truth       the reference on float64 inputs
-yardstick   the reference in the working dtype; several, where the order of a sum is free: the worst of them counts
+yardstick   the reference in the working dtype; several if the order of a sum is free: the worst counts
 
 ``max|ours - truth| <= 2 max|yardstick - truth| + 4 eps max|truth| + 4 eps64``: an honest computation in the same
 precision may be as far off as the yardstick; the factor 2 allows another order of summation, the 4 eps an output
-rounding and an exp. The last term is what the truth itself does not know: in float64 too, 1 + erf(-9) is 0.
+rounding and an exp. The last term is the error of the truth itself: in float64 too, 1 + erf(-9) is 0.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from fastattn import reference
 
 Array = NDArray[Any]
 
-# These sum over the last axis of their first two arrays. One order of a sum can be exact by luck, most easily in a
-# small result: the yardstick is taken in this many.
+# Ops that sum over the last axis of their first two arrays. A sum in one order can be exact by luck, most easily in a
+# small result, so the yardstick is taken in `ORDERS` orders.
 CONTRACTIONS = ("linear", "attention_weights", "scaled_dot_product_attention")
 ORDERS = 6
 
 
 def assert_matches_reference(ours: Array, truth: Array, *yardsticks: Array) -> None:
-    """Raise AssertionError unless `ours` is as near to `truth` as the yardsticks allow, element for element."""
+    """Raise AssertionError unless each element of `ours` is as near to `truth` as the yardsticks allow."""
     dtype = yardsticks[0].dtype
     assert isinstance(ours, np.ndarray), f"{type(ours)} is not an array"
     assert truth.dtype == np.float64, f"the truth is {truth.dtype}"
@@ -34,7 +34,7 @@ def assert_matches_reference(ours: Array, truth: Array, *yardsticks: Array) -> N
     assert ours.shape == truth.shape, f"{ours.shape} instead of {truth.shape}"
     assert all(y.shape == truth.shape and y.dtype == dtype for y in yardsticks), "misshapen yardstick"
     with np.errstate(over="ignore"):
-        expected = truth.astype(dtype)  # inf where the truth is beyond the dtype
+        expected = truth.astype(dtype)  # inf for values beyond the dtype's range
     finite = np.isfinite(expected)
     same = np.where(finite, np.isfinite(ours), (ours == expected) | (np.isnan(ours) & np.isnan(expected)))
     if not same.all():
@@ -57,9 +57,9 @@ def check(
     twin: Callable[..., Array] | None = None,
     **options: Any,
 ) -> Array:
-    """Compare ``fastattn.<op>`` with ``reference.<op>``, or `ours` with `twin`, and return the former's result.
+    """Compare ``fastattn.<op>`` with ``reference.<op>``, or `ours` with `twin`, and return our result.
 
-    `out` goes to ours alone, and must come back as the result.
+    `out` is passed to our op only, which must return it.
     """
     result = (ours or getattr(fastattn, op))(*args, **options)
     if (out := options.pop("out", None)) is not None:
@@ -74,9 +74,8 @@ def truth_and_yardsticks(
 ) -> tuple[Array, list[Array]]:
     """Evaluate the reference in float64 and in the dtype of the first argument.
 
-    For float64 the truth itself is float64 and would be its own yardstick, with error 0. Rounding errors grow with eps
-    and with nothing else, so the float64 yardstick is the truth off by the float32 error on the same input, in
-    proportion of the two eps.
+    For float64 the truth would be its own yardstick, with error 0. Rounding errors are proportional to eps, so the
+    float64 yardstick is the truth plus the float32 error on the same input, scaled by the ratio of the two eps.
     """
     dtype = args[0].dtype
     truth = _evaluate(twin, np.float64, args, options)
@@ -109,7 +108,7 @@ def _evaluate(twin: Callable[..., Array], dtype: Any, args: tuple[Any, ...], opt
 
 
 def _shuffle(a: Array, b: Array, order: int) -> tuple[Array, Array]:
-    """Reorder the last axis of both: 0 as it is, 1 reversed, then at random."""
+    """Reorder the last axis of both arrays: order 0 is unchanged, 1 reversed, the others random."""
     count = a.shape[-1]
     forward = np.arange(count)
     permutation = (forward, forward[::-1])[order] if order < 2 else np.random.default_rng(order).permutation(count)

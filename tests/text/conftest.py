@@ -1,4 +1,4 @@
-"""A small sentence model in a folder, and read from it."""
+"""Fixtures of a small sentence model: its folder, and the model read from there."""
 
 from pathlib import Path
 

@@ -66,7 +66,7 @@ def test_tensors_without_torch(model: SentenceTransformer, options: dict[str, An
     counts = model.counts
     with pytest.raises(ImportError, match=re.escape("tensors need torch: pip install 'fastattn[torch]'")):
         model.encode(TEXTS, **options)
-    assert model.counts is counts  # nothing was computed
+    assert model.counts is counts  # no forward ran
 
 
 @pytest.mark.parametrize("value", [1, P + 1, 0, -1, 3.5, "12", None])

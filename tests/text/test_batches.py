@@ -1,4 +1,4 @@
-"""Texts in groups for the tokenizer: their bounds, and the same token ids as one text at a time."""
+"""Groups of texts for the tokenizer: their bounds, and the same token ids as one text at a time."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def test_groups_end_at_a_number_of_texts_and_of_characters() -> None:
     assert found(*[3] * 130) == [[*range(64)], [*range(64, 128)], [128, 129]]
     for pairs in (False, True):
         assert found(LONG, 1, LONG - 1, 1, 3 * LONG, 5, 6, pairs=pairs) == [[0], [1, 2], [3], [4], [5, 6]]
-        # A prompt is tokenised with each text.
+        # The prompt counts for each text, since it is tokenised with each.
         assert found(*[3] * 5, pairs=pairs, prompt="x" * (LONG // 2 - 3)) == [[0, 1], [2, 3], [4]]
     assert found(3, 4, prompt="x" * LONG) == [[0], [1]]
 
@@ -42,7 +42,7 @@ def test_long_texts_are_tokenised_a_group_at_a_time(tokenizer: Tokenizer, prompt
     encode = tokenizer._encode
 
     def watched(some: Any, add_special_tokens: bool) -> Any:
-        # A pair that is longer by itself, with the prompt, is tokenised whole.
+        # A single pair longer than `LONG` with its prompt is a group of its own.
         alone = len(some) == 1 or (prompt and isinstance(some, tuple))
         sizes.append(0 if alone else sum(map(len, some)))
         return encode(some, add_special_tokens)

@@ -1,4 +1,4 @@
-"""CrossEncoder: pairs, activations, ranking, the same bits in every batch, and what is refused."""
+"""CrossEncoder: pairs, activations, ranking, the same bits in every batch, and refused arguments."""
 
 import json
 import re
@@ -157,7 +157,7 @@ def test_rank(model: CrossEncoder) -> None:
     best = model.rank("the cat", documents, top_k=2, return_documents=True, convert_to_tensor=True)
     assert best == [{**hit, "text": documents[hit["corpus_id"]]} for hit in found[:2]]
     equal = [hit["corpus_id"] for hit in found if hit["corpus_id"] in (1, 3)]
-    assert equal == [1, 3]  # documents of one score keep their order
+    assert equal == [1, 3]  # documents with equal scores keep their order
     assert model.rank("the cat", []) == []
 
 
@@ -255,7 +255,7 @@ def test_tensors_without_torch(model: CrossEncoder, options: dict[str, Any], mon
     counts = model.counts
     with pytest.raises(ImportError, match=re.escape("tensors need torch: pip install 'fastattn[torch]'")):
         model.predict(PAIRS, **options)
-    assert model.counts is counts  # nothing was computed
+    assert model.counts is counts  # no forward ran
 
 
 def test_half_a_surrogate_pair(model: CrossEncoder) -> None:

@@ -1,4 +1,4 @@
-"""preprocess, forward and the other values of output_value: token ids and what every module makes."""
+"""preprocess, forward and the other values of output_value: token ids and each module's features."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def test_tokens_and_everything(tmp_path: Path) -> None:
     tokens = model.encode(TEXTS, output_value="token_embeddings")
     everything = model.encode(TEXTS, output_value=None, prompt="a ")
     assert [len(rows) for rows in tokens] == [len(model.tokenizer.encode(text, truncation=True)) for text in TEXTS]
-    assert all(rows.base is None for rows in tokens)  # none of them keeps the others
+    assert all(rows.base is None for rows in tokens)  # no array is a view that keeps the others alive
     for text, found in zip(TEXTS, everything, strict=True):
         assert list(found) == [
             *("input_ids", "attention_mask", "modality", "prompt_length", "token_embeddings"),

@@ -1,4 +1,4 @@
-"""Faults in a model folder, each with the message that names the file."""
+"""Faults in a model folder: each message names the file."""
 
 import functools
 import json

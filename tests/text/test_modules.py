@@ -1,4 +1,4 @@
-"""Modules of a model: the same bits in every batch, written and read again, built by hand, and what is refused."""
+"""Modules of a model: the same bits in every batch, saving and loading, construction by hand, and refused arguments."""
 
 import json
 from collections.abc import Callable

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.jit
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """A stand-in for huggingface_hub without a network; yields the calls."""
+    """Replace huggingface_hub by a fake without a network; yield its calls."""
     calls: list[dict[str, Any]] = []
 
     class HttpError(Exception):

@@ -1,4 +1,4 @@
-"""sentence-transformers' answers to the same calls on the same folders: from a golden file, and live where it is installed."""
+"""Answers agree with sentence-transformers' on the same folders: from a golden file, and live if it is installed."""
 
 import importlib
 import inspect
@@ -18,7 +18,7 @@ from fastattn.text.quantization import quantize_embeddings
 from tests.support.peer_cases import DATA, assert_alike, embedding_answers, score_answers
 from tests.support.tolerance import assert_matches_reference
 
-# What trains, publishes or moves a model, and what belongs to torch's own modules.
+# Methods that train, publish or move a model, and those of torch's own modules.
 LEFT_OUT = {
     *(
         "active_adapter",
@@ -123,7 +123,7 @@ def test_signatures(name: str) -> None:
         assert hasattr(ours, method), f"{name} has no {method}"
         found = inspect.signature(getattr(ours, method)).parameters.values()
         mine = [[p.name, p.kind.name, "" if p.default is p.empty else repr(p.default)] for p in found if p.name != "self"]
-        if method == "to":  # theirs takes what torch's takes
+        if method == "to":  # sentence-transformers passes the arguments on to torch's `to`
             continue
         assert mine == parameters, f"{name}.{method}: {mine} instead of {parameters}"
     missing = [key for key in theirs["properties"] if not hasattr(ours, key) and not key.startswith("_")]

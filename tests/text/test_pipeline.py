@@ -45,7 +45,7 @@ AT_THE_END = {
 
 @pytest.mark.parametrize("when", AT_THE_END)
 def test_many_texts_at_the_end_of_the_process(when: str, folder: Path) -> None:
-    """Executors start nothing any more."""
+    """`encode` works at interpreter shutdown, when executors start no threads any more."""
     code = (
         "import atexit, sys, threading, time, fastattn\n"
         "model = fastattn.SentenceTransformer(sys.argv[1]); few = model.encode(['a'])\n"
@@ -60,7 +60,7 @@ def test_many_texts_at_the_end_of_the_process(when: str, folder: Path) -> None:
 
 
 def test_where_no_thread_can_be_started(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit on threads, and one that is reached on the way."""
+    """`encode` works without threads: refused from the start, and refused on the way."""
     expected, submit = model.encode(TEXTS * 9), ThreadPoolExecutor.submit
     monkeypatch.setattr(pipeline, "_SLICE", 7)
     for most in (0, 3):
@@ -78,7 +78,7 @@ def test_where_no_thread_can_be_started(model: SentenceTransformer, monkeypatch:
 
 
 def test_waiting_where_nothing_interrupts_it(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Windows Ctrl-C does not end a wait without a limit: none is."""
+    """Every wait has a timeout: on Windows, Ctrl-C does not interrupt a wait without one."""
     done: list[bool] = []
     tokenize, wait, result = pipeline.tokenize, pipeline.wait, Future.result
 
@@ -105,7 +105,7 @@ def test_waiting_where_nothing_interrupts_it(model: SentenceTransformer, monkeyp
 
 
 def test_long_texts_are_tokenised_a_few_at_a_time(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After Ctrl-C the thread goes on to the end of these."""
+    """Groups are small, because after Ctrl-C the tokenising thread finishes its group."""
     expected, sizes, tokenize = model.encode(TEXTS * 9), [], pipeline.tokenize
 
     def watched(tokenizer: Any, inputs: Any, *rest: Any) -> Any:
@@ -151,7 +151,7 @@ def test_progress_bar(model: SentenceTransformer, capfd: pytest.CaptureFixture[s
 
 
 def test_a_progress_bar_leaves_the_start_method_open() -> None:
-    """Its lock asks for it, after which `set_start_method` would raise."""
+    """`set_start_method` still works after a progress bar, although tqdm's lock would fix the start method."""
     code = (
         "import multiprocessing\nfrom fastattn.text.pipeline import _progress_bar\n"
         "for method in (None, 'spawn'):\n"

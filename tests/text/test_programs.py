@@ -1,4 +1,4 @@
-"""Programs in the manner of sentence-transformers' documentation, as they are and with another import line: same results."""
+"""Programs after sentence-transformers' documentation give the same results with the import line changed to ours."""
 
 import re
 import warnings
@@ -19,7 +19,7 @@ QUERIES = ["How is a file compressed?", "parse an e-mail message", "dates and ti
 
 
 def with_our_classes(program: str) -> str:
-    """Change the import line, and nothing else."""
+    """Replace the import line, and only that line."""
     (names,) = IMPORT.findall(program)
     ours = [name for name in names.split(", ") if name != "util"]
     lines = [f"from fastattn import {', '.join(ours)}", *(["from sentence_transformers import util"] if "util" in names else [])]
@@ -38,7 +38,7 @@ def test_program(path: Path, inputs: dict[str, Any], monkeypatch: pytest.MonkeyP
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("sentence_transformers")
-    # No name can be looked up on the Hub here: both get the folder.
+    # Tests have no network: both libraries get the folder in place of the Hub's name.
     program = path.read_text("utf-8").replace('"sentence-transformers/all-MiniLM-L6-v2"', repr(str(find_model())))
     changed = with_our_classes(program)
     assert changed != program
@@ -54,7 +54,7 @@ def run(code: str, path: Path, inputs: dict[str, Any]) -> Any:
 
 
 def assert_same(ours: Any, theirs: Any) -> None:
-    """Equal, but for floats, which may differ by 1e-5."""
+    """Compare results: floats within 1e-5, other values equal."""
     if isinstance(theirs, (list, tuple)):
         assert len(ours) == len(theirs)
         for mine, other in zip(ours, theirs, strict=True):

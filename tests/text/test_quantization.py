@@ -12,7 +12,7 @@ pytestmark = pytest.mark.jit
 
 
 def test_quantized_numbers_must_be_finite() -> None:
-    """A NaN has no integer, and would be the range of its channel in all rows."""
+    """NaN has no integer value, and would spoil the range of its channel for all rows."""
     rows = np.arange(12, dtype=np.float32).reshape(4, 3)
     for bad in (np.nan, np.inf):
         spoilt = rows.copy()
@@ -35,7 +35,7 @@ def test_quantized(model: SentenceTransformer) -> None:
         found = model.encode(TEXTS, precision=precision)
         assert found.dtype == precision
         assert (found.min(axis=0) == least).all()
-        assert (found.max(axis=0) >= most - 1).all()  # the largest value lands on a boundary, which rounding may lower
+        assert (found.max(axis=0) >= most - 1).all()  # the largest value lies on a bucket boundary, and rounding may put it below
         back = (found.astype(np.float64) - least) * (high - low) / 255 + low
         assert (np.abs(back - full) <= (high - low) / 255 * 1.001).all()
         assert quantize_embeddings(np.zeros((0, C), np.float32), precision).shape == (0, C)

@@ -1,4 +1,4 @@
-"""One text has the same embedding bit for bit, whichever way it is asked for: the kernel pools and normalises in all of them."""
+"""The embedding of a text has the same bits by every method, since the same kernels pool and normalise in all."""
 
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,6 @@ def test_unit_length_by_module_or_by_argument(tmp_path: Path) -> None:
     expected = unit.encode(TEXTS)
     assert np.array_equal(plain.encode(TEXTS, normalize_embeddings=True), expected)
     assert np.array_equal(unit.encode(TEXTS, normalize_embeddings=True), expected)
-    # Shortened ones have another length, and are divided again.
+    # Truncated embeddings lose their unit length and are normalised again.
     shortened = unit.encode(TEXTS, normalize_embeddings=True, truncate_dim=7)
     np.testing.assert_allclose(np.linalg.norm(shortened, axis=1), 1, rtol=1e-6)

@@ -60,7 +60,7 @@ def test_what_was_read_is_saved_or_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.skipif(os.name != "posix", reason="a file that is open cannot be replaced")
 def test_saved_over_a_folder_that_is_in_use(tmp_path: Path) -> None:
-    """Every file is another one, and whoever has the old one open or mapped keeps what was in it."""
+    """Saving replaces every file by a new inode, so open files and memory maps keep the old content."""
     (write_model(tmp_path / "model", pooling("mean"), dense(C, 24)) / "README.md").write_text("A model.")
     model = SentenceTransformer(tmp_path / "model")
     model.save(str(tmp_path / "saved"))
@@ -114,7 +114,7 @@ def test_copies(tmp_path: Path) -> None:
 
 
 def test_copies_whose_bytes_are_read_only(tmp_path: Path) -> None:
-    """Those of other processes, of shared memory say: for read-only weights there are no kernels, or new ones."""
+    """Weights over read-only buffers, such as shared memory, become writable: a read-only array would compile the kernels anew."""
     steps = (pooling("mean"), dense(C, 24), ("LayerNorm", {"dimension": 24}))
     model = SentenceTransformer(write_model(tmp_path / "a", *steps))
     scorer = CrossEncoder(write_cross_encoder(tmp_path / "b", 1))

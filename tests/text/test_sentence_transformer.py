@@ -1,4 +1,4 @@
-"""SentenceTransformer: embeddings by the definition, shapes, cuts, similarity, and the types of results."""
+"""SentenceTransformer: embeddings by their definition, shapes, truncation, similarity, and types of results."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What tokenizer.json may make of a text, and what is refused before the library runs it."""
+"""Limits of tokenizer.json: expansion bombs are refused before the tokenizers library runs them."""
 
 import json
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_refused(name: str, folder: Path) -> None:
     changes, message = REFUSED[name]
     change(folder, changes)
     text = (folder / "tokenizer.json").read_text("utf-8")
-    # The library takes it, and nothing of it has run when it is refused.
+    # The tokenizers library loads the file: the refusal is ours, before any step has run.
     Backend.from_str(text)
     with pytest.raises(CheckpointError, match=rf"tokenizer\.json: .*{message}"):
         load_tokenizer(folder)
@@ -125,7 +125,7 @@ def test_a_key_that_is_there_twice(folder: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("normalized", [True, False])
 def test_an_added_token_that_vanishes(normalized: bool, folder: Path) -> None:
-    """The library's search for one that is empty does not end where there is another one."""
+    """An added token that the normalizer empties is refused: the tokenizers library would search for it without end."""
     flags = {**dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False), "normalized": normalized}
     tokens = [{"id": 900 + i, "content": content, **flags} for i, content in enumerate(("aa", "\u0301"))]
     change(folder, {"normalizer": of("StripAccents"), "added_tokens": tokens})
@@ -137,7 +137,7 @@ def test_an_added_token_that_vanishes(normalized: bool, folder: Path) -> None:
 
 
 def test_a_token_that_there_is_not(folder: Path) -> None:
-    """The library says so when it is used."""
+    """A template that names an undefined special token is refused: the tokenizers library would fail on it when used."""
     change(folder, {"post_processor": template(["[X]", "A"])})
     with pytest.raises(CheckpointError, match="not a tokenizer"):
         load_tokenizer(folder)
@@ -181,7 +181,7 @@ def test_shortest_match(pattern: str, shortest: int) -> None:
 
 @pytest.mark.parametrize("kind", ["NFC", "NFD", "NFKC", "NFKD", "Lowercase", "BertNormalizer"])
 def test_growth_of_the_forms(kind: str) -> None:
-    """The most that a character becomes; none of the first plane is missed."""
+    """The growth limit covers every character of the basic plane, and is at most twice the real growth."""
     step = getattr(normalizers, kind)()
     growth, most = _growth({"type": kind}), 0.0
     for character in map(chr, [*range(0xD800), *range(0xE000, 0x11000), 0x1D160, 0x1D1BB, 0x2F800]):

@@ -1,4 +1,4 @@
-"""Of a text that is cut only the beginning is read: its ids are those of the whole."""
+"""Prefixes: only the first words of a truncated text are tokenised, and give the ids of the whole text."""
 
 import functools
 import json
@@ -25,14 +25,14 @@ from tests.support.peer_cases import DATA
 from tests.support.tokenizer_steps import KNOWN, byte_level, change, metaspace, of, pretokenizers, replace, sequence, table
 
 WORD_BY_WORD = [name for name in KNOWN if name not in ("clip", "llama")]
-# What steps treat in a way of its own: marks, spaces of all kinds, forms that become long or a space, what joins its neighbours.
+# Special characters for tokenizer steps: combining marks, spaces of all kinds, forms that expand or become a space, joiners.
 CHARACTERS = "abAΣé09 \t\n\u00a0\u2003\u3000\u0301\u0345\u0600\u200d\u200b\u037a\ufdfa\ufc5eßİ中한❤️'\"`.,-_#▁Ġ[]<>\U0001d15e"
 PIECES = [*CHARACTERS, *"    ", "ab ", "ba ab ", "  ", "``", "''", " 's", "<s>", "[MASK]", " <pad> ", "x" * 20]
 
 
 @functools.cache
 def tokenizer(name: str) -> Tokenizer:
-    """One whose ids show every piece and every character of it, with tokens that take the spaces beside them."""
+    """Return a tokenizer whose ids reveal every piece and character, with added tokens that strip adjacent spaces."""
     with tempfile.TemporaryDirectory() as folder:
         write_tokenizer(Path(folder))
         change(Path(folder), KNOWN[name])
@@ -55,7 +55,7 @@ def tokenizer(name: str) -> Tokenizer:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the library is given."""
+    """Record the texts passed to the tokenizers library."""
     found: list[str] = []
     encode = Tokenizer._encode
 
@@ -88,7 +88,7 @@ def test_rows_are_those_of_the_whole(name: str, texts: list[str], times: int) ->
 
 @pytest.mark.parametrize("name", ["xlnet", "albert", "bert"])
 def test_a_word_is_firm_before_a_space(name: str) -> None:
-    """All letters and digits that some normalizer changes."""
+    """A combining mark behind a space changes no firm word before it, for all letters and digits that normalizers change."""
     backend = tokenizer(name).backend_tokenizer
     assert backend.normalizer is not None and backend.pre_tokenizer is not None
 
@@ -136,7 +136,7 @@ def test_only_the_beginning_is_read(tmp_path: Path, read: list[str]) -> None:
 
 
 def test_words_that_are_one_token_each(tmp_path: Path, read: list[str]) -> None:
-    """Where the first words are too few, more are read."""
+    """The prefix grows if its words give too few tokens."""
     write_tokenizer(tmp_path)
     some = load_tokenizer(tmp_path)
     text = ("x" * 500 + " ") * 1000
@@ -146,7 +146,7 @@ def test_words_that_are_one_token_each(tmp_path: Path, read: list[str]) -> None:
 
 @pytest.mark.parametrize("length", [6, 7, 8, 9, 20])
 def test_pairs(tmp_path: Path, length: int) -> None:
-    """The longer one keeps a token more where the room is odd."""
+    """The longer text of a pair keeps the extra token if the room is odd."""
     write_tokenizer(tmp_path)
     some = load_tokenizer(tmp_path)
     texts = [" ".join((WORDS[4:] * 99)[:count]) for count in (0, 1, 3, 10, 40, 99, 300, 301)]
@@ -171,10 +171,10 @@ def test_a_text_whose_beginning_is_cut(tmp_path: Path, read: list[str]) -> None:
 
 
 class Pieces:
-    """A pre-tokenizer in Python."""
+    """Pre-tokenizer in Python."""
 
     def pre_tokenize(self, text: PreTokenizedString) -> None:
-        """Leave all together."""
+        """Split nothing."""
 
 
 NOT_BY_WORD: dict[str, dict[str, Any]] = {
@@ -238,7 +238,7 @@ def test_a_pre_tokenizer_in_python(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("max_length", [-1, 0, 1, 2])
 def test_no_room_for_a_text(max_length: int, tmp_path: Path) -> None:
-    """Special tokens are kept, and none of the text."""
+    """Special tokens are kept, and no token of the text."""
     write_tokenizer(tmp_path)
     backend = load_tokenizer(tmp_path).backend_tokenizer
     backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))  # type: ignore[assignment]

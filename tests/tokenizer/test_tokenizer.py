@@ -1,4 +1,4 @@
-"""Tokenizer: transformers' calls on a tokenizer.json, and the library's own truncation as the yardstick."""
+"""Tokenizer: transformers' methods on a tokenizer.json; the yardstick is the tokenizers library's own truncation."""
 
 import json
 import warnings
@@ -242,7 +242,7 @@ def test_settings_that_stay_are_not_written(tokenizer: Tokenizer, folder: Path, 
 
 
 def test_saved_over_another(tmp_path: Path) -> None:
-    """What lies in the folder says nothing of a tokenizer that was given as an object."""
+    """Saving a tokenizer replaces all settings in the folder, so an earlier tokenizer's do not survive."""
     load_tokenizer(FOLDERS["bert"]).save_pretrained(tmp_path)
     assert (tmp_path / "special_tokens_map.json").is_file()
     other = load_tokenizer(FOLDERS["roberta"])
@@ -306,7 +306,7 @@ def test_the_second_text_of_a_pair_first(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_know_a() -> None:
-    """Nor has a token for unknown words: what is around a text is found with another word."""
+    """Special tokens are found by tokenising another word if the vocabulary lacks "a" and an unknown token."""
     backend = Backend(models.BPE({"[CLS]": 0, "[SEP]": 1, "c": 2, "d": 3}, []))
     backend.post_processor = processors.BertProcessing(("[SEP]", 1), ("[CLS]", 0))  # type: ignore[assignment]
     some = Tokenizer(backend)

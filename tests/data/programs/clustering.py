@@ -1,4 +1,4 @@
-"""Groups sentences: by k-means, by agglomeration, and by communities of near ones."""
+"""Groups sentences: by k-means, agglomerative clustering and community detection."""
 
 from sentence_transformers import SentenceTransformer, util
 from sklearn.cluster import AgglomerativeClustering, KMeans

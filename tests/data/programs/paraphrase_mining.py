@@ -1,4 +1,4 @@
-"""Finds the pairs of sentences that say the same."""
+"""Finds pairs of sentences with the same meaning."""
 
 from sentence_transformers import SentenceTransformer, util
 

@@ -1,4 +1,4 @@
-"""Retrieves by embeddings, then orders what was found by a cross-encoder."""
+"""Retrieves passages by embeddings, then reranks them by a cross-encoder."""
 
 from sentence_transformers import CrossEncoder, SentenceTransformer, util
 

@@ -50,7 +50,7 @@ bench-smoke: $(VENV)/dev.stamp ## every benchmark once, untimed
 bench-ops: $(VENV)/dev.stamp ## time the kernels and the encoder against the reference
 	$(BIN)/python -m pytest benchmarks
 
-bench: $(PEERS)/peers.stamp ## time fastattn against the peers: benchmarks/results/report.md and the numbers in README.md, about 25 minutes
+bench: $(PEERS)/peers.stamp ## time fastattn and the peers: benchmarks/results/report.md and the numbers in README.md, about 25 minutes
 	$(PEERS)/bin/python -m benchmarks.suite --readme README.md
 
 bench-quick: $(PEERS)/peers.stamp ## a part of bench into .benchmarks/quick, under 3 minutes

@@ -44,7 +44,7 @@ def interrupted(call: Callable[[], object], delay: float, again: float | None = 
 
 
 def encode(what: str, delay: float) -> dict[str, Any]:
-    """Interrupt a call of some ten seconds, then compare a second call's bits with those from before."""
+    """Interrupt a call of some ten seconds twice, then compare the bits of a short probe with those from before."""
     from numba import threading_layer
 
     from fastattn import Encoder, EncoderConfig, SentenceTransformer

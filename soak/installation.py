@@ -62,7 +62,7 @@ def build(work: Path) -> tuple[Path, Path]:
 
 
 def matrix(work: Path, sdist: Path, wheel: Path) -> Iterator[Row]:
-    """Each Python with the oldest and the newest dependencies; then without libtbb, without libgomp too, and from the sdist."""
+    """Yield rows for each Python with the oldest and newest dependencies, then without libtbb, without libgomp, from the sdist."""
     for version in PYTHONS:
         python = find_python(version)
         if python is None:

@@ -1,1 +1,1 @@
-"""Each kernel against the reference: `pytest benchmarks`."""
+"""Benchmarks of each kernel against the reference: `pytest benchmarks`."""

@@ -1,4 +1,4 @@
-"""A model and a file of texts for the tests of the commands."""
+"""Fixtures of the command tests: a model and a file of texts."""
 
 from pathlib import Path
 

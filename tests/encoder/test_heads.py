@@ -123,7 +123,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_head(tmp_path: Path) -> None:
-    """The message names the missing tensors, and the heads that the folder has."""
+    """The message names the missing tensors, and the folder's other tensors and architectures."""
     folder = write_bert(tmp_path, architectures=["BertModel"])
     with pytest.raises(CheckpointError) as caught:
         EncoderForSequenceClassification.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The project keeps its layout, and each rule of the layout fails on a small tree with one fault."""
+"""Layout: the project obeys every rule, and each rule fails on a small tree with one fault."""
 
 from pathlib import Path
 

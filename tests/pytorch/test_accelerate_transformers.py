@@ -267,7 +267,7 @@ class Lora(torch.nn.Linear):
     ],
 )
 def test_changed_parts(change: Any, words: str) -> None:
-    """A part changed before accelerate is an error; after it, the original runs, with a warning that gives the reason."""
+    """Parts changed before `accelerate` raise ValueError; changed later, the original runs and a warning names the reason."""
     module, original = both("bert")
     inputs = tensors("bert", [5, 3])
     with torch.inference_mode():

@@ -21,7 +21,7 @@ TRANSFORMERS_ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-# Larger numbers are refused: JSON has whole numbers of any size, and infinity.
+# Larger numbers are refused: JSON allows integers of any size, and infinity.
 _LARGEST = 1e30
 # The keys of rope_parameters for angles that are not scaled.
 _ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}

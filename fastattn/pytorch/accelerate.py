@@ -109,7 +109,7 @@ def restore(module: M) -> M:
 
 
 def _root(module: Any) -> Any:
-    """Return the torch module that is meant."""
+    """Return `module`, or its attribute `model`, whichever is a torch module."""
     try:
         import torch
     except ImportError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fastattn.runtime.control_groups import control_groups
 
 _GIB = 2**30
-# Sizes below this are not checked: asking the system takes a tenth of a millisecond.
+# Smaller sizes are not checked: reading the free memory takes a tenth of a millisecond.
 LARGE = 2**26
 # Memory that the system reclaims under pressure (pages of files, its own caches); `MemAvailable` counts it as free too.
 _RECLAIMED = ("active_file", "inactive_file", "slab_reclaimable")
@@ -53,7 +53,7 @@ def _group_free(folder: Path) -> int | None:
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
         with contextlib.suppress(OSError, ValueError):
-            most = int((folder / limit).read_text("ascii"))  # "max", no limit, is no number
+            most = int((folder / limit).read_text("ascii"))  # "max" (no limit) raises ValueError
             used = int((folder / usage).read_text("ascii"))
             for line in (folder / "memory.stat").read_text("ascii").splitlines():
                 name, _, size = line.partition(" ")

@@ -283,7 +283,7 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
         if output_value is None and precision != "float32":
             raise ValueError(f"precision must be float32 where output_value is None, got {precision!r}")
         if output_value == TOKENS and self._pipeline.transformer.output_name != TOKENS:
-            raise ValueError(f"output_value is {TOKENS!r}, which a model of scores does not make")
+            raise ValueError(f"output_value {TOKENS!r} is not available: the head of this model turns tokens into scores")
         _check_truncate_dim(truncate_dim)
         if convert_to_tensor or not convert_to_numpy:
             check_torch()

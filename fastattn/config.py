@@ -96,7 +96,7 @@ class EncoderConfig:
     global_every : int
         With a window, layer i (from 0) is global if i is a multiple of `global_every`, else local; 1 makes all layers global.
     relative_buckets : int
-        Buckets of a bias by the distance of key and query, one table for all layers: a multiple of 2 of at least 4; 0 for none.
+        Buckets of the bias by the distance of key and query, one table for all layers: 0 for no bias, or an even number from 4.
     relative_max_distance : int
         Distance from which all keys share the last bucket.
 

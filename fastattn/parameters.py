@@ -124,6 +124,6 @@ def random_parameters(config: EncoderConfig, seed: int) -> dict[str, Array]:
 
 
 def _size(config: EncoderConfig, schema: Mapping[str, Parameter]) -> int:
-    """Return the bytes of these weights with their biases: 4 an element of a weight, and the overhead of the array objects."""
+    """Return the bytes of a schema's weights and biases: 4 per element of a weight, and the overhead per array."""
     shapes = [parameter.shape_in(config) for parameter in schema.values() if parameter.exists(config)]
     return sum(4 * math.prod(shape) + 2 * _ARRAY_BYTES for shape in shapes)

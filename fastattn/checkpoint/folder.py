@@ -11,7 +11,7 @@ __all__ = ["CheckpointError", "confined", "own_file", "read_json", "read_modules
 
 
 class CheckpointError(ValueError):
-    """A model folder that cannot be used; the message names the file or tensor and what was seen."""
+    """A model folder that cannot be used; the message names the file or tensor, and the value found."""
 
 
 def own_file(path: Path) -> Path:

@@ -23,7 +23,7 @@ _TRAINING = "it is in training mode: call eval() on it first"
 
 
 class _Made(NamedTuple):
-    """The plan for a module in the state of a snapshot, or the reason why there is none."""
+    """The plan for a module in the state of a snapshot, or the reason why the kernels do not support it."""
 
     snapshot: Snapshot
     plan: Any

@@ -46,7 +46,7 @@ def embeddings(
     Raises
     ------
     ValueError
-        If `positions` is not one of these.
+        If `positions` is not one of the values above.
 
     References
     ----------

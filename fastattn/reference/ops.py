@@ -154,7 +154,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, activation: st
     Raises
     ------
     ValueError
-        If `activation` is not one of these.
+        If `activation` is not one of the values above.
     """
     result = widened(x) @ widened(weight).T  # (..., M)
     if bias is not None:
@@ -232,7 +232,7 @@ def pooling(hidden: Array, mode: str) -> Array:
     Raises
     ------
     ValueError
-        If `mode` is not one of these.
+        If `mode` is not one of the values above.
 
     References
     ----------

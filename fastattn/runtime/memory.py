@@ -15,13 +15,13 @@ _RECLAIMED = ("active_file", "inactive_file", "slab_reclaimable")
 
 
 def check_large(size: int, what: str, *values: object) -> None:
-    """`check_fits` for a size of at least LARGE; `values` are formatted into `what`."""
+    """Call `check_fits` for a size of at least LARGE; `what` is formatted with `values`."""
     if size >= LARGE:
         check_fits(size, what.format(*values))
 
 
 def check_fits(size: int, what: str) -> None:
-    """Raise a MemoryError if `size` bytes, for `what`, are more than this process may still allocate."""
+    """Raise a MemoryError, which names `what`, if `size` bytes are more than this process may still allocate."""
     free = free_bytes()
     if free is not None and size > free:
         raise MemoryError(f"{what} would take {size / _GIB:,.1f} GiB, and {free / _GIB:,.1f} GiB are free")

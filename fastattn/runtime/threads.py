@@ -84,7 +84,7 @@ def _uninterrupted(step: Callable[[], None]) -> None:
 
 
 def _before_fork() -> None:
-    """Wait until other threads have finished compiling: in the child they do not exist."""
+    """Take the locks: a lock of a compiling thread would never be released in the child, which lacks that thread."""
     global _of_many, _threaded
     _of_many = _has_threads()
     _threaded = _threaded or threading.current_thread() is not threading.main_thread()

@@ -342,7 +342,7 @@ class TextModel(OlderTextModelNames):
             `safe_serialization` is false.
         """
         if not safe_serialization:
-            raise ValueError("safe_serialization must be True: nothing is pickled here")
+            raise ValueError("safe_serialization must be True: weights are written as safetensors, never pickled")
         readme = self.folder / "README.md" if create_model_card and self.folder is not None else None
         write_model_folder(Path(path), self, self._saved_settings(), readme)
 

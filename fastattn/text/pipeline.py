@@ -35,7 +35,7 @@ class Counts(NamedTuple):
     texts : int
         Texts, or pairs of texts.
     tokens : int
-        Tokens, special ones included.
+        Tokens, special tokens included.
     truncated : int
         Texts that were truncated.
     """

@@ -78,7 +78,7 @@ class Dense(Module):
     ) -> None:
         shape = (out_features, in_features)
         if init_weight is None:
-            raise ValueError(f"init_weight must be an array of shape {shape}: nothing is trained here")
+            raise ValueError(f"init_weight must be an array of shape {shape}, got None: there are no random weights")
         self.in_features, self.out_features, self.bias = in_features, out_features, bias
         self.activation_function = "Identity" if activation_function is None else activation_function
         # Only a check: the returned function may not be picklable.

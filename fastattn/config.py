@@ -1,4 +1,4 @@
-"""EncoderConfig: the sizes and choices that make an encoder."""
+"""EncoderConfig: the sizes and options of an encoder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 __all__ = ["EncoderConfig"]
 
-# The activations that the kernels have, by the names of this package; other vocabularies are translated to these.
+# The activations that the kernels compute; other libraries' names are translated to these.
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
 _POSITIONS = ("learned", "sinusoidal", "rotary", None)
-# The least value of each whole number; a field may be None if that is its default.
+# Minimum of each integer field.
 _WHOLE = {
     "num_layers": 1,
     "num_heads": 1,
@@ -27,13 +27,13 @@ _WHOLE = {
     "relative_buckets": 0,
     "relative_max_distance": 1,
 }
-# The largest whole number: 2 window + 1 still fits 64 bits.
+# Maximum of the integer fields: 2 window + 1 still fits 64 bits.
 _MOST = 2**62 - 1
 _NUMBERS = ("dropout", "layer_norm_eps", "rotary_theta", "local_rotary_theta")
-# A smaller base makes the angles of late tokens infinite.
+# Minimum of a rotary base: with a smaller base the angles of late tokens overflow to infinity.
 _LEAST_THETA = 1e-300
 _MAY_BE_NONE = ("vocab_size", "embedding_dim", "window", "local_rotary_theta")
-# The options of ``fastattn.reference.encoder``; it finds the other choices in the parameters.
+# Fields that ``fastattn.reference.encoder`` takes as options; the other fields follow from its parameters.
 _REFERENCE = (
     "num_layers",
     "num_heads",
@@ -52,12 +52,12 @@ _REFERENCE = (
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes and choices of a transformer encoder.
+    """Sizes and options of a transformer encoder.
 
     Parameters
     ----------
     num_layers : int
-        Layers, at least 1.
+        Number of layers, at least 1.
     num_heads : int
         Attention heads H; divides `hidden_dim`.
     hidden_dim : int
@@ -67,20 +67,20 @@ class EncoderConfig:
     dropout : float
         Probability, in [0, 1), with which training drops an element; inference never does.
     activation : "gelu", "gelu_tanh", "relu" or "silu"
-        Of the feed-forward network; "gelu" is the erf form.
+        Activation of the feed-forward network; "gelu" is the erf form.
     norm_first : bool
         Layer norm before each sublayer instead of after the residual sum.
     layer_norm_eps : float
         Added to the variance.
     positions : "learned", "sinusoidal", "rotary" or None
-        How the position t of a token in its sequence, from 0, enters: as a row of a table or as sines, added to its embedding, or
-        as a rotation of each head's queries and keys.
+        Encoding of the position t of a token, from 0: a row of a learned table or sines, added to its embedding, or a rotation
+        of each head's queries and keys.
     vocab_size : int, optional
         Size V of the token embedding; without it the encoder takes hidden states only.
     max_positions : int
-        Learned positions; the longest sequence then.
+        Rows of the table of learned positions, which limit the length of a sequence.
     type_vocab_size : int
-        Token types; 0 for none.
+        Number of token types; 0 for no token types.
     is_causal : bool
         Token t attends to tokens 0 .. t.
     embedding_dim : int, optional
@@ -88,23 +88,23 @@ class EncoderConfig:
     rotary_theta : float
         Base of the rotary angles ``t theta^(-2 i / D)``, at least 1e-300; channel i turns with channel i + D / 2 of its head.
     local_rotary_theta : float, optional
-        The base in local layers; the same without it.
+        Base of the rotary angles in local layers; by default `rotary_theta`.
     gated : bool
         The feed-forward network is ``output(activation(gate(x)) * input(x))`` instead of ``output(activation(input(x)))``.
     window : int, optional
         In local layers token t attends to tokens t - window .. t + window.
     global_every : int
-        With a window, layer i (from 0) is local unless i is a multiple of this; with 1 none is.
+        With a window, layer i (from 0) is global if i is a multiple of `global_every`, else local; 1 makes all layers global.
     relative_buckets : int
-        Buckets of a bias by the distance of key and query, one table for all layers: a multiple of 2 of at least 4; 0 for none.
+        Buckets of the bias by the distance of key and query, one table for all layers: 0 for no bias, or an even number from 4.
     relative_max_distance : int
-        Distances from here on share the last bucket.
+        Distance from which all keys share the last bucket.
 
     Raises
     ------
     ValueError
         A size is not positive or above 2^62 - 1, a number is not finite or out of its range, `num_heads` does not divide
-        `hidden_dim`, or a choice is not one of those above.
+        `hidden_dim`, or an option is not one of those above.
 
     References
     ----------

@@ -1,7 +1,7 @@
-"""Hands a model to libraries that take one through a class of their own: KeyBERT, BERTopic, LangChain, Chroma.
+"""Adapters of a model for libraries with an embedding class of their own: KeyBERT, BERTopic, LangChain, Chroma.
 
-Each library has a documented base class for models that it does not know by name. Without it KeyBERT and BERTopic silently
-replace an unknown object by a model of their choice.
+Each adapter derives from the base class that the library documents for other models.  KeyBERT and BERTopic silently replace an
+object of any other class by their default model.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ __all__ = ["bertopic_backend", "chroma_embedding_function", "keybert_backend", "
 
 
 def keybert_backend(model: SentenceTransformer, **encode_kwargs: Any) -> Any:
-    """Return what ``keybert.KeyBERT(model=...)`` takes.
+    """Return a KeyBERT backend, for ``keybert.KeyBERT(model=...)``.
 
     Parameters
     ----------
     model : SentenceTransformer
         Embeds documents and words.
     **encode_kwargs
-        As of `SentenceTransformer.encode`.
+        Arguments of `SentenceTransformer.encode`.
 
     Returns
     -------
@@ -41,14 +41,14 @@ def keybert_backend(model: SentenceTransformer, **encode_kwargs: Any) -> Any:
 
 
 def bertopic_backend(model: SentenceTransformer, **encode_kwargs: Any) -> Any:
-    """Return what ``bertopic.BERTopic(embedding_model=...)`` takes.
+    """Return a BERTopic backend, for ``bertopic.BERTopic(embedding_model=...)``.
 
     Parameters
     ----------
     model : SentenceTransformer
         Embeds documents and words.
     **encode_kwargs
-        As of `SentenceTransformer.encode`.
+        Arguments of `SentenceTransformer.encode`.
 
     Returns
     -------
@@ -63,14 +63,14 @@ def bertopic_backend(model: SentenceTransformer, **encode_kwargs: Any) -> Any:
 
 
 def langchain_embeddings(model: SentenceTransformer, **encode_kwargs: Any) -> Any:
-    """Return what LangChain's vector stores take as ``embedding``.
+    """Return a LangChain embeddings object, for the argument ``embedding`` of vector stores.
 
     Parameters
     ----------
     model : SentenceTransformer
-        Embeds documents by `encode_document` and queries by `encode_query`.
+        Embeds documents with `encode_document` and queries with `encode_query`.
     **encode_kwargs
-        As of `SentenceTransformer.encode`.
+        Arguments of `SentenceTransformer.encode`.
 
     Returns
     -------
@@ -85,17 +85,17 @@ def langchain_embeddings(model: SentenceTransformer, **encode_kwargs: Any) -> An
 
 
 def chroma_embedding_function(model: SentenceTransformer, **encode_kwargs: Any) -> Any:
-    """Return what Chroma's collections take as ``embedding_function``.
+    """Return a Chroma embedding function, for the argument ``embedding_function`` of collections.
 
-    A collection that is kept on disk stores the model's folder, and reads it again where it is opened without a function;
-    this function must have been called once in that process.
+    A persistent collection stores the path of the model's folder, and loads the model from there when it is opened without an
+    embedding function.  Call `chroma_embedding_function` once before in that process: the call registers the class in Chroma.
 
     Parameters
     ----------
     model : SentenceTransformer
-        Embeds documents by `encode_document` and queries by `encode_query`.
+        Embeds documents with `encode_document` and queries with `encode_query`.
     **encode_kwargs
-        As of `SentenceTransformer.encode`; what JSON can hold.
+        Arguments of `SentenceTransformer.encode` that can be stored as JSON.
 
     Returns
     -------
@@ -111,11 +111,11 @@ def chroma_embedding_function(model: SentenceTransformer, **encode_kwargs: Any) 
 
 @functools.cache
 def _backend(package: str) -> Any:
-    """Return a backend of KeyBERT or BERTopic, whose base classes are the same."""
+    """Return the backend class for KeyBERT or BERTopic, whose base classes have the same interface."""
     base = importlib.import_module(package).BaseEmbedder
 
     class Backend(base):  # type: ignore[misc, valid-type]
-        """Embeds by a fastattn model."""
+        """Embeds with a fastattn model."""
 
         def __init__(self, model: SentenceTransformer, encode_kwargs: dict[str, Any]) -> None:
             super().__init__()
@@ -134,7 +134,7 @@ def _langchain_class() -> Any:
     base = importlib.import_module("langchain_core.embeddings").Embeddings
 
     class Embeddings(base):  # type: ignore[misc, valid-type]
-        """Embeds by a fastattn model."""
+        """Embeds with a fastattn model."""
 
         def __init__(self, model: SentenceTransformer, encode_kwargs: dict[str, Any]) -> None:
             self.model = model
@@ -157,7 +157,7 @@ def _chroma_class() -> Any:
     register = importlib.import_module("chromadb.utils.embedding_functions").register_embedding_function
 
     class FastattnEmbeddingFunction(base):  # type: ignore[misc, valid-type]
-        """Embeds by a fastattn model."""
+        """Embeds with a fastattn model."""
 
         def __init__(self, model: SentenceTransformer, encode_kwargs: dict[str, Any]) -> None:
             self.model = model
@@ -177,16 +177,16 @@ def _chroma_class() -> Any:
             return "fastattn"
 
         def default_space(self) -> str:
-            """Return how embeddings are compared."""
+            """Return Chroma's name of the model's similarity."""
             return {"cosine": "cosine", "dot": "ip"}.get(self.model.similarity_fn_name, "l2")
 
         def get_config(self) -> dict[str, Any]:
-            """Return what a collection stores."""
+            """Return the configuration that a collection stores."""
             return {"model_name_or_path": str(self.model.folder), "encode_kwargs": self.encode_kwargs}
 
         @staticmethod
         def build_from_config(config: dict[str, Any]) -> Any:
-            """Make the function again."""
+            """Rebuild the function from a stored configuration."""
             from fastattn.text.sentence_transformer import SentenceTransformer
 
             return FastattnEmbeddingFunction(SentenceTransformer(config["model_name_or_path"]), config["encode_kwargs"])

@@ -1,4 +1,4 @@
-"""Which parameters a configuration has: one schema of names and shapes, a check of given parameters, and a random start."""
+"""Parameters of an encoder: the schema of their names and shapes, a check, and random initial values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastattn.runtime.memory import check_large
 
 Array = NDArray[Any]
 
-# An array object, its name, and its places in a dict and in an arena.
+# Overhead per array in bytes: the object, its name, and its entries in a dict and in an arena.
 _ARRAY_BYTES = 512
 
 
@@ -23,10 +23,10 @@ def _always(config: EncoderConfig) -> bool:
 
 
 class Parameter(NamedTuple):
-    """A ``weight``, and the ``bias`` that matrices and norms may have, of the length of the weight's first axis."""
+    """Schema of a ``weight``, and of the ``bias`` that a matrix or norm may have, as long as the weight's first axis."""
 
     kind: Literal["table", "matrix", "norm"]
-    # Fields of EncoderConfig.
+    # Names of the fields of EncoderConfig that hold the sizes.
     shape: tuple[str, ...]
     exists: Callable[[EncoderConfig], bool] = _always
 
@@ -57,7 +57,7 @@ INSIDE = {
     "feed_forward.layer_norm": Parameter("norm", ("hidden_dim",)),
 }
 SCHEMA = {**OUTSIDE, **INSIDE}
-# Parameters that would be left unused without a field of the configuration that is named in the error.
+# Parameters that only a configuration with this field set uses.
 _FIELDS = {
     "embeddings.projection.weight": "embedding_dim",
     "relative_bias.weight": "relative_buckets",
@@ -66,7 +66,7 @@ _FIELDS = {
 
 
 def parameters_of(config: EncoderConfig) -> Iterator[tuple[str, Parameter]]:
-    """Yield the name, without ``.weight``, and the schema of each parameter, one at a time: there may be any number of layers."""
+    """Yield the name, without ``.weight``, and the schema of each parameter; a generator, because `num_layers` may be huge."""
     for stem, parameter in OUTSIDE.items():
         if parameter.exists(config):
             yield stem, parameter
@@ -77,12 +77,12 @@ def parameters_of(config: EncoderConfig) -> Iterator[tuple[str, Parameter]]:
 
 
 def may_be_absent(config: EncoderConfig, name: str, parameter: Parameter) -> bool:
-    """Tell whether a parameter may be absent: any norm but those behind a sublayer, without which there is no norm there."""
+    """Tell whether a parameter may be absent, and its norm left out: every norm except those of post-norm layers."""
     return parameter.kind == "norm" and (config.norm_first or not name.startswith("layers."))
 
 
 def check_parameters(config: EncoderConfig, parameters: Mapping[str, Array]) -> None:
-    """Raise for the first parameter that is missing, is no array of floats, has the wrong shape, or would be left unused."""
+    """Raise for the first parameter that is missing, is not an array of floats, has the wrong shape, or would be unused."""
     if not isinstance(parameters, Mapping):
         raise TypeError(f"parameters must be a mapping of names to arrays, got {type(parameters).__name__}")
     for name, array in parameters.items():
@@ -124,6 +124,6 @@ def random_parameters(config: EncoderConfig, seed: int) -> dict[str, Array]:
 
 
 def _size(config: EncoderConfig, schema: Mapping[str, Parameter]) -> int:
-    """Return the bytes of these weights with their biases: 4 an element of a weight, and the overhead of the array objects."""
+    """Return the bytes of a schema's weights and biases: 4 per element of a weight, and the overhead per array."""
     shapes = [parameter.shape_in(config) for parameter in schema.values() if parameter.exists(config)]
     return sum(4 * math.prod(shape) + 2 * _ARRAY_BYTES for shape in shapes)

@@ -21,7 +21,7 @@ TRANSFORMERS_ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-# Larger numbers are refused: JSON has whole numbers of any size, and infinity.
+# Larger numbers are refused: JSON allows integers of any size, and infinity.
 _LARGEST = 1e30
 # The keys of rope_parameters for angles that are not scaled.
 _ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
@@ -37,7 +37,7 @@ class Settings:
             raise CheckpointError(f"{path}: expected a JSON object, found {type(self.values).__name__}")
 
     def error(self, message: str) -> CheckpointError:
-        """Return an error that names the file; the message says the key, its value and what is supported."""
+        """Return an error that names the file; `message` names the key, its value and the supported values."""
         return CheckpointError(f"{self.path}: {message}")
 
     def size(self, key: str, default: int | None = None, *, least: int = 1) -> int:

@@ -11,7 +11,7 @@ __all__ = ["CheckpointError", "confined", "own_file", "read_json", "read_modules
 
 
 class CheckpointError(ValueError):
-    """A model folder that cannot be used; the message names the file or tensor and what was seen."""
+    """A model folder that cannot be used; the message names the file or tensor, and the value found."""
 
 
 def own_file(path: Path) -> Path:
@@ -23,7 +23,7 @@ def own_file(path: Path) -> Path:
         return path
     try:
         folder, found = path.parent.resolve(), path.resolve()
-    except (OSError, RuntimeError) as error:  # A link that leads to itself.
+    except (OSError, RuntimeError) as error:  # A symbolic link to itself.
         raise CheckpointError(f"{path}: a link that leads nowhere: {error}") from error
     snapshots = (place for place in (folder, *folder.parents) if place.parent.name == "snapshots")
     allowed = [folder, *(place.parent.parent / "blobs" for place in snapshots)]

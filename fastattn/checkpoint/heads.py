@@ -23,7 +23,7 @@ class HeadStep(NamedTuple):
 
 
 class StoredHead(NamedTuple):
-    """The steps of a head; without a pooling every token goes through them, else one vector of each sequence."""
+    """The steps of a head, applied to a pooled vector per sequence, or to every token if `pooling` is None."""
 
     steps: tuple[HeadStep, ...]
     pooling: str | None

@@ -52,7 +52,7 @@ def encoder_of(settings: Settings, tensors: Tensors) -> tuple[EncoderConfig, dic
 
 
 def read_head(folder: str | os.PathLike[str], task: str) -> StoredHead:
-    """Return the head for a task; the CheckpointError says which tensors are missing, and which there are."""
+    """Return the head for a task; the CheckpointError lists the missing and the existing tensors."""
     return _Checkpoint(*_open(Path(folder))).head(task)
 
 
@@ -86,7 +86,7 @@ class _Checkpoint:
         return FAMILIES[model_type]
 
     def _names(self) -> tuple[str, Names]:
-        """Return the prefix and the names of the encoder's tensors: the alternative of which the most tensors are there."""
+        """Return the prefix and the names of the encoder's tensors: the alternative with the most tensors in the folder."""
         names = self.family.names
         # The names of the first layer differ between all alternatives.
         there = {
@@ -180,7 +180,7 @@ class _Checkpoint:
         return names
 
     def _no_head(self, task: str, missing: list[str]) -> NoReturn:
-        """Raise an error that lists the missing tensors and those that are there."""
+        """Raise an error that lists the missing and the existing tensors."""
         outside = {self._find(f"{name}.{part}") for name in self.names.outside.values() for part in ("weight", "bias")}
         names = self.tensors.names()
         count = min(self.config.num_layers, len(names))

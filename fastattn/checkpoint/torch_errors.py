@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class NotAccelerated(Exception):
-    """The kernels do not take a call; the message completes "because"."""
+    """The kernels do not support a call; the message completes a sentence that ends with "because"."""
 
 
 class Unsupported(NotAccelerated):
-    """The kernels do not take a module, with any arguments."""
+    """The kernels do not support a module, whatever the arguments of the call."""

@@ -105,7 +105,7 @@ def read_stack(module: Any) -> Stack | None:
 
 
 def overrides(module: Any, base: Any, *methods: str) -> bool | None:
-    """Tell whether a module overrides one of these methods of `base`; None if it is no instance of `base`."""
+    """Tell whether a module overrides one of these methods of `base`; None if the module is no instance of `base`."""
     if not isinstance(module, base):
         return None
     return any(getattr(type(module), name) is not getattr(base, name) or patched(module, name) for name in methods)

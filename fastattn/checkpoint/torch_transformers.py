@@ -69,7 +69,7 @@ class Pretrained(NamedTuple):
 def read_pretrained(module: Any) -> Pretrained | None:
     """Return an encoder of transformers; None for any other module.
 
-    Raises `Unsupported` if a submodule is not one that an `Encoder` computes.
+    Raises `Unsupported` if an `Encoder` does not compute one of its submodules.
     """
     classes: list[Any] = [base for base in type(module).__mro__ if base.__name__ in _CLASSES]
     base = next((base for base in classes if base.__module__.startswith("transformers.models.")), None)

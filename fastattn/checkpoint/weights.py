@@ -21,7 +21,7 @@ __all__ = ["Tensors", "remove_other_weights", "weight_files"]
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _OTHERS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".ckpt", ".bin", ".safetensors")
-# Files with all weights, in the order of the search; an index of several files may stand in place of each.
+# Files with all weights, in the order of the search; an index of several files may replace each of them.
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 # In earlier versions torch.load(weights_only=True) can run code of the file: CVE-2025-32434.
 _TORCH = (2, 6)
@@ -118,7 +118,7 @@ def _map(path: Path) -> dict[str, _Entry]:
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     length = int.from_bytes(mapped[:8], "little")
-    # The library has checked the header, but may read JSON in another way than Python: of two equal keys, say.
+    # safetensors has checked the header, but may parse JSON differently from Python, for example duplicate keys.
     try:
         header: dict[str, Any] = json.loads(mapped[8 : 8 + length])
         header.pop("__metadata__", None)
@@ -165,13 +165,13 @@ def _unpickle(path: Path) -> dict[str, _Entry]:
         try:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:
-            # The format before torch 1.6 cannot be mapped.
+            # Files from before torch 1.6 cannot be memory-mapped.
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CheckpointError(f"{path}: refused by torch.load(weights_only=True): {reason}; {_ADVICE}") from error
     if not isinstance(found, dict) or not all(torch.is_tensor(tensor) for tensor in found.values()):
-        raise CheckpointError(f"{path}: expected tensors by their names, found {type(found).__name__} with other things")
+        raise CheckpointError(f"{path}: expected a dict of tensors by name, found a {type(found).__name__} with other values")
     names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     return {
         name: _Entry(path, tuple(tensor.shape), names.get(tensor.dtype, str(tensor.dtype)), partial(_array, tensor))

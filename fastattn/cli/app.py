@@ -1,4 +1,4 @@
-"""The command line."""
+"""The commands and their options; the modules beside this one do the work."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _load(model: str | None) -> SentenceTransformer:
 
 
 def _is_watched() -> bool:
-    """Whether somebody sees a progress bar."""
+    """Tell whether stderr is a terminal, so that a progress bar is visible."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
@@ -112,7 +112,7 @@ def compare() -> None:
     """Compare every kernel and the whole encoder with the NumPy reference.
 
     Errors are the worst of all elements, in units of float32 eps, relative to the largest true value; the reference in
-    float64 is the truth.  Times are medians of runs in turns.
+    float64 is the truth.  Times are medians of alternating runs.
     """
     from fastattn.cli.compare import compare as comparisons
 

@@ -1,4 +1,4 @@
-"""Reads the attention of a model on one text."""
+"""Computes the attention of a model on one text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Reading", "read_attention"]
 
 
 class Reading(NamedTuple):
-    """A text as a model reads it.
+    """A text, its tokens, and their attention in a model.
 
     Parameters
     ----------
@@ -26,15 +26,15 @@ class Reading(NamedTuple):
     model : str
         The model's name.
     ids : int64, (T,)
-        Its token ids.
+        Token ids of the text.
     labels : list of str, T
-        Each token as it stands in the text, after a dot if it continues a word; special tokens by their names.
+        The part of the text of each token, after a dot if the token continues a word; special tokens by their names.
     special : bool, (T,)
-        Which tokens the tokenizer put there, not the text.
+        True for the special tokens, which the tokenizer added.
     attention : float32, (layers, H, T, T)
-        How much of token s token t takes in, at [layer, head, t, s].
+        Weight of token s in the attention of token t, at [layer, head, t, s].
     truncated : bool
-        The text had more tokens than the model takes.
+        Whether the text was cut to the model's maximum length.
     """
 
     text: str
@@ -69,7 +69,7 @@ def read_attention(text: str, model: str | os.PathLike[str] | None = None) -> Re
 
 
 def _labels(text: str, encoding: Any) -> list[str]:
-    """Return each token's part of the text."""
+    """Return the label of each token."""
     labels = []
     words = encoding.word_ids
     for i, (token, special, (start, stop)) in enumerate(

@@ -21,18 +21,18 @@ SUFFIXES = (".png", ".svg", ".pdf")
 _DPI = 150
 _COLOURS = "Blues"
 _MARK = "#d95f02"
-# Tokens up to which each has its own label, and below which the cells show their values.
+# The most tokens that all have labels, and the most whose cells show values.
 _LABELLED, _WITH_VALUES = 60, 14
-# Inches: a token's cell and a head's small map (least, most); the longest label; gap, colour bar and its labels.
+# Inches: cell of a token and small map of a head (least, most); longest label; gap, colour bar and the labels of the bar.
 _CELL, _SMALL_MAP = (0.24, 0.6), (0.45, 1.0)
 _LABEL = 1.2
 _GAP, _BAR, _BAR_LABELS = 0.15, 0.16, 0.75
-# Cells across a small map; for a longer text each is the mean of several tokens.
+# The most cells across a small map; in a longer text each cell is the mean of several tokens.
 _SMALL_CELLS = 64
 
 
 def check_drawing(out: Path) -> None:
-    """Raise, before a model is loaded, if matplotlib is missing or `out` has another suffix than `SUFFIXES`."""
+    """Raise if matplotlib is missing or `out` has none of `SUFFIXES`; called before a model is loaded."""
     if out.suffix not in SUFFIXES:
         kinds = ", ".join(SUFFIXES)
         raise ValueError(f"{out}: cannot draw {out.suffix or 'a file without a suffix'}; supported: {kinds}")
@@ -48,30 +48,10 @@ def _figure_class() -> Any:
 
 
 def draw_attention(reading: Reading, *, layer: int | None = None, head: int | None = None) -> Any:
-    """Draw one map from token to token, and beside it a small map of every head.
+    """Draw a map from token to token for a layer and head (None: the mean of all), and beside it a small map of every head.
 
-    The colours of the large map end at the greatest weight between two words: special tokens, which take up what a head has
-    no use for, may exceed it.  The small maps share one scale, by the square root of the weight.
-
-    Parameters
-    ----------
-    reading : Reading
-        The text with its attention.
-    layer : int, optional
-        The layer of the large map, from 0; without it the mean of all.
-    head : int, optional
-        The head of the large map, from 0; without it the mean of all.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-
-    Raises
-    ------
-    ValueError
-        There is no such layer or head.
-    ImportError
-        matplotlib is not installed; the message says how to install it.
+    The colours of the large map end at the greatest weight between two words: special tokens, on which a head puts the weight that
+    it does not need, may exceed it.  The small maps share a scale, by the square root of the weight.
     """
     figure_class = _figure_class()
     layers, heads, count, _ = reading.attention.shape
@@ -95,7 +75,7 @@ def draw_attention(reading: Reading, *, layer: int | None = None, head: int | No
     if count > _LABELLED:
         hints.append(f"Of {count} tokens one in {_stride(count)} has its label.")
     hint = "  ".join(hints)
-    # Under the map, or where that is too narrow under everything.
+    # The hint is under the large map, or under both maps if the large map is too narrow.
     hint_top = above + side if _inches(font, hint, 9) < side else max(above + side, grid_top + layers * small)
     height = max(hint_top + 0.5, grid_top + layers * small)
     figure = figure_class(figsize=(width, height), dpi=_DPI)
@@ -104,9 +84,9 @@ def draw_attention(reading: Reading, *, layer: int | None = None, head: int | No
         return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
 
     style = {"fontfamily": families, "parse_math": False}
-    # What stands in for characters that the first font lacks need not have a bold face.
+    # A fallback font may have no bold face.
     weight = "bold" if len(families) == 1 else "normal"
-    # A tenth more than it measures, for the bold face.
+    # The width is measured in the normal face; the bold face is up to 15 % wider.
     title = _cut(_drawable(" ".join(reading.text.split()), absent), max(width - 0.6, 6) / 1.15, font, 14)
     figure.text(0.15 / width, 1 - 0.2 / height, f"“{title}”", fontsize=14, va="top", weight=weight, **style)
     about = f"{reading.model}: {_number(count, 'token')}, {_number(layers, 'layer')} of {_number(heads, 'head')}"
@@ -137,7 +117,7 @@ def draw_attention(reading: Reading, *, layer: int | None = None, head: int | No
 def _draw_map(
     ax: Any, bar: Any, weights: NDArray[np.float32], special: NDArray[np.bool_], labels: list[str], size: int, style: dict[str, Any]
 ) -> None:
-    """The map from token to token, with labels on its left and above it."""
+    """Draw the map from token to token, with labels on its left and above it."""
     count = len(labels)
     between = weights[np.ix_(~special, ~special)]
     top = float(between.max()) if between.size else float(weights.max(initial=0))
@@ -166,14 +146,14 @@ def _draw_map(
 
 
 def _draw_grid(ax: Any, bar: Any, attention: NDArray[np.float32], layer: int | None, head: int | None) -> None:
-    """Small maps of all heads, side by side in one image; what the large map shows is framed."""
+    """Draw the small maps of all heads in one image; a frame marks the heads of the large map."""
     from matplotlib.colors import PowerNorm
     from matplotlib.patches import Rectangle
 
     layers, heads = attention.shape[:2]
     cells = _coarser(attention)
     side = cells.shape[2]
-    # One image of all, drawn at the place (head, layer): hundreds of axes would take minutes.
+    # One image of all small maps: drawing each in its own axes takes minutes for hundreds of heads.
     mosaic = cells.transpose(0, 2, 1, 3).reshape(layers * side, heads * side)
     extent = (-0.5, heads - 0.5, layers - 0.5, -0.5)
     norm = PowerNorm(0.5, vmin=0, vmax=1)
@@ -201,7 +181,7 @@ def _draw_grid(ax: Any, bar: Any, attention: NDArray[np.float32], layer: int | N
 
 
 def _coarser(attention: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Means over blocks of tokens, so that a small map has at most `_SMALL_CELLS` cells across."""
+    """Return means over blocks of tokens, so that a small map has at most `_SMALL_CELLS` cells across."""
     count = attention.shape[-1]
     starts = np.unique(np.arange(_SMALL_CELLS) * count // _SMALL_CELLS)
     if len(starts) == count:
@@ -226,12 +206,12 @@ def _number(count: int, noun: str) -> str:
 
 
 def _stride(count: int) -> int:
-    """Every how many tokens have a label."""
+    """Return n if every n-th token has a label."""
     return max(1, math.ceil(count / _LABELLED))
 
 
 def _fonts(characters: set[str]) -> tuple[list[str], Any, set[str]]:
-    """Return font families that together have the characters, a font of them to measure with, and what none of them has."""
+    """Return font families that together cover the characters, a font to measure widths, and the characters that none covers."""
     from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
     families = ["DejaVu Sans"]
@@ -239,7 +219,7 @@ def _fonts(characters: set[str]) -> tuple[list[str], Any, set[str]]:
     known = get_font(paths[0])
     absent = {character for character in characters if not known.get_char_index(ord(character))}
     for entry in fontManager.ttflist:
-        # A font of coloured pictures has no outlines to draw, and the font of last resort has a box for everything.
+        # Emoji fonts have bitmaps instead of outlines, and the Last Resort font has placeholder boxes for all characters.
         if (
             not absent
             or entry.style != "normal"
@@ -260,19 +240,19 @@ def _fonts(characters: set[str]) -> tuple[list[str], Any, set[str]]:
 
 
 def _drawable(text: str, absent: set[str]) -> str:
-    """Return the text with the characters that no font has as code points."""
+    """Return the text with its `absent` characters replaced by their code points."""
     return "".join(f"<{ord(character):X}>" if character in absent else character for character in text)
 
 
 def _inches(font: Any, text: str, size: int) -> float:
-    """Length of a text in a font of that size in points."""
+    """Return the width of a text in inches, at a font size in points."""
     font.set_size(size, 72)
     font.set_text(text)
     return float(font.get_width_height()[0]) / 64 / 72
 
 
 def _cut(text: str, room: float, font: Any, size: int) -> str:
-    """Return the text, or as much of its beginning as fits the room with an ellipsis."""
+    """Return the text, or its longest beginning that fits `room` inches with an ellipsis."""
     low, high = 0, min(len(text), 500)
     if high == len(text) and _inches(font, text, size) <= room:
         return text
@@ -286,17 +266,7 @@ def _cut(text: str, room: float, font: Any, size: int) -> str:
 
 
 def write_figure(figure: Any, file: BinaryIO, suffix: str) -> None:
-    """Write a figure; the same figure gives the same bytes.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        The figure.
-    file : binary file
-        Where to.
-    suffix : str
-        One of `SUFFIXES`.
-    """
+    """Write a figure in the format of `suffix`; the same figure gives the same bytes."""
     import matplotlib
 
     date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix)

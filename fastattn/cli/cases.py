@@ -23,7 +23,7 @@ MINILM = EncoderConfig(
 
 
 class Case(NamedTuple):
-    """An op with inputs."""
+    """An op with the inputs of one call."""
 
     op: str
     label: str
@@ -51,7 +51,7 @@ def ops() -> dict[str, Callable[..., Any]]:
 
 
 def cases() -> list[Case]:
-    """Return each op in each of its forms; raises NotImplementedError if an op has no case."""
+    """Return the cases of every op; NotImplementedError if an op has no case."""
     found = _cases()
     missing = ops().keys() - {case.op for case in found}
     if missing:

@@ -33,8 +33,7 @@ class Comparison(NamedTuple):
 def compare() -> Iterator[Comparison]:
     """Compare every op, then the encoder, with the reference.
 
-    Truth is the reference in float64; speed is compared with the reference in float32, in turns.
-
+    The reference in float64 gives the true values; the speed is compared with the reference in float32, in alternating runs.
     """
     from fastattn import reference
 
@@ -48,7 +47,7 @@ def compare() -> Iterator[Comparison]:
 
 
 def _compare_encoder() -> Comparison:
-    """A six-layer encoder with random weights on four sequences of unlike length."""
+    """Compare a six-layer encoder with random weights on four sequences of different lengths."""
     from fastattn import reference
     from fastattn.parameters import random_parameters
 
@@ -66,7 +65,7 @@ def _compare_encoder() -> Comparison:
 
 
 def _measure(ours: Callable[[], Any], theirs: Callable[[], Any], truth: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """Return both errors, then the median times of runs in turns."""
+    """Return both errors, then the median seconds of alternating runs."""
     errors = [error_in_eps(run(), truth) for run in (ours, theirs)]
     times: list[list[float]] = [[], []]
     for _ in range(_RUNS):

@@ -91,7 +91,7 @@ def read_embeddings(path: Path, count: int) -> NDArray[np.float32]:
 
 
 def write_embeddings(file: BinaryIO, suffix: str, texts: Iterable[str], embeddings: NDArray[np.float32]) -> None:
-    """Write an array, or lines ``{"text": ..., "embedding": [...]}`` with the fewest digits that give the same float32."""
+    """Write an array, or lines ``{"text": ..., "embedding": [...]}`` with the fewest digits that round to the same float32."""
     if suffix == ".npy":
         np.save(file, embeddings)
         return

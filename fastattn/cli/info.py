@@ -1,4 +1,4 @@
-"""Facts of this machine and this installation: CPU, threads, kernel cache, versions."""
+"""Describes the machine and the installation: CPU, threads, kernel cache, versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = ("fastattn", "numpy", "numba", "llvmlite", "tbb", "tokenizers", "saf
 
 
 def facts() -> list[tuple[str, str]]:
-    """Return names and values of the facts that decide speed, and the versions."""
+    """Return names and values: the machine's properties that decide the speed, and the versions."""
     folder = cache_directory()
     kept = len(list(folder.glob("*.nbc"))) if folder is not None and folder.is_dir() else 0
     found = [
@@ -43,7 +43,7 @@ def facts() -> list[tuple[str, str]]:
 
 
 def _cpu_name() -> str:
-    """The processor's name as the system gives it."""
+    """Return the processor's name from the operating system."""
     try:
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):
@@ -54,7 +54,7 @@ def _cpu_name() -> str:
 
 
 def _default_model() -> str:
-    """Where the default model is, without asking the network."""
+    """Return the folder of the default model, without network access."""
     try:
         return str(find_model(local_files_only=True))
     except FileNotFoundError:

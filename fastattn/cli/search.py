@@ -20,7 +20,6 @@ def show_hits(texts: list[str], scores: NDArray[np.float32], k: int) -> None:
     """Print the `k` texts with the highest scores, the best first.
 
     On a terminal a long text is cut after three lines; elsewhere a hit is one line: score, tab, text.
-
     """
     for i in np.argsort(-scores, kind="stable")[:k]:
         text = " ".join(texts[i].split())

@@ -31,7 +31,6 @@ def reported() -> Iterator[None]:
     """Turn an error that names its cause into one red line on stderr and exit code 2.
 
     SIGTERM and SIGHUP end the program as Ctrl-C does: a half-written output file is removed.
-
     """
     try:
         with _ended_by_signals():
@@ -66,12 +65,12 @@ def _exit(number: int, frame: object) -> None:
 
 
 class _CompilingListener(event.Listener):  # type: ignore[misc]
-    """Says once that kernels are being compiled."""
+    """Announces once that kernels are being compiled."""
 
     said = False
 
     def on_start(self, event: Any) -> None:
-        """Print the line the first time."""
+        """Print the line at the first compilation."""
         if not self.said:
             self.said = True
             note("compiling kernels for this CPU, once (about 20 s)")
@@ -94,7 +93,7 @@ def note(message: str, *, style: str | None = None) -> None:
 
 
 def error_in_eps(result: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Worst error, ``max|result - truth| / (eps max|truth|)`` with the eps of float32."""
+    """Return the worst error, ``max|result - truth| / (eps max|truth|)`` with the eps of float32."""
     scale = float(np.max(np.abs(truth), initial=0)) or 1.0
     return float(np.max(np.abs(result.astype(np.float64) - truth), initial=0) / (scale * np.finfo(np.float32).eps))
 

@@ -25,7 +25,7 @@ __all__ = ["walk"]
 Array = NDArray[Any]
 
 _SEED = 0
-# Tokens that fit a terminal of 80 columns: in a map of two characters a cell, and in two maps side by side.
+# The most tokens in 80 columns: in a map with cells of two characters, and in two maps side by side.
 _MAP_TOKENS, _PAIR_TOKENS = 36, 32
 _VALUES = 6
 # Limits that keep a run to seconds and a few hundred megabytes: the reference keeps the scores of every head.
@@ -34,7 +34,7 @@ _MOST = {"dim": 256, "heads": 16, "ff": 1024, "layers": 6}
 
 
 def walk(text: str, *, dim: int, heads: int, ff: int, layers: int, dropout: float) -> None:
-    """Print the steps; ValueError if `text` is empty or an argument exceeds its limit."""
+    """Print the walkthrough; ValueError if `text` is empty or an argument exceeds its limit."""
     if not text:
         raise ValueError("the text is empty: give at least one character")
     if len(text) > _MOST_TOKENS:
@@ -66,7 +66,7 @@ def walk(text: str, *, dim: int, heads: int, ff: int, layers: int, dropout: floa
 
 
 def _random_parameters(config: EncoderConfig) -> dict[str, Array]:
-    """Weights that keep variances at about 1, so that attention is neither flat nor all on one token."""
+    """Return weights that keep variances at about 1, so that attention is neither flat nor all on one token."""
     rng = np.random.default_rng(_SEED)
     parameters: dict[str, Array] = {}
     for name, parameter in parameters_of(config):
@@ -238,7 +238,7 @@ def _show_causal(text: str, config: EncoderConfig, parameters: dict[str, Array],
 
 
 def _heads(config: EncoderConfig, parameters: dict[str, Array], name: str, x: Array) -> Array:
-    """Query, key or value of layer 0, (H, T, D)."""
+    """Return the query, key or value of layer 0, (H, T, D)."""
     prefix = f"layers.0.attention.{name}"
     rows = linear(x, parameters[f"{prefix}.weight"], parameters[f"{prefix}.bias"])
     split = rows.reshape(len(x), config.num_heads, -1)
@@ -246,7 +246,7 @@ def _heads(config: EncoderConfig, parameters: dict[str, Array], name: str, x: Ar
 
 
 def _exact(config: EncoderConfig, parameters: dict[str, Array], ids: Array) -> Array:
-    """The reference's hidden states in float64, (T, C)."""
+    """Return the reference's hidden states in float64, (T, C)."""
     from fastattn import reference
 
     hidden: Array = reference.encoder(
@@ -301,7 +301,7 @@ def _range(values: Array) -> str:
 
 
 def _visible(character: str) -> str:
-    """A character as one that can be seen."""
+    """Return a printable stand-in for a space or control character; other characters unchanged."""
     if character == " ":
         return "␣"
     return character if character.isprintable() else {"\n": "␤", "\t": "␉"}.get(character, "·")

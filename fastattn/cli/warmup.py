@@ -14,7 +14,7 @@ __all__ = ["warm_up"]
 
 
 def warm_up() -> Iterator[tuple[str, float]]:
-    """Compile every kernel for this CPU, or load it from the cache; yield the name of each and its seconds."""
+    """Compile every kernel for this CPU, or load it from the cache; yield each kernel's name and seconds."""
     encoder = Encoder(MINILM)
     ids = np.zeros(256, np.int32)
     for name, offsets in (("encoder, many texts", [0, 64, 128, 192, 256]), ("encoder, one text", [0, 256])):

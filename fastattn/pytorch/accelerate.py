@@ -48,12 +48,12 @@ def accelerate(module: M) -> M:
     TypeError
         `module` is not a torch module and holds none as ``model``.
     ValueError
-        It holds no module of a supported kind; the message says which modules were found.
+        `module` holds no module of a supported kind; the message says which modules were found.
 
     Notes
     -----
     Padded positions come back as zeros, where the attention mask of transformers has 0 or ``src_key_padding_mask`` is True.
-    The first call packs a copy of the weights, and so does a call after a change: by a load, by an optimiser, by a new
+    The first call packs a copy of the weights, as does the first call after a change: a load, an optimiser step, a new
     submodule.  Writes to single elements through ``.data`` or NumPy can go unnoticed: call `accelerate` again after them.
     Copies and pickles of the module are accelerated too; `restore` undoes it.
     """
@@ -68,7 +68,7 @@ def accelerate(module: M) -> M:
         raise ValueError(f"{type(module).__name__} must hold a module to accelerate, found {what}; supported: {_SUPPORTED}")
     notices = FallbackNotices()
     for part, kind in found:
-        # In one step: a call in another thread runs the kernels, through the old forward or the new one.
+        # One assignment, so no race: a call in another thread finds either the old forward or the new one.
         part.forward = kind(part, notices)
         for child in part.children():
             restore(child)
@@ -109,7 +109,7 @@ def restore(module: M) -> M:
 
 
 def _root(module: Any) -> Any:
-    """Return the torch module that is meant."""
+    """Return `module`, or its attribute `model`, whichever is a torch module."""
     try:
         import torch
     except ImportError as error:

@@ -17,7 +17,7 @@ FLOATS = (torch.float32,)
 
 
 def array(name: str, x: Any, dtypes: tuple[Any, ...] = FLOATS) -> Array:
-    """Return a tensor's memory as an array; `NotAccelerated` for tensors that the kernels do not take."""
+    """Return a tensor's memory as an array; `NotAccelerated` for tensors that the kernels do not support."""
     if type(x) not in PLAIN:
         raise NotAccelerated(f"{name} is a {type(x).__name__}, not a plain tensor")
     if x.device.type != "cpu":

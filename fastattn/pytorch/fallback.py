@@ -17,7 +17,7 @@ class FallbackWarning(UserWarning):
 
 
 class FallbackNotices:
-    """The reasons that were warned of; shared by the modules that were accelerated in one call."""
+    """The reasons of past warnings, shared by the modules that one call of `accelerate` changed."""
 
     def __init__(self) -> None:
         self._reasons: set[str] = set()

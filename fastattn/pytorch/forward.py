@@ -23,7 +23,7 @@ _TRAINING = "it is in training mode: call eval() on it first"
 
 
 class _Made(NamedTuple):
-    """The plan for a module in the state of a snapshot, or the reason why there is none."""
+    """The plan for a module in the state of a snapshot, or the reason why the kernels do not support it."""
 
     snapshot: Snapshot
     plan: Any
@@ -67,7 +67,7 @@ class Forward:
         return original(*args, **kwargs)
 
     def forget(self) -> None:
-        """Read the module's weights anew before the next call."""
+        """Drop the packed weights; the next call packs them again."""
         self._made = None
 
     def plan(self) -> Any:
@@ -101,7 +101,7 @@ class Forward:
             raise NotAccelerated(_TRAINING)
         for hook in snapshot.hooks():
             if not _only_captures(hook):
-                raise NotAccelerated("a part of it has a forward hook, or all modules have one")
+                raise NotAccelerated("one of its submodules has a forward hook, or torch has a global forward hook")
         if current.refusal:
             raise NotAccelerated(current.refusal)
         return self.run(current.plan, arguments)
@@ -117,7 +117,7 @@ class Forward:
         return made
 
     def _make(self) -> _Made:
-        # Before the weights are packed, so that a change during the packing is noticed.
+        # The snapshot comes before the packing, so that a change during the packing is noticed.
         snapshot = Snapshot(self.module)
         try:
             return _Made(snapshot, self.plan(), "")

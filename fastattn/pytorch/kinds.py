@@ -31,7 +31,8 @@ def find_forwards(module: Any, found: list[tuple[Any, type[Forward]]], left: lis
     """Collect the outermost modules that can be accelerated, and the reasons why others of a supported kind cannot."""
     if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
         left.append(
-            f"{type(module).__name__}: it is compiled, and torch.compile takes the original; give the module as it was before"
+            f"{type(module).__name__}: it is compiled, and torch.compile uses the original forward; "
+            "accelerate the module that was given to torch.compile"
         )
         return
     try:

@@ -43,9 +43,9 @@ def is_causal(mask: Array) -> bool:
 
 
 def attention_mask(mask: Array | None, padding: Array | None, heads: int) -> Array | None:
-    """Join a mask (L, S) or (B H, L, S) and a padding mask (B, S) into one for (B, H, L, S).
+    """Join a mask (L, S) or (B H, L, S) and a padding mask (B, S) into one mask for (B, H, L, S).
 
-    It is bool (True: takes part) if both masks hold only 0 and -inf.
+    The result is bool (True: takes part) if both masks hold only 0 and -inf.
     """
     parts = []
     if mask is not None:

@@ -69,7 +69,7 @@ class StackForward(Forward):
         padding = mask_array("src_key_padding_mask", arguments.get("src_key_padding_mask"), (b, t) if batched else (t,))
         padding = padding if padding is None or batched else padding[None]
         if arguments.get("is_causal") and mask is None:
-            raise NotAccelerated("is_causal is set without the mask that it is a hint about")
+            raise NotAccelerated("is_causal is set without a mask: torch takes it only as a hint about the mask")
         hidden = None if padding is None else ignored(padding)
         out = np.empty((t, b, c) if swap else (b, t, c), np.float32)
         target = out.swapaxes(0, 1) if swap else out
@@ -91,7 +91,7 @@ class StackForward(Forward):
 
 
 def _encode(encoder: Encoder, x: Array, hidden: Array | None, out: Array) -> None:
-    """Write the hidden states of x (B, T, C) to `out`, but not at positions that are hidden."""
+    """Write the hidden states of x (B, T, C) to `out`, but not at positions that `hidden` marks."""
     batch = pack(x, None if hidden is None else ~hidden)
     if out.flags.c_contiguous and len(batch.rows) == batch.real.size:
         encoder.forward_packed(batch.rows, batch.offsets, out=out.reshape(batch.rows.shape))
@@ -151,10 +151,10 @@ class AttentionForward(Forward):
         padding = mask_array("key_padding_mask", arguments.get("key_padding_mask"), (b, s) if batched else (s,))
         padding = padding if padding is None or batched else padding[None]
         if arguments.get("is_causal") and mask is None:
-            raise NotAccelerated("is_causal is set without the mask that it is a hint about")
+            raise NotAccelerated("is_causal is set without a mask: torch takes it only as a hint about the mask")
         if arguments.get("is_causal") and plan.more:
             raise NotAccelerated(
-                "is_causal is set and keys are added: what the hint means for those differs from what the mask says"
+                "is_causal is set, and bias_k or add_zero_attn adds keys, about which the hint and the mask differ"
             )
         q, k, v = plan.query(query), plan.key(key), plan.value(value)
         if plan.more:

@@ -10,7 +10,7 @@ from torch import nn
 
 from fastattn.pytorch.arrays import PLAIN
 
-# Modules that compute the same in training mode, in which every new module starts.
+# Modules that compute the same in training and evaluation mode; a new module starts in training mode.
 _MODELESS = {nn.ModuleList, nn.Sequential, nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Identity}
 _MODELESS |= {nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh}
 # The attributes of these modules that change the result.

@@ -76,7 +76,7 @@ class _Model:
             return array("the embedding", x if project is None else project(x))
 
     def pool(self, hidden: Any) -> Any:
-        """Return what the module's pooler makes of hidden states; None without one."""
+        """Return the output of the module's pooler; None without a pooler."""
         pooler = getattr(self.module, "pooler", None)
         if isinstance(pooler, nn.Linear):
             return self.module.pooler_activation(pooler(hidden[:, 0]))
@@ -137,13 +137,13 @@ class PretrainedForward(Forward):
         return tuple(wanted)
 
     def _as_tuple(self, arguments: dict[str, Any]) -> bool:
-        """Tell whether a tuple is wanted."""
+        """Tell whether the output is a tuple instead of an object with names."""
         usual = getattr(self.module.config, "return_dict", True)
         wanted = arguments.get("return_dict", usual)
         if wanted is None and usual is False:
             raise NotAccelerated("return_dict is None, and False in the configuration")
         if wanted is False and "return_dict" in self._names and getattr(self.module, "pooler", None) is None:
-            raise NotAccelerated("a tuple is wanted of a model without a pooler")
+            raise NotAccelerated("return_dict is False, and the model has no pooler")
         return wanted is False
 
     def _form(self, model: _Model, wanted: tuple[str, ...]) -> _Form:
@@ -171,7 +171,7 @@ class PretrainedForward(Forward):
             several = name in ("hidden_states", "attentions")
             pairs = zip(ours[name], theirs[name], strict=False) if several else [(ours[name], theirs[name])]
             if len(ours[name]) != len(theirs[name]) or not all(_alike(a.numpy(), b.numpy(), real) for a, b in pairs):
-                raise Unsupported(f"on a few tokens its {name} differs from what the kernels make")
+                raise Unsupported(f"on a few tokens its {name} differs from the kernels' result")
         return _Form(type(theirs), names)
 
 
@@ -244,7 +244,7 @@ def _inputs(model: _Model, arguments: dict[str, Any]) -> tuple[Encoder, Array, A
 
 
 def _real(mask: Any, shape: tuple[int, int]) -> Array | None:
-    """Return an attention mask (B, T) as bool, True for a real token; None where there is none."""
+    """Return an attention mask (B, T) as bool, True for a real token; None without a mask."""
     if mask is None:
         return None
     found = array("attention_mask", mask, _MASKS)
@@ -267,7 +267,7 @@ def _usual_positions(model: _Model, position_ids: Any, ids: Array | None, real: 
             raise NotAccelerated(f"position_ids has shape {places.shape} instead of {shape}")
         places = np.broadcast_to(places - first, shape)
     elif model.padding_id is not None and ids is not None:
-        # RoBERTa and MPNet count positions by the ids that are not the padding id; the mask has no effect on that.
+        # RoBERTa and MPNet count positions by the ids that are not the padding id; the mask has no effect on the count.
         counted = ids != model.padding_id
         places = np.where(counted, np.cumsum(counted, axis=1) - 1, -1)
     else:

@@ -1,4 +1,4 @@
-"""The definition of every op and of the encoder in NumPy, which the kernels are checked against; nothing here is fast."""
+"""Definitions of every op and of the encoder in NumPy, simple and slow: the kernels are tested against them."""
 
 from fastattn.reference.attention import attention_weights, scaled_dot_product_attention
 from fastattn.reference.encoder import embeddings, encoder, encoder_layer, feed_forward, layer_attention_weights

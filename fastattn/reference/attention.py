@@ -32,7 +32,7 @@ def attention_weights(
     key : ndarray, (..., H, S, D)
         The keys; fewer heads with `enable_gqa`.
     attn_mask : ndarray of bool or float, broadcastable to (..., H, L, S), optional
-        Bool: True takes part. Float: added to the score, and -inf masks it.
+        Bool: True lets a query see a key. Float: added to the score; -inf masks it.
     is_causal : bool
         Query t sees keys 0 .. t, for L != S too.
     scale : float, optional
@@ -40,7 +40,7 @@ def attention_weights(
     enable_gqa : bool
         Query head h uses key head ``h // (H / key heads)``.
     softcap : float, optional
-        The bound that the scaled scores approach.
+        Bound of the scaled scores, approached by tanh.
     window : (left, right), optional
         Query t sees keys t-left .. t+right; None: no bound on that side.
 
@@ -101,7 +101,7 @@ def scaled_dot_product_attention(
     value : ndarray, (..., H, S, E)
         The values; fewer heads with `enable_gqa`.
     attn_mask : ndarray of bool or float, broadcastable to (..., H, L, S), optional
-        Bool: True takes part. Float: added to the score, and -inf masks it.
+        Bool: True lets a query see a key. Float: added to the score; -inf masks it.
     is_causal : bool
         Query t sees keys 0 .. t, for L != S too.
     scale : float, optional
@@ -109,7 +109,7 @@ def scaled_dot_product_attention(
     enable_gqa : bool
         Query head h uses key and value head ``h // (H / heads)``.
     softcap : float, optional
-        The bound that the scaled scores approach.
+        Bound of the scaled scores, approached by tanh.
     window : (left, right), optional
         Query t sees keys t-left .. t+right; None: no bound on that side.
 

@@ -23,18 +23,18 @@ def embeddings(
 ) -> Array:
     """Input of the first layer, ``projection(layer_norm(token[x] + position[t] + token_type[...]))``.
 
-    The token-type term, the norm and the projection are left out where their parameters are absent.
+    The token-type term, the norm and the projection are left out if their parameters are absent.
 
     Parameters
     ----------
     parameters : mapping of str to ndarray
         The encoder's parameters.
     x : ndarray, int (..., T) or float (..., T, E)
-        Token ids, or vectors that take the place of the token embeddings; E is C without a projection.
+        Token ids, or vectors used instead of token embeddings; E is C without a projection.
     token_type_ids : ndarray of int, (..., T), optional
         Zeros by default.
     positions : {"learned", "sinusoidal", "rotary", None}
-        The positions to add, counted from 0; rotary ones have no part here.
+        The positions to add, counted from 0; "rotary" adds nothing here.
     layer_norm_eps : float
         Added to the variance.
 
@@ -46,7 +46,7 @@ def embeddings(
     Raises
     ------
     ValueError
-        If `positions` is none of those named.
+        If `positions` is not one of the values above.
 
     References
     ----------
@@ -81,7 +81,7 @@ def feed_forward(parameters: Mapping[str, Array], prefix: str, x: Array, *, acti
     x : ndarray, (..., T, C)
         Hidden states.
     activation : {"gelu", "gelu_tanh", "relu", "silu"}
-        Of the first product, or of the gate.
+        Activation of the first product, or of the gate.
 
     Returns
     -------
@@ -129,9 +129,9 @@ def encoder_layer(
     attn_mask : ndarray, broadcastable to (..., H, T, T), optional
         As in `scaled_dot_product_attention`.
     num_heads : int
-        H.
+        Number of heads H.
     activation : {"gelu", "gelu_tanh", "relu", "silu"}
-        Of the feed-forward network.
+        Activation of the feed-forward network.
     norm_first : bool
         Pre-norm instead of post-norm.
     layer_norm_eps : float
@@ -139,7 +139,7 @@ def encoder_layer(
     is_causal : bool
         Token t sees tokens 0 .. t.
     rotary_theta : float, optional
-        Base of the rotary positions that queries and keys get; none without it.
+        Base of the rotary positions of queries and keys; None for no rotary positions.
     window : int, optional
         Token t sees tokens t - window .. t + window.
 
@@ -179,7 +179,7 @@ def layer_attention_weights(
     rotary_theta: float | None = None,
     window: int | None = None,
 ) -> Array:
-    """`attention_weights` of the queries and keys that an encoder layer makes of its input.
+    """Attention weights of an encoder layer: `attention_weights` of the queries and keys of its input.
 
     Parameters
     ----------
@@ -188,19 +188,19 @@ def layer_attention_weights(
     index : int
         The layer, from 0.
     x : ndarray, (..., T, C)
-        Hidden states that `encoder_layer` takes.
+        Hidden states, the input of `encoder_layer`.
     attn_mask : ndarray, broadcastable to (..., H, T, T), optional
         As in `attention_weights`.
     num_heads : int
-        H.
+        Number of heads H.
     norm_first : bool
-        Pre-norm: queries and keys are made of the normed `x`.
+        Pre-norm: queries and keys are projections of the normed `x`.
     layer_norm_eps : float
         Added to the variance.
     is_causal : bool
         Token t sees tokens 0 .. t.
     rotary_theta : float, optional
-        Base of the rotary positions; none without it.
+        Base of the rotary positions; None for no rotary positions.
     window : int, optional
         Token t sees tokens t - window .. t + window.
 
@@ -240,52 +240,52 @@ def encoder(
     return_hidden_states: bool = False,
     return_attention: bool = False,
 ) -> Any:
-    """Encode each sequence by itself: its embeddings, then every layer, then the final norm if there is one.
+    """Encode each sequence separately: embeddings, every layer, and the final norm if its parameters are present.
 
     Parameters
     ----------
     parameters : mapping of str to ndarray
-        The encoder's parameters; their dtype is the one that is computed in.
+        The encoder's parameters; their dtype is the dtype of the arithmetic.
     x : ndarray, int (B, T) or float (B, T, E)
-        Token ids, or vectors that take the place of the token embeddings.
+        Token ids, or vectors used instead of token embeddings.
     attention_mask : ndarray of bool or 0/1, (B, T), optional
-        True marks a token; the others are taken out before anything is computed, so they have no influence and take up
-        no position.
+        True marks a real token.  All other tokens are removed before the computation, so they have no influence and no
+        position.
     token_type_ids : ndarray of int, (B, T), optional
         Zeros by default.
     num_layers : int
         Number of layers.
     num_heads : int
-        H.
+        Number of heads H.
     activation : {"gelu", "gelu_tanh", "relu", "silu"}
-        Of the feed-forward network.
+        Activation of the feed-forward network.
     norm_first : bool
         Pre-norm layers instead of post-norm.
     layer_norm_eps : float
         Added to the variance.
     positions : {"learned", "sinusoidal", "rotary", None}
-        The positions to add, or to turn queries and keys by, counted from 0.
+        Positions, counted from 0: added to the embeddings, or (rotary) a rotation of queries and keys.
     is_causal : bool
         Token t sees tokens 0 .. t.
     rotary_theta : float
         Base of rotary positions.
     local_rotary_theta : float, optional
-        The base in local layers; the same without it.
+        Base of rotary positions in local layers; by default `rotary_theta`.
     window : int, optional
         In local layers token t sees tokens t - window .. t + window.
     global_every : int
-        With a window, layer i is local unless i is a multiple of this.
+        With a window, layer i is global if i is a multiple of `global_every`, else local.
     relative_max_distance : int
-        Of `relative_bias`, which is added to the scores of every layer where ``relative_bias.weight`` is there.
+        Argument of `relative_bias`, which every layer adds to its scores if `parameters` has ``relative_bias.weight``.
     return_hidden_states : bool
-        Return those of every layer too.
+        Also return the hidden states of every layer.
     return_attention : bool
-        Return `layer_attention_weights` of every layer too.
+        Also return the `layer_attention_weights` of every layer.
 
     Returns
     -------
     hidden : ndarray, (B, T, C)
-        Hidden states; zeros where `attention_mask` is False.  Alone, or the first of a tuple with the following.
+        Hidden states; zeros where `attention_mask` is False.  The first of a tuple if another output is requested.
     hidden_states : ndarray, (layers + 1, B, T, C)
         With `return_hidden_states`: the input of each layer, then `hidden`.
     attention : ndarray, (layers, B, H, T, T)
@@ -332,7 +332,7 @@ def encoder(
 def _query_key_value(
     parameters: Mapping[str, Array], prefix: str, x: Array, num_heads: int, rotary_theta: float | None
 ) -> tuple[Array, Array, Array]:
-    """Projections of x (..., T, C) to the heads, (..., H, T, D) each, the first two turned by their positions."""
+    """Projections of x (..., T, C) to the heads, (..., H, T, D) each; rotary positions turn queries and keys."""
     split = (*x.shape[:-1], num_heads, x.shape[-1] // num_heads)  # (..., T, H, D)
     query, key, value = (
         np.swapaxes(_linear(parameters, f"{prefix}.{name}", x).reshape(split), -2, -3)  # (..., H, T, D)
@@ -360,12 +360,12 @@ def _self_attention(
 
 
 def _linear(parameters: Mapping[str, Array], prefix: str, x: Array, activation: str | None = None) -> Array:
-    """`linear` with the parameters under a prefix; a missing bias is none."""
+    """`linear` with the parameters under a prefix; the bias may be absent."""
     return linear(x, parameters[f"{prefix}.weight"], parameters.get(f"{prefix}.bias"), activation=activation)
 
 
 def _norm(parameters: Mapping[str, Array], prefix: str, x: Array, *, residual: Array | None = None, eps: float) -> Array:
-    """`layer_norm` with the parameters under a prefix; without a weight there, `x` itself."""
+    """`layer_norm` with the parameters under a prefix; `x` itself if the weight is absent."""
     if f"{prefix}.weight" not in parameters:
         return x
     weight, bias = parameters[f"{prefix}.weight"], parameters.get(f"{prefix}.bias")

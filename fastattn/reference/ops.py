@@ -1,10 +1,10 @@
-"""The definition of every op and of the encoder, in NumPy: the specification the kernels are tested against.
+"""Definitions of the ops in NumPy: the specification against which the kernels are tested.
 
 Shape letters: ``B`` batch, ``T`` tokens, ``C`` hidden, ``H`` heads, ``D`` = C/H, ``F`` feed-forward, ``V`` vocabulary.
 In attention ``L`` counts queries, ``S`` keys and ``E`` is the head size of the values.
 
-Arithmetic is done in the dtype of the input. float16 is the exception: it is computed in float32 and rounded once, at
-the end. Nothing is checked here beyond what decides the meaning; the public ops do the checks.
+Arithmetic is done in the dtype of the input, except for float16: it is computed in float32 and rounded once, at the end.
+Only arguments that select a formula are checked here; the public ops check the others.
 """
 
 import math
@@ -56,7 +56,7 @@ def layer_norm(
 ) -> Array:
     """Layer norm, ``(z - mean z) / sqrt(var z + eps) * weight + bias`` with ``z = x + residual``.
 
-    Mean and (biased) variance are taken over the trailing axes that `weight` has; over the last axis without one.
+    Mean and (biased) variance are taken over the trailing axes that `weight` has, or over the last axis without a weight.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, activation: st
     Raises
     ------
     ValueError
-        If `activation` is none of those named.
+        If `activation` is not one of the values above.
     """
     result = widened(x) @ widened(weight).T  # (..., M)
     if bias is not None:
@@ -171,7 +171,7 @@ def rotary_embedding(x: Array, cos: Array, sin: Array) -> Array:
     x : ndarray of float16, float32 or float64, (..., T, D)
         Queries or keys; D is even.
     cos, sin : ndarray, (T, D / 2)
-        The tables, of `rotary_tables` or others; channels i and i + D / 2 turn by the same angle.
+        Tables of the angles, for example of `rotary_tables`; channels i and i + D / 2 turn by the same angle.
 
     Returns
     -------
@@ -189,12 +189,12 @@ def rotary_embedding(x: Array, cos: Array, sin: Array) -> Array:
 
 
 def widened(x: Array) -> Array:
-    """Return `x` in the dtype that is computed in: float32 for float16, its own otherwise."""
+    """Return `x` in the dtype of the arithmetic: float32 for float16, else its own dtype."""
     return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
 def _erf(x: Array) -> Array:
-    """Return the error function of `x`, taken in float64 and rounded to the dtype of `x`."""
+    """Return the error function of `x`, computed in float64 and rounded to the dtype of `x`."""
     return np.asarray(_erf64(x.astype(np.float64)), dtype=x.dtype)
 
 
@@ -232,7 +232,7 @@ def pooling(hidden: Array, mode: str) -> Array:
     Raises
     ------
     ValueError
-        If `mode` is none of those named.
+        If `mode` is not one of the values above.
 
     References
     ----------
@@ -255,4 +255,4 @@ def pooling(hidden: Array, mode: str) -> Array:
         return np.asarray(weights @ hidden / np.sum(weights))
     if mode == "lasttoken":
         return np.asarray(hidden[-1])
-    raise ValueError(f"mode {mode!r} is not a way of pooling")
+    raise ValueError(f'mode must be "mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean" or "lasttoken", got {mode!r}')

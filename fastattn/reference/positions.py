@@ -1,4 +1,4 @@
-"""Positions: sines, rotary tables, and the bias by relative distance."""
+"""Positions: sinusoidal, rotary, and a bias by relative distance."""
 
 import math
 from typing import Any, TypeAlias
@@ -38,17 +38,17 @@ def relative_position_bucket(distance: Array, num_buckets: int = 32, max_distanc
     """Bucket of the distance of a key from a query; keys behind the query use the upper half of the buckets.
 
     Of the n buckets of a side the first n / 2 hold one distance each, the others grow with its logarithm up to
-    `max_distance`; greater distances fall into the last.  The logarithm is taken in float32 and its bucket cut off, as in
-    the models that were trained so.
+    `max_distance`; greater distances share the last bucket.  The logarithm is computed in float32 and truncated to a bucket
+    number, as in T5 and MPNet.
 
     Parameters
     ----------
     distance : ndarray of int, any shape
-        Place of the key minus place of the query.
+        Position of the key minus position of the query.
     num_buckets : int
-        Of both sides together.
+        Number of buckets of both sides together.
     max_distance : int
-        Where the last bucket begins.
+        Distance from which all keys share the last bucket.
 
     Returns
     -------
@@ -73,11 +73,11 @@ def relative_bias(weight: Array, num_tokens: int, max_distance: int = 128) -> Ar
     Parameters
     ----------
     weight : ndarray, (buckets, H)
-        The table.
+        Table of the biases by bucket and head.
     num_tokens : int
         T.
     max_distance : int
-        Where the last bucket begins.
+        Distance from which all keys share the last bucket.
 
     Returns
     -------

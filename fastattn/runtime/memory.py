@@ -8,20 +8,20 @@ from pathlib import Path
 from fastattn.runtime.control_groups import control_groups
 
 _GIB = 2**30
-# Sizes below this are not checked: asking the system takes a tenth of a millisecond.
+# Smaller sizes are not checked: reading the free memory takes a tenth of a millisecond.
 LARGE = 2**26
 # Memory that the system reclaims under pressure (pages of files, its own caches); `MemAvailable` counts it as free too.
 _RECLAIMED = ("active_file", "inactive_file", "slab_reclaimable")
 
 
 def check_large(size: int, what: str, *values: object) -> None:
-    """`check_fits` for a size of at least LARGE; `values` are formatted into `what`."""
+    """Call `check_fits` for a size of at least LARGE; `what` is formatted with `values`."""
     if size >= LARGE:
         check_fits(size, what.format(*values))
 
 
 def check_fits(size: int, what: str) -> None:
-    """Raise a MemoryError if `size` bytes, for `what`, are more than this process may still allocate."""
+    """Raise a MemoryError, which names `what`, if `size` bytes are more than this process may still allocate."""
     free = free_bytes()
     if free is not None and size > free:
         raise MemoryError(f"{what} would take {size / _GIB:,.1f} GiB, and {free / _GIB:,.1f} GiB are free")
@@ -53,7 +53,7 @@ def _group_free(folder: Path) -> int | None:
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
         with contextlib.suppress(OSError, ValueError):
-            most = int((folder / limit).read_text("ascii"))  # "max", no limit, is no number
+            most = int((folder / limit).read_text("ascii"))  # "max" (no limit) raises ValueError
             used = int((folder / usage).read_text("ascii"))
             for line in (folder / "memory.stat").read_text("ascii").splitlines():
                 name, _, size = line.partition(" ")

@@ -1,4 +1,4 @@
-"""Numba's threads: the threading layer, the number that a call may use, and forked children, in which they may be gone."""
+"""Numba's threads: the threading layer, the number of threads of a call, and forked children, which lose the threads."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _uninterrupted(step: Callable[[], None]) -> None:
 
 
 def _before_fork() -> None:
-    """Wait until other threads have finished compiling: in the child they do not exist."""
+    """Take the locks: a lock of a compiling thread would never be released in the child, which lacks that thread."""
     global _of_many, _threaded
     _of_many = _has_threads()
     _threaded = _threaded or threading.current_thread() is not threading.main_thread()
@@ -107,7 +107,7 @@ def _after_fork_in_child() -> None:
     with contextlib.suppress(ValueError):
         _inherited = numba.threading_layer()
     workqueue_lock = threading.RLock()
-    # Locks of Numba: the first may be held by a thread of the parent, the second by another process, which may be killed.
+    # New locks prevent a deadlock: a thread of the parent may hold Numba's first, and another, killed process the second.
     parallel._backend_init_thread_lock = threading.RLock()
     if parallel._backend_init_process_lock is not None:
         parallel._backend_init_process_lock = threading.RLock()

@@ -37,39 +37,39 @@ __all__ = ["TextModel"]
 
 
 class TextModel(OlderTextModelNames):
-    """A model that reads text: a Transformer and modules behind it.
+    """Text model: a Transformer, and the modules that follow it.
 
     Parameters
     ----------
     model_name_or_path : str or path, optional
-        A folder or a name.
+        A model folder, or a name on the Hugging Face Hub.
     modules : iterable of Module, optional
-        The modules, in place of a folder's.
+        The modules of the model, instead of those of a folder.
     device : {None, "cpu"}
-        For compatibility.
+        For compatibility; only the CPU is supported.
     prompts : mapping of str to str, optional
-        Texts to put before an input, by name.
+        Prompts by name: texts that are put before each input.
     default_prompt_name : str, optional
-        The prompt where none is given.
+        Name of the prompt for calls that name none.
     cache_folder, revision, local_files_only, token : optional
-        As of `find_model`.
+        Access to the Hugging Face Hub, as in `SentenceTransformer`.
     model_kwargs, processor_kwargs, config_kwargs : mapping, optional
-        As of `SentenceTransformer`.
+        As in `SentenceTransformer`.
     model_card_data : object, optional
-        What is told the metrics of evaluators.
+        Object that receives the metrics of evaluators.
     backend : {"torch"}
-        For compatibility.
+        For compatibility; torch is not used.
     **options
-        As of `Transformer`.
+        Arguments of `Transformer`.
 
     Raises
     ------
     TypeError
-        `modules` are another library's, or an argument is of another type than named.
+        An element of `modules` is not a fastattn module, or an argument has the wrong type.
     CheckpointError
-        A file of the model is damaged or asks for something that is not supported.
+        A model file is damaged, or needs a feature that is not supported.
     ValueError
-        An argument is not one of those named.
+        An argument has an unsupported value.
     """
 
     model_type: ClassVar[str]
@@ -140,19 +140,19 @@ class TextModel(OlderTextModelNames):
         return {}
 
     def _read_modules(self, folder: Path, settings: ModelSettings | None, **options: Any) -> list[Module]:
-        """Read the modules of a folder; `settings` is None for one of another type of model."""
+        """Read the modules of a folder; `settings` is None if the folder holds another type of model."""
         return read_modules_of(folder, **options)
 
     def __len__(self) -> int:
-        """How many modules there are."""
+        """Number of modules."""
         return len(self._pipeline.modules)
 
     def __getitem__(self, index: int) -> Module:
-        """A module."""
+        """Return the module at an index."""
         return self._pipeline.modules[index]
 
     def __iter__(self) -> Iterator[Module]:
-        """The modules."""
+        """Iterate over the modules."""
         return iter(self._pipeline.modules)
 
     def __repr__(self) -> str:
@@ -168,17 +168,17 @@ class TextModel(OlderTextModelNames):
 
     @property
     def device(self) -> Device:
-        """The CPU."""
+        """The device: always the CPU."""
         return Device("cpu")
 
     @property
     def dtype(self) -> np.dtype[np.float32]:
-        """Of the arithmetic."""
+        """Dtype of the arithmetic: float32."""
         return np.dtype(np.float32)
 
     @property
     def max_seq_length(self) -> int:
-        """The most tokens of a text, special ones included; longer texts are cut."""
+        """Maximum number of tokens of a text, special tokens included; longer texts are truncated."""
         return self._first_module().max_seq_length
 
     @max_seq_length.setter
@@ -187,7 +187,7 @@ class TextModel(OlderTextModelNames):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer; do not change it while another thread may be using it."""
+        """The tokenizer; do not change its settings while another thread may use it."""
         return self._first_module().tokenizer
 
     @tokenizer.setter
@@ -195,12 +195,12 @@ class TextModel(OlderTextModelNames):
         self._first_module().tokenizer = value
 
     def supports(self, modality: Any) -> bool:
-        """Whether the model reads this kind of input.
+        """Tell whether the model reads a kind of input.
 
         Parameters
         ----------
         modality : str
-            "text" is what it reads.
+            Kind of input; only "text" is supported.
 
         Returns
         -------
@@ -214,22 +214,22 @@ class TextModel(OlderTextModelNames):
         Parameters
         ----------
         inputs : sequence of str, or of (str, str)
-            What is tokenised.
+            The texts, or the pairs of texts.
         prompt : str, optional
-            Put before each.
+            Text that is put before each input.
         **kwargs
-            ``task``, for compatibility.
+            ``task`` is ignored, for compatibility.
 
         Returns
         -------
         dict of str to int64, (B, T)
-            ``input_ids``, ``attention_mask``, ``token_type_ids`` where the tokenizer has them; ``modality``, and with a
-            prompt ``prompt_length``.
+            ``input_ids``, ``attention_mask``, ``token_type_ids`` if the tokenizer makes them; ``modality``; and
+            ``prompt_length`` if a prompt is given.
 
         Raises
         ------
         TypeError
-            An input is neither a str nor a pair of str, or some are of each kind; the message gives its number.
+            An input is neither a str nor a pair of str, or texts and pairs are mixed; the message gives the index.
         ValueError
             An argument is unknown, or a text is not valid Unicode.
         """
@@ -251,20 +251,20 @@ class TextModel(OlderTextModelNames):
         return columns
 
     def forward(self, input: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Apply the modules to a padded batch, as `preprocess` makes it.
+        """Apply the modules to a padded batch, such as `preprocess` returns.
 
         Parameters
         ----------
         input : mapping
             ``input_ids`` (B, T); ``attention_mask`` (B, T), bool or 0/1, 1 marks a real token; ``token_type_ids`` (B, T);
-            ``prompt_length``, at least 0.  All but the first may be missing.
+            ``prompt_length``, at least 0.  Only ``input_ids`` is required.
         **kwargs
-            ``task``, for compatibility.
+            ``task`` is ignored, for compatibility.
 
         Returns
         -------
-        dict of str to arrays, or to tensors for tensors
-            `input`, with what the modules make: ``token_embeddings`` (B, T, C), zeros at padding; ``sentence_embedding``
+        dict of str to arrays, or to torch tensors if ``input_ids`` is a tensor
+            `input` and the outputs of the modules: ``token_embeddings`` (B, T, C), zeros at padding; ``sentence_embedding``
             (B, C); ``scores`` (B, L).
 
         Raises
@@ -295,19 +295,19 @@ class TextModel(OlderTextModelNames):
     __call__ = forward
 
     def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
-        """Call an evaluator of sentence-transformers.
+        """Evaluate the model with an evaluator of sentence-transformers.
 
         Parameters
         ----------
         evaluator : callable
-            Is given the model and the path.
+            Called with the model and `output_path`.
         output_path : str, optional
-            Where it may write.
+            Folder for the evaluator's files; created if missing.
 
         Returns
         -------
         dict of str to float, or float
-            What it returns.
+            The evaluator's result.
         """
         if output_path is not None:
             Path(output_path).mkdir(parents=True, exist_ok=True)
@@ -326,15 +326,15 @@ class TextModel(OlderTextModelNames):
         Parameters
         ----------
         path : str
-            The folder.
+            Folder to write; created if missing.
         model_name : str, optional
-            For compatibility.
+            Ignored, for compatibility.
         create_model_card : bool
-            Copy the ``README.md`` that came with the model.
+            Copy the ``README.md`` of the model's folder.
         train_datasets : list of str, optional
-            For compatibility.
+            Ignored, for compatibility.
         safe_serialization : bool
-            Must be true: weights are written as safetensors.
+            Must be true: weights are written as safetensors, never pickled.
 
         Raises
         ------
@@ -342,17 +342,17 @@ class TextModel(OlderTextModelNames):
             `safe_serialization` is false.
         """
         if not safe_serialization:
-            raise ValueError("safe_serialization must be True: nothing is pickled here")
+            raise ValueError("safe_serialization must be True: weights are written as safetensors, never pickled")
         readme = self.folder / "README.md" if create_model_card and self.folder is not None else None
         write_model_folder(Path(path), self, self._saved_settings(), readme)
 
     def _saved_settings(self) -> dict[str, Any]:
-        """Return what ``config_sentence_transformers.json`` will say."""
+        """Return the content of ``config_sentence_transformers.json``."""
         return {"model_type": self.model_type, "prompts": self.prompts, "default_prompt_name": self.default_prompt_name}
 
 
 def _prompt_length(input: Mapping[str, Any]) -> int:
-    """Return how many tokens of each text of a batch are the prompt's."""
+    """Return the number of prompt tokens at the start of each text."""
     try:
         length = operator.index(input.get("prompt_length", 0))
     except TypeError:

@@ -1,4 +1,4 @@
-"""Token ids of many texts to forwards: texts of like length end to end, a bounded number of tokens each."""
+"""Groups token ids of many texts into batches: texts of similar length end to end, a bounded number of tokens per batch."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from fastattn.tokenizer.tokenizer import TokenIds, Tokenizer
 
 __all__ = ["LONG", "TextBatch", "characters", "groups", "joined", "pack", "tokenize"]
 
-# Tokens of one forward: enough to share among many threads, and a few tens of megabytes of hidden states.
+# Tokens per forward: enough work for many threads, with hidden states of a few tens of megabytes.
 _TOKENS_PER_FORWARD = 16_384
-# Texts that the tokenizers library is given at a time, and their characters: before it returns, it holds ninety times the memory
-# of the ids that are kept, and nothing interrupts a call of it.
+# Limits of one call of the tokenizers library, in texts and in characters: a call cannot be interrupted, and until it returns it
+# holds ninety times the memory of the ids that are kept.
 _AT_A_TIME = 64
 LONG = 200_000
 
 
 class TextBatch(NamedTuple):
-    """Texts as token ids end to end: what one forward takes.
+    """Input of one forward: the token ids of several texts, end to end.
 
     Parameters
     ----------
     rows : int64, (B,)
-        The numbers of the texts.
+        Indices of the texts in the inputs.
     ids : int32, (N,)
-        Their token ids.
+        Token ids of all texts.
     types : int32, (N,), or None
-        Their token types; None: all are 0.
+        Token types of all texts; None means all zeros.
     offsets : int64, (B + 1,)
-        Text b has ids offsets[b] .. offsets[b + 1] - 1.
+        Text b has the ids at offsets[b] .. offsets[b + 1] - 1.
     truncated : int
-        Texts that were cut, of the whole call of `pack`; 0 in all but its first.
+        Truncated texts of a whole call of `pack`, counted in its first batch; 0 in the others.
     """
 
     rows: NDArray[np.int64]
@@ -46,12 +46,12 @@ class TextBatch(NamedTuple):
 
 
 def characters(item: str | Sequence[str]) -> int:
-    """Return the characters of a text, or of a pair of texts."""
+    """Return the number of characters of a text, or of a pair of texts."""
     return len(item) if isinstance(item, str) else len(item[0]) + len(item[1])
 
 
 def groups(inputs: Sequence[Any], prompt: str = "") -> Iterator[slice]:
-    """Cut inputs into groups: at most 64 texts of 200,000 characters in all, prompts included, or one longer text."""
+    """Split inputs into groups of at most 64 texts and 200,000 characters, prompts included; a longer text is its own group."""
     start, room = 0, LONG
     for i, item in enumerate(inputs):
         size = len(prompt) + characters(item)
@@ -64,7 +64,7 @@ def groups(inputs: Sequence[Any], prompt: str = "") -> Iterator[slice]:
 
 
 def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_length: int, start: int = 0) -> TokenIds:
-    """Tokenise a group of texts, or of pairs, with the prompt before each; `start` is the first one's number in messages."""
+    """Tokenise a group of texts or pairs, each after the prompt; `start` is the index of the first text in error messages."""
     pairs = len(inputs) > 0 and not isinstance(inputs[0], str)
     if prompt:
         inputs = [(prompt + first, second) for first, second in inputs] if pairs else [prompt + text for text in inputs]
@@ -79,7 +79,7 @@ def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_lengt
 
 
 def joined(parts: Sequence[TokenIds]) -> TokenIds:
-    """Join token ids of several groups; a group without token types has zeros."""
+    """Concatenate the token ids of several groups; a group without token types gets zeros."""
     ids = [row for part in parts for row in part.ids]
     types = None
     if any(part.types is not None for part in parts):
@@ -88,7 +88,7 @@ def joined(parts: Sequence[TokenIds]) -> TokenIds:
 
 
 def pack(found: TokenIds, vocab_size: int, tokenizer: Tokenizer, start: int = 0) -> list[TextBatch]:
-    """Group token ids by length into batches of a bounded number of tokens, the longest first; ValueError for an unknown id."""
+    """Pack token ids, longest first, into batches of a bounded number of tokens; ValueError for an id outside the vocabulary."""
     truncated = found.truncated
     order = sorted(range(len(found.ids)), key=lambda i: -len(found.ids[i]))
     groups: list[list[int]] = []

@@ -12,14 +12,14 @@ import numpy as np
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DTYPES = ("float32", "auto", "None")
-# Accepted and ignored: how transformers loads a model, and from where.
+# Loading options of transformers: accepted and ignored.
 _LOADING = ("cache_dir", "local_files_only", "revision", "token", "trust_remote_code")
 _MODEL_KWARGS = (*_LOADING, "attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors")
 _PROCESSOR_KWARGS = (*_LOADING, "clean_up_tokenization_spaces", "padding_side", "use_fast")
 
 
 def renamed(*dropped: str, **names: str) -> Callable[[F], F]:
-    """Make a decorator that accepts old names of keyword arguments, and drops some; a new name given beside its old one wins."""
+    """Return a decorator that renames old keyword arguments and drops those in `dropped`; a new name wins over its old name."""
 
     def decorate(function: F) -> F:
         @functools.wraps(function)
@@ -38,52 +38,42 @@ def renamed(*dropped: str, **names: str) -> Callable[[F], F]:
 
 
 class Device(str):
-    """A device's name, with the ``type`` that ``torch.device`` has."""
+    """A device name with an attribute ``type``, like ``torch.device``."""
 
     __slots__ = ()
 
     @property
     def type(self) -> str:
-        """The name itself."""
+        """The device name."""
         return str(self)
 
 
 class CardData:
-    """Where evaluators of sentence-transformers leave their metrics."""
+    """Store for the metrics of sentence-transformers' evaluators."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, Any] = {}
 
     def set_evaluation_metrics(self, evaluator: Any, metrics: dict[str, Any], epoch: int = 0, step: int = 0) -> None:
-        """Keep the metrics.
-
-        Parameters
-        ----------
-        evaluator : object
-            Not read.
-        metrics : dict of str to float
-            Added to `metrics`.
-        epoch, step : int
-            Not read.
-        """
+        """Merge `metrics` into the attribute of that name."""
         self.metrics.update(metrics)
 
 
 def check_device(device: Any) -> None:
-    """Raise a ValueError unless this is the CPU."""
+    """Raise a ValueError unless `device` is None or the CPU."""
     if device is not None and str(device) not in ("cpu", "cpu:0"):
         raise ValueError(f'device must be None or "cpu", got {str(device)!r}')
 
 
 def check_mappings(**given: Any) -> None:
-    """Raise a TypeError unless each is a mapping or None."""
+    """Raise a TypeError unless every argument is a mapping or None."""
     for name, value in given.items():
         if value is not None and not isinstance(value, Mapping):
             raise TypeError(f"{name} must be a mapping or None, got {type(value).__name__}")
 
 
 def check_loading(model_kwargs: Mapping[str, Any] | None, config_kwargs: Mapping[str, Any] | None) -> None:
-    """Raise for a loading argument that would change what is computed here."""
+    """Raise a ValueError for a loading option that would change the result."""
     for name, value in (model_kwargs or {}).items():
         if name in ("dtype", "torch_dtype"):
             if str(value).removeprefix("torch.") not in _DTYPES:
@@ -96,7 +86,7 @@ def check_loading(model_kwargs: Mapping[str, Any] | None, config_kwargs: Mapping
 
 
 def processing_arguments(processor_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the arguments of a tokenizer that change something here."""
+    """Return the tokenizer arguments that have an effect; ValueError for unknown names or values."""
     used = ("do_lower_case", "model_max_length", "truncation_side")
     given = dict(processor_kwargs or {})
     for name in given:
@@ -122,14 +112,14 @@ def check_call(batch_size: int, device: Any, pool: Any, chunk_size: int | None, 
 
 
 def is_tensor(embeddings: Any) -> bool:
-    """Whether this is a torch tensor, or a list that begins with one."""
+    """Tell whether `embeddings` is a torch tensor, or a list whose first element is a torch tensor."""
     if isinstance(embeddings, (list, tuple)) and len(embeddings):
         embeddings = embeddings[0]
     return type(embeddings).__module__.partition(".")[0] == "torch"
 
 
 def check_torch() -> None:
-    """Raise an ImportError where a call asks for tensors and torch is not installed."""
+    """Raise an ImportError if torch, which a call that returns tensors needs, is not installed."""
     try:
         importlib.import_module("torch")
     except ImportError as error:
@@ -137,7 +127,7 @@ def check_torch() -> None:
 
 
 def as_tensors(result: Any) -> Any:
-    """Return arrays as torch tensors that share their memory, in lists and dicts too."""
+    """Convert arrays, also inside lists and dicts, to torch tensors that share their memory."""
     if isinstance(result, list):
         return [as_tensors(item) for item in result]
     if isinstance(result, dict):

@@ -1,4 +1,4 @@
-"""CrossEncoder: two texts in, a score or the scores of labels out."""
+"""CrossEncoder: scores pairs of texts, with one score per label."""
 
 from __future__ import annotations
 
@@ -29,63 +29,63 @@ logger = logging.getLogger(__name__)
 
 
 class CrossEncoder(OlderCrossEncoderNames, TextModel):
-    """A model that scores pairs of texts, used like sentence-transformers' class of this name.
+    """Model that scores pairs of texts, a drop-in for ``sentence_transformers.CrossEncoder``.
 
-    A pair has the same scores, bit for bit, whatever pairs it is scored with, in whatever order and by however many
-    threads.  An instance may be used from several threads at once.
+    The scores of a pair are bit for bit the same in every batch, in every order and with any number of threads.  Calls are
+    thread-safe.
 
     Parameters
     ----------
     model_name_or_path : str or path
         A folder in the format of sentence-transformers or Hugging Face, or a name on the Hugging Face Hub.
     modules : iterable of fastattn.modules.Module, optional
-        The modules, where there is no folder of them.
+        The modules of the model, instead of those of a folder.
     device : {None, "cpu"}
-        For compatibility.
+        For compatibility; only the CPU is supported.
     prompts : mapping of str to str, optional
-        Texts to put before the first of a pair, by name.
+        Prompts by name: texts that are put before the first text of each pair.
     default_prompt_name : str, optional
-        The prompt that is used where none is given.
+        Name of the prompt for calls that name none.
     cache_folder : str, optional
-        Where files from the Hub are kept.
+        Folder of the Hub's cache.
     trust_remote_code : bool
         For compatibility: no code from a model folder is ever run.
     revision : str, optional
         A branch, tag or commit on the Hub.
     local_files_only : bool
-        Use only what the Hub's cache holds.
+        Use only files in the Hub's cache, without the network.
     token : bool or str, optional
-        For private models on the Hub.
+        Access token for private models on the Hub.
     model_kwargs : mapping, optional
-        As of `SentenceTransformer`; also accepted as ``automodel_args``.
+        As in `SentenceTransformer`; also accepted as ``automodel_args``.
     processor_kwargs : mapping, optional
-        As of `SentenceTransformer`; also accepted as ``tokenizer_args`` and ``tokenizer_kwargs``.
+        As in `SentenceTransformer`; also accepted as ``tokenizer_args`` and ``tokenizer_kwargs``.
     config_kwargs : mapping, optional
-        As of `SentenceTransformer`, and ``num_labels``; also accepted as ``config_args``.
+        As in `SentenceTransformer`, plus ``num_labels``; also accepted as ``config_args``.
     model_card_data : object, optional
-        What is told the metrics of evaluators.
+        Object that receives the metrics of evaluators.
     backend : {"torch"}
-        For compatibility: the kernels of this package do the work, and torch is not used.
+        For compatibility; the computation runs in Numba kernels, not in torch.
     num_labels : int, optional
-        Must be what the checkpoint has: nothing is trained here.
+        Number of labels; must equal the checkpoint's, because a new head would be untrained.
     max_length : int, optional
-        The most tokens of a pair.
+        Maximum number of tokens of a pair.
     activation_fn : str or callable, optional
-        Applied to the logits: a dotted name of torch, a function of an array, or a torch module.  By default what the model
-        says, or the sigmoid for one label and the identity for several.
+        Applied to the logits: a dotted name of torch, a function of an array, or a torch module.  By default the activation
+        that the model's folder names, else sigmoid for one label and the identity for several.
     keep_in_fp32_modules : list of str, optional
-        For compatibility: everything is float32.
+        Ignored, for compatibility: everything is float32.
 
     Raises
     ------
     FileNotFoundError
-        There is no such model, or a file is missing from its folder.
+        The model was not found, or its folder lacks a file.
     CheckpointError
-        A file of the model is damaged, it has no head, or it asks for something that is not supported.
+        A model file is damaged, the model has no classification head, or it needs a feature that is not supported.
     TypeError
-        An argument is of another type than named.
+        An argument has the wrong type.
     ValueError
-        An argument is not one of those named.
+        An argument has an unsupported value.
 
     References
     ----------
@@ -134,7 +134,7 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
         check_mappings(config_kwargs=config_kwargs)
         configuration = dict(config_kwargs or {})
         num_labels = configuration.pop("num_labels", None) if num_labels is None else num_labels
-        resolve_activation("Identity" if activation_fn is None else activation_fn)  # a check, before anything is loaded
+        resolve_activation("Identity" if activation_fn is None else activation_fn)  # raises before the weights are loaded
         super().__init__(
             model_name_or_path,
             modules=modules,
@@ -166,13 +166,13 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
         self.activation_fn = self._stored_activation() if activation_fn is None else activation_fn
 
     def _read_modules(self, folder: Path, settings: ModelSettings | None, **options: Any) -> list[Module]:
-        """Read the modules; the head of the checkpoint where there are none, or those of another type of model."""
+        """Read the modules; the checkpoint's own head if ``modules.json`` is missing or belongs to another type of model."""
         if settings is None or not os.path.lexists(folder / "modules.json"):
             return [Transformer(transformer_folder(folder), transformer_task="sequence-classification", **options)]
         return read_modules_of(folder, **options)
 
     def _stored_activation(self) -> str:
-        """Return the name of the activation that the model folder asks for."""
+        """Return the name of the activation that the model folder names, or of the default."""
         default, path = "Sigmoid" if self.num_labels == 1 else "Identity", self._first_module().folder / "config.json"
         config = read_object(path)
         inner = config.get("sentence_transformers")
@@ -191,7 +191,7 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
 
     @property
     def max_seq_length(self) -> int:
-        """The most tokens of a pair, special ones included; longer pairs are cut."""
+        """Maximum number of tokens of a pair, special tokens included; longer pairs are truncated."""
         return self._first_module().max_seq_length
 
     @max_seq_length.setter
@@ -204,7 +204,7 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
 
     @property
     def activation_fn(self) -> Any:
-        """What is applied to the logits."""
+        """Activation function of the logits."""
         return self._activation_fn
 
     @activation_fn.setter
@@ -213,7 +213,7 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
         self._activation_fn = value
 
     def get_default_activation_fn(self) -> Any:
-        """Return the activation that the model folder asks for.
+        """Return the activation that the model folder names, or the default.
 
         Returns
         -------
@@ -223,12 +223,12 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
         return resolve_activation(self._stored_activation())
 
     def is_singular_input(self, inputs: Any) -> bool:
-        """Whether this is one pair and not several.
+        """Tell whether `inputs` is a single pair.
 
         Parameters
         ----------
         inputs : (str, str), or sequence of (str, str)
-            As of `predict`.
+            As in `predict`.
 
         Returns
         -------
@@ -255,38 +255,38 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
     ) -> Any:
         """Score pairs of texts: ``activation(logits)``.
 
-        Pairs are ordered by length and packed without padding into forwards of a fixed number of tokens: neither the
-        result nor the memory depends on `batch_size`.  `counts` then says how many pairs were cut; the longer text of a
-        pair is cut first.
+        Pairs are sorted by length and packed without padding into forwards of a fixed number of tokens, so neither the
+        result nor the memory depends on `batch_size`.  Of a pair that is too long, the longer text is truncated first; the
+        attribute `counts` then has the number of truncated pairs.
 
         Parameters
         ----------
         inputs : (str, str), or iterable of (str, str)
-            One pair, or several; also accepted as ``sentences``.
+            One pair, or several pairs; also accepted as ``sentences``.
         prompt_name : str, optional
-            The name of the prompt to put before the first text of each pair.
+            Name of the prompt that is put before the first text of each pair.
         prompt : str, optional
             The prompt itself; `prompt_name` is then ignored.
         batch_size : int
-            For compatibility.
+            Ignored, for compatibility.
         show_progress_bar : bool, optional
-            By default where this module's logger shows INFO.
+            Show a progress bar; by default if this module's logger is at level INFO or DEBUG.
         activation_fn : str or callable, optional
-            In place of the model's; also accepted as ``activation_fct``.  It is given the (B, L) logits of all pairs.
+            Function of the (B, L) logits of all pairs, instead of the model's; also accepted as ``activation_fct``.
         apply_softmax : bool, optional
-            With several labels, make the scores of a pair sum to 1.
+            Apply a softmax over the labels of each pair, if there are several.
         convert_to_numpy : bool
-            False gives a list of torch tensors.
+            If false, return a list of torch tensors.
         convert_to_tensor : bool
-            True gives a torch tensor.
+            If true, return a torch tensor.
         device : {None, "cpu"}, or a list of "cpu"
-            For compatibility.
+            For compatibility; only the CPU is supported.
         pool : dict, optional
-            For compatibility, from `start_multi_process_pool`: threads are used, not processes.
+            Result of `start_multi_process_pool`, for compatibility; the call uses threads, not processes.
         chunk_size : int, optional
-            For compatibility.
+            Ignored, for compatibility.
         **kwargs
-            ``sentences`` for `inputs`; ``task``, for compatibility.
+            ``sentences`` is an alias of `inputs`; ``task`` is ignored, for compatibility.
 
         Returns
         -------
@@ -296,14 +296,14 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
         Raises
         ------
         TypeError
-            An input is not a pair of str; the message gives its number and what it is.
+            An input is not a pair of str; the message gives its index and type.
         ValueError
-            An argument is unknown or not one of those named, a text is not valid Unicode, or `activation_fn` does not return a
-            row for each pair.
+            An argument is unknown or has an unsupported value, a text is not valid Unicode, or `activation_fn` does not
+            return a row for each pair.
         ImportError
-            Tensors are asked for, and torch is not installed.
+            Tensors were requested, and torch is not installed.
         MemoryError
-            The scores would not fit in the memory that is free: found out before anything is computed.
+            The scores need more than the free memory; raised before the computation starts.
         """
         check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "predict")
         if convert_to_tensor or not convert_to_numpy:
@@ -358,9 +358,9 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
         documents : sequence of str
             The documents.
         top_k : int, optional
-            How many to return; None: all.
+            Number of documents to return; None returns all.
         return_documents : bool
-            With their texts.
+            Include the text of each document.
         prompt_name, prompt, batch_size, show_progress_bar, activation_fn : optional
             As in `predict`.
         device, pool, chunk_size : optional
@@ -369,14 +369,14 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
         Returns
         -------
         list of dict
-            ``corpus_id``, the number of the document; ``score``, a float; ``text``.
+            ``corpus_id``, the index of the document; ``score``, a float; ``text`` with `return_documents`.
 
         Raises
         ------
         TypeError
             The query or a document is not a str.
         ValueError
-            The model has several labels, or as of `predict`.
+            The model has several labels, or as in `predict`.
         """
         if self.num_labels != 1:
             raise ValueError(f"rank needs a model with one label, and this one has {self.num_labels}: use predict")

@@ -11,7 +11,7 @@ __all__ = ["checked", "pairs_of", "texts_of"]
 
 
 def texts_of(inputs: str | Iterable[str]) -> list[str]:
-    """Return the texts as a list, a TypeError where one is not a str."""
+    """Return the texts as a list; TypeError if an element is not a str."""
     if isinstance(inputs, str):
         return [inputs]
     if isinstance(inputs, (bytes, Mapping)) or not isinstance(inputs, Iterable):
@@ -24,7 +24,7 @@ def texts_of(inputs: str | Iterable[str]) -> list[str]:
 
 
 def pairs_of(inputs: Any) -> list[tuple[str, str]]:
-    """Return the pairs as a list, a TypeError where one is not a pair of str."""
+    """Return the pairs as a list; TypeError if an element is not a pair of str."""
     if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
         raise TypeError(f"inputs must be pairs of str, got {type(inputs).__name__}")
     pairs = []
@@ -35,7 +35,7 @@ def pairs_of(inputs: Any) -> list[tuple[str, str]]:
 
 
 def checked(inputs: Sequence[Any]) -> list[Any]:
-    """Return texts, or pairs of texts, as a list; TypeError where an item is neither, or some are of each kind."""
+    """Return texts, or pairs of texts, as a list; TypeError for any other item, or if texts and pairs are mixed."""
     found = list(inputs)
     if check_inputs(found, "inputs"):
         first = isinstance(found[0], str)

@@ -19,25 +19,25 @@ logger = logging.getLogger(__name__)
 
 _KINDS = {kind.kind: kind for kind in (Pooling, Dense, Normalize, LayerNorm, Dropout)}
 
-# Bounds the memory that a short modules.json can ask for: each entry loads weights of its own, even of the same folder.
+# Limits the memory that a small modules.json can allocate: each entry loads its own weights, even from the same folder.
 _MOST_MODULES = 100
 
 
 class ModelSettings(NamedTuple):
-    """What ``config_sentence_transformers.json`` says.
+    """Content of ``config_sentence_transformers.json``.
 
     Parameters
     ----------
     prompts : dict of str to str
-        Texts to put before an input, by name.
+        Prompts by name: texts that are put before each input.
     default_prompt_name : str or None
-        The prompt that is used where none is given.
+        Name of the prompt for calls that name none.
     similarity : object
-        How embeddings are compared.
+        Name of the similarity function.
     truncate_dim : int or None
-        Channels to keep.
+        Number of channels of an embedding to keep.
     activation : object
-        The name of what is applied to scores.
+        Name of the activation of the scores.
     """
 
     prompts: dict[str, str]
@@ -48,11 +48,11 @@ class ModelSettings(NamedTuple):
 
 
 def read_model_settings(folder: Path, model_type: str) -> ModelSettings | None:
-    """Read ``config_sentence_transformers.json``; None, with a warning, if the modules are of another type of model."""
+    """Read ``config_sentence_transformers.json``; None, with a warning, for another type of model."""
     transformer_folder(folder)
     path = folder / "config_sentence_transformers.json"
     settings = read_object(path)
-    # A folder without modules is one of transformers, for either type.
+    # A folder without modules.json comes from transformers, and fits either type of model.
     found = settings.get("model_type", "SentenceTransformer" if os.path.lexists(folder / "modules.json") else model_type)
     if found != model_type:
         logger.warning("%s is a %s: only its encoder is used, as a %s", folder, found, model_type)
@@ -88,7 +88,7 @@ def read_modules_of(folder: Path, **options: Any) -> list[Module]:
         raise CheckpointError(f"{path}: {len(entries)} modules; supported: at most {_MOST_MODULES}")
     kinds = [kind for kind, _ in entries]
     if kinds[0] != "Transformer" or "Transformer" in kinds[1:]:
-        raise CheckpointError(f"{path}: modules {', '.join(kinds)}; expected one Transformer, and it first")
+        raise CheckpointError(f"{path}: modules {', '.join(kinds)}; expected exactly one Transformer, as the first module")
     modules: list[Module] = [Transformer(entries[0][1], **options)]
     modules += [_KINDS[kind]._load(where) for kind, where in entries[1:]]
     try:
@@ -99,7 +99,7 @@ def read_modules_of(folder: Path, **options: Any) -> list[Module]:
 
 
 def check_modules(modules: Sequence[Module]) -> dict[str, int]:
-    """Return the channels of what the modules make, by the names of the arrays; ValueError if two modules do not fit."""
+    """Return the width of each array that the modules write, by name; ValueError if two modules do not fit."""
     token_names(modules)
     widths: dict[str, int] = {}
     for module in modules:

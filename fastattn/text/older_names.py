@@ -43,14 +43,14 @@ class OlderTextModelNames:
         Parameters
         ----------
         texts : sequence of str, or of (str, str)
-            What is tokenised.
+            The texts, or the pairs of texts.
         **kwargs
             As in `preprocess`.
 
         Returns
         -------
         dict of str to int64, (B, T)
-            As of `preprocess`.
+            As in `preprocess`.
         """
         return self.preprocess(texts, **kwargs)
 
@@ -67,7 +67,7 @@ class OlderTextModelNames:
         Parameters
         ----------
         path, model_name, create_model_card, train_datasets, safe_serialization : optional
-            As of `save`.
+            As in `save`.
         """
         self.save(path, model_name, create_model_card, train_datasets, safe_serialization)
 
@@ -82,17 +82,17 @@ class OlderTextModelNames:
         return "torch"
 
     def get_model_kwargs(self) -> list[str]:
-        """Return the further arguments of the model.
+        """Return the names of the model's extra keyword arguments: none.
 
         Returns
         -------
         list of str
-            [].
+            An empty list.
         """
         return []
 
     def eval(self: Model) -> Model:
-        """Return the model: it never trains.
+        """Return the model, which never trains.
 
         Returns
         -------
@@ -102,16 +102,16 @@ class OlderTextModelNames:
         return self
 
     def to(self: Model, device: Any = None, *args: Any, **kwargs: Any) -> Model:
-        """Return the model: it is on the CPU already.
+        """Return the model, which is on the CPU already.
 
         Parameters
         ----------
         device : {None, "cpu"}
-            For compatibility.
+            For compatibility; only the CPU is supported.
         *args
-            For compatibility.
+            Ignored, for compatibility.
         **kwargs
-            For compatibility.
+            Ignored, for compatibility.
 
         Returns
         -------
@@ -122,7 +122,7 @@ class OlderTextModelNames:
         return self
 
     def cpu(self: Model) -> Model:
-        """Return the model.
+        """Return the model, which is on the CPU already.
 
         Returns
         -------
@@ -132,12 +132,12 @@ class OlderTextModelNames:
         return self
 
     def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
-        """Return what `pool` takes; no process is started, because a call uses every thread of this one.
+        """Return a value for the argument `pool`; no process is started, because a call uses all threads of this process.
 
         Parameters
         ----------
         target_devices : list of "cpu", optional
-            For compatibility.
+            For compatibility; only the CPU is supported.
 
         Returns
         -------
@@ -147,7 +147,7 @@ class OlderTextModelNames:
         Raises
         ------
         ValueError
-            A device is another one.
+            A device is not the CPU.
         """
         for device in target_devices or ():
             check_device(device)
@@ -155,12 +155,12 @@ class OlderTextModelNames:
 
     @staticmethod
     def stop_multi_process_pool(pool: dict[str, Any]) -> None:
-        """End the use of a pool.
+        """Invalidate a pool.
 
         Parameters
         ----------
         pool : dict
-            It cannot be used again.
+            Pool from `start_multi_process_pool`; later calls refuse it.
         """
         pool.clear()
 
@@ -201,7 +201,7 @@ class OlderSentenceTransformerNames:
         Returns
         -------
         float32, (B, C)
-            As of `encode`.
+            As in `encode`.
         """
         return self.encode(
             sentences,
@@ -222,7 +222,7 @@ class OlderSentenceTransformerNames:
         Returns
         -------
         int
-            The same.
+            As from `get_embedding_dimension`.
         """
         return self.get_embedding_dimension()
 
@@ -233,12 +233,7 @@ class OlderSentenceTransformerNames:
         Parameters
         ----------
         truncate_dim : int, optional
-            How many; None: all.
-
-        Yields
-        ------
-        None
-            Nothing.
+            Number of channels to keep; None keeps all.
         """
         with self.truncate_embeddings(truncate_dim):
             yield
@@ -270,5 +265,5 @@ class OlderCrossEncoderNames:
         Parameters
         ----------
         module_names : list of str
-            For compatibility.
+            Ignored, for compatibility.
         """

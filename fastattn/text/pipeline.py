@@ -1,4 +1,4 @@
-"""Texts to numbers: tokenise in one thread, compute in the others, write each result to its place."""
+"""Pipeline: tokenises texts in one thread while the kernels compute in the others."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from fastattn.text.modules.module import SENTENCE, TOKENS, token_names
 
 __all__ = ["Batches", "Counts", "Pipeline"]
 
-# Texts that are tokenised at a time.
+# Texts per slice: a slice is tokenised while the previous slice is computed.
 _SLICE = 1024
-# Seconds of a wait: on Windows Ctrl-C is seen only between two waits.
+# Timeout of a wait in seconds: on Windows, Ctrl-C is handled only between two waits.
 _LOOK_UP = 0.1 if os.name == "nt" else None
 
 
 class Counts(NamedTuple):
-    """What was read.
+    """Numbers of texts and tokens that a call read.
 
     Parameters
     ----------
     texts : int
         Texts, or pairs of texts.
     tokens : int
-        Tokens, special ones included.
+        Tokens, special tokens included.
     truncated : int
-        Texts that were cut.
+        Texts that were truncated.
     """
 
     texts: int
@@ -46,7 +46,7 @@ class Counts(NamedTuple):
 
 
 class Batches:
-    """The batches of one call, to be iterated over once; `counts` has the inputs that are done."""
+    """Batches of one call, iterated over once; `counts` has the inputs that are finished."""
 
     def __init__(self, batches: Iterable[TextBatch], advance: Callable[[int], object]) -> None:
         self._batches, self._advance = batches, advance
@@ -62,17 +62,17 @@ class Batches:
 
 
 class Pipeline:
-    """The modules of a model, from texts to what the last one makes.
+    """The modules of a model in a row, from texts to the output of the last module.
 
     Parameters
     ----------
     modules : sequence of Module
-        A Transformer, and what is behind it.
+        A Transformer, and the modules that follow it.
 
     Raises
     ------
     ValueError
-        The first is no Transformer, or a module makes texts' rows of tokens' or the other way round.
+        The first module is not a Transformer, or a module writes per-token rows under a per-text name, or the reverse.
     """
 
     def __init__(self, modules: Sequence[Module]) -> None:
@@ -96,38 +96,25 @@ class Pipeline:
 
     @property
     def makes_unit_length(self) -> bool:
-        """Whether embeddings leave the last module divided by their length."""
+        """Tell whether the last module normalises the embeddings to unit length."""
         last = self.modules[-1]
         return isinstance(last, Normalize) and last.module_output_name == SENTENCE
 
     def prompt_tokens(self, prompt: str) -> int:
-        """Return the tokens of the prompt that pooling leaves out, 0 where it leaves out none."""
+        """Return the number of prompt tokens that pooling leaves out."""
         poolings = [module for module in self.modules if isinstance(module, Pooling)]
         if not prompt or all(module.include_prompt for module in poolings):
             return 0
         return self.transformer.tokenizer.prefix_length(prompt, self.transformer.max_seq_length)
 
     def count_tokens(self, inputs: Sequence[Any], prompt: str) -> int:
-        """Return the tokens of all inputs, cut as `batches` cuts them, special ones included."""
+        """Return the number of tokens of all inputs after truncation, special tokens included."""
         tokenizer, limit = self.transformer.tokenizer, self.transformer.max_seq_length
         found = (tokenize(tokenizer, inputs[group], prompt, limit, group.start) for group in groups(inputs, prompt))
         return sum(len(row) for part in found for row in part.ids)
 
     def embed(self, batch: TextBatch, prompt_tokens: int = 0) -> NDArray[np.float32]:
-        """Embeddings of one forward.
-
-        Parameters
-        ----------
-        batch : TextBatch
-            The token ids.
-        prompt_tokens : int
-            The first tokens of each text, which pooling may leave out.
-
-        Returns
-        -------
-        float32, (B, C)
-            In the order of the batch.
-        """
+        """Return the embeddings (B, C) of a batch; pooling may leave out the first `prompt_tokens` tokens of each text."""
         if self._mode is None or prompt_tokens:
             return np.asarray(self.features(batch, prompt_tokens)[SENTENCE])
         pooled = self.transformer.encoder.forward_packed(
@@ -139,20 +126,7 @@ class Pipeline:
         return features[SENTENCE]
 
     def features(self, batch: TextBatch, prompt_tokens: int = 0) -> dict[str, NDArray[np.float32]]:
-        """What every module makes of one forward.
-
-        Parameters
-        ----------
-        batch : TextBatch
-            The token ids.
-        prompt_tokens : int
-            As in `embed`.
-
-        Returns
-        -------
-        dict of str to float32, (N, C) or (B, C)
-            The arrays by name.
-        """
+        """Return the outputs of all modules for a batch, (N, C) or (B, C) by name; `prompt_tokens` as in `embed`."""
         found = self.transformer.model.forward_packed(batch.ids, batch.offsets, token_type_ids=batch.types)
         features = {self.transformer.output_name: found}
         for module in self.modules[1:]:
@@ -163,7 +137,7 @@ class Pipeline:
     def batches(self, inputs: Sequence[Any], prompt: str, *, show_progress_bar: bool = False, title: str) -> Iterator[Batches]:
         """Tokenise texts, or pairs of texts, into batches; the end of the `with` stops the tokenising thread.
 
-        Beside the inputs and the results, memory holds the token ids of two slices and one batch, however many inputs there are.
+        Memory beside the inputs and results: the token ids of two slices and one batch, for any number of inputs.
         """
         with (
             _progress_bar(len(inputs), show_progress_bar, title) as advance,
@@ -172,7 +146,7 @@ class Pipeline:
             yield Batches(found, advance)
 
     def _tokenized(self, inputs: Sequence[Any], prompt: str) -> Generator[TextBatch, None, None]:
-        """Yield the batches of one slice of the inputs after the other; a thread tokenises the next slice meanwhile."""
+        """Yield the batches slice by slice, while a thread tokenises the next slice."""
         tokenizer, limit = self.transformer.tokenizer, self.transformer.max_seq_length
         vocab_size = self.transformer.encoder.config.vocab_size or 0
         stopped, total = threading.Event(), len(inputs)
@@ -196,7 +170,7 @@ class Pipeline:
             try:
                 return partial(_result, thread.submit(packed, start))
             except RuntimeError:
-                # No thread can be started (at the end of the process, say): the caller's own thread tokenises the slice.
+                # No thread can be started, for example at interpreter shutdown: the calling thread tokenises the slice.
                 return partial(packed, start)
 
         try:
@@ -213,14 +187,14 @@ class Pipeline:
 
 
 def _result(future: Future[list[TextBatch]]) -> list[TextBatch]:
-    """Wait for what a thread does."""
+    """Wait for a future and return its result."""
     while not wait([future], _LOOK_UP).done:
         pass
     return future.result()
 
 
 def _is_short(inputs: Sequence[Any]) -> bool:
-    """Whether tokenising all inputs, texts or pairs, takes a fraction of a second: the thread is not worth its start."""
+    """Tell whether the inputs, texts or pairs, are too short for a tokenising thread to pay off."""
     room = LONG
     for item in inputs:
         room -= characters(item)
@@ -235,13 +209,13 @@ def _reads_tokens(module: Module) -> bool:
 
 @contextlib.contextmanager
 def _progress_bar(total: int, show: bool, title: str) -> Iterator[Callable[[int], object]]:
-    """Yield what is called with the number of inputs that are done."""
+    """Yield a function that advances the bar by a number of inputs."""
     if not show or sys.stderr is None:
         yield lambda count: None
         return
     from tqdm import tqdm
 
-    # Its lock looks up how processes are started, which settles it: set_start_method would then fail.
+    # tqdm's lock reads the start method of processes, which fixes it: set_start_method would fail from then on.
     chosen = multiprocessing.get_start_method(allow_none=True)
     bar = tqdm(total=total, unit="text", desc=title)
     if chosen is None:

@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 def given_prompts(prompts: Mapping[str, str | None] | None) -> dict[str, str]:
-    """Return the prompts that are not None, a TypeError where one or its name is not a str."""
+    """Return the prompts that are not None; TypeError if a name or a prompt is not a str."""
     check_mappings(prompts=prompts)
     given = {}
     for name, text in (prompts or {}).items():
@@ -33,7 +33,7 @@ def given_prompts(prompts: Mapping[str, str | None] | None) -> dict[str, str]:
 
 
 def resolve_prompt(prompts: Mapping[str, str], default_name: str | None, prompt: str | None, name: str | None) -> str:
-    """Return the prompt to use, "" for none."""
+    """Return the prompt to use, or "" for no prompt."""
     if prompt is not None:
         if name is not None:
             logger.warning("prompt and prompt_name are both given: prompt is used")
@@ -56,7 +56,7 @@ def prompted(encode: Callable[P, R], task: str, names: Sequence[str], summary: s
     def method(self: Any, inputs: Any, prompt_name: str | None = None, prompt: str | None = None, *args: Any, **kwargs: Any) -> Any:
         if prompt_name is None and prompt is None:
             prompt_name = next((name for name in names if name in self.prompts), None)
-        # The instance's own `encode`: a subclass may have overridden it.
+        # `self.encode`, because a subclass may have overridden `encode`.
         return self.encode(inputs, prompt_name, prompt, *args, task=task, **kwargs)
 
     functools.update_wrapper(method, encode)

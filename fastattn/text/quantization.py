@@ -18,32 +18,32 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 
 
-# Fewer rows than this give unsteady ranges.
+# Fewer calibration rows than this give unreliable ranges.
 _FEW = 100
 
 
 def quantize_embeddings(
     embeddings: Any, precision: str, ranges: ArrayLike | None = None, calibration_embeddings: ArrayLike | None = None
 ) -> Any:
-    """Quantise as sentence-transformers does.
+    """Quantise embeddings, as sentence-transformers does.
 
-    "binary" and "ubinary" keep the signs, 8 a byte.  "int8" and "uint8" cut each channel's range into 256 parts; the
-    ranges are those given, or those of the calibration embeddings, or those of the rows themselves.
+    "binary" and "ubinary" keep the signs, packed 8 to a byte.  "int8" and "uint8" divide the range of each channel into
+    256 levels; the range is taken from `ranges`, else from `calibration_embeddings`, else from `embeddings`.
 
     Parameters
     ----------
     embeddings : float, (B, C), or a list of float (T, C)
         The rows; several matrices share their ranges.
     precision : {"float32", "int8", "uint8", "binary", "ubinary"}
-        The result's.
+        Type of the result.
     ranges : float, (2, C), optional
         The least and the largest value of each channel.
     calibration_embeddings : float, (M, C), optional
-        Rows to take the ranges from.
+        Rows from which the ranges are taken.
 
     Returns
     -------
-    float32, int8 or uint8, (B, C), or (B, C / 8) for the binary two; a list of them for a list
+    float32, int8 or uint8, (B, C), or (B, C / 8) for the two binary types; a list for a list
         The quantised rows.
 
     Raises
@@ -51,10 +51,10 @@ def quantize_embeddings(
     TypeError
         The rows are quantised already.
     ValueError
-        `precision` is none of those, or it is "int8" or "uint8" and the ranges would come from a single row, or a number of
-        them or of the rows is not finite.
+        `precision` is unknown; for "int8" and "uint8" also if the ranges would come from a single row, or if a range or an
+        embedding is not finite.
     MemoryError
-        The result, with what computes it, would not fit in the memory that is free.
+        The result and its temporary arrays need more than the free memory.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -69,9 +69,9 @@ def quantize_embeddings(
     embeddings = as_float(embeddings)
     if precision == "float32":
         return embeddings
-    # Numbers of float32, or truths, on the way.
+    # Bytes of the temporary arrays: float32 for integers, bool for signs.
     taken = embeddings.size * (12 if scalar else 2)
-    check_large(taken, "quantised embeddings of shape {}, with what computes them,", embeddings.shape)
+    check_large(taken, "quantised embeddings of shape {}, with temporary arrays,", embeddings.shape)
     if not scalar:
         bits = np.packbits(embeddings > 0, axis=-1)
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
@@ -97,5 +97,5 @@ def _ranges(rows: NDArray[np.float32], precision: str, *, calibrated: bool) -> N
                 "give quantize_embeddings ranges or calibration_embeddings"
             )
         if len(rows) < _FEW:
-            logger.warning("%s ranges are taken from %d embeddings; they are steadier from more", precision, len(rows))
+            logger.warning("%s ranges are taken from only %d embeddings: more give better ranges", precision, len(rows))
     return np.stack([rows.min(axis=0), rows.max(axis=0)])

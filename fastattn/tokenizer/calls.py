@@ -1,4 +1,4 @@
-"""The calls that programs make on transformers' tokenizers."""
+"""TokenizerCalls: the methods of transformers' tokenizers that programs call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 class BatchEncoding(dict[str, Any]):
-    """What a call of a tokenizer returns: a dict whose keys are attributes too."""
+    """Result of a tokenizer call: a dict whose keys are attributes too."""
 
     def __getattr__(self, name: str) -> Any:
         """Return the value of a key."""
@@ -30,7 +30,7 @@ class BatchEncoding(dict[str, Any]):
 
 
 class TokenizerCalls:
-    """The calls, on what a `Tokenizer` has."""
+    """Methods of transformers' tokenizers, the base class of `Tokenizer`."""
 
     backend_tokenizer: Backend
     model_max_length: int
@@ -42,7 +42,7 @@ class TokenizerCalls:
     _around_pair: Any
 
     def __getattr__(self, name: str) -> Any:
-        """Return a special token (``pad_token``) or its id (``pad_token_id``); None where there is none."""
+        """Return a special token (``pad_token``) or its id (``pad_token_id``); None if the tokenizer has no such token."""
         role = name.removesuffix("_id")
         if role.removesuffix("_token") not in ROLES or not role.endswith("_token"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -50,12 +50,12 @@ class TokenizerCalls:
         return token if role == name or token is None else self.backend_tokenizer.token_to_id(token)
 
     def __len__(self) -> int:
-        """How many tokens there are, added ones included."""
+        """Size of the vocabulary, added tokens included."""
         return int(self.backend_tokenizer.get_vocab_size(with_added_tokens=True))
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are, without added ones."""
+        """Size of the vocabulary without added tokens."""
         return int(self.backend_tokenizer.get_vocab_size(with_added_tokens=False))
 
     @property
@@ -70,11 +70,11 @@ class TokenizerCalls:
 
     @property
     def all_special_ids(self) -> list[int]:
-        """Their ids."""
+        """The ids of the special tokens."""
         return cast("list[int]", self.convert_tokens_to_ids(self.all_special_tokens))
 
     def get_vocab(self) -> dict[str, int]:
-        """Return the id of each token, added ones included.
+        """Return the id of each token, added tokens included.
 
         Returns
         -------
@@ -98,30 +98,30 @@ class TokenizerCalls:
         return_offsets_mapping: bool = False,
         **kwargs: Any,
     ) -> BatchEncoding:
-        """Tokenise a text, several, or pairs of texts.
+        """Tokenise a text, several texts, or pairs of texts.
 
         Parameters
         ----------
         text : str, sequence of str, or sequence of (str, str)
-            What is tokenised.
+            The text, the texts, or the pairs of texts.
         text_pair : str or sequence of str, optional
-            The other text of each pair.
+            Second text of each pair.
         add_special_tokens : bool
-            As the model wants them.
+            Add the special tokens that the model expects.
         padding : bool, "longest", "max_length" or "do_not_pad"
-            Make all equally long.
+            Pad all texts to the same number of tokens.
         truncation : bool, "longest_first" or "do_not_truncate", optional
-            Cut what is longer than `max_length`.
+            Truncate texts of more than `max_length` tokens.
         max_length : int, optional
-            By default `model_max_length`.
+            Maximum number of tokens; by default `model_max_length`.
         return_tensors : {"np", "pt"}, optional
-            Arrays or torch tensors; without it lists.
+            Return NumPy arrays or torch tensors; by default lists.
         return_token_type_ids : bool, optional
-            By default as `model_input_names` has it.
+            By default if `model_input_names` lists the array.
         return_attention_mask : bool, optional
-            By default as `model_input_names` has it.
+            By default if `model_input_names` lists the array.
         return_offsets_mapping : bool
-            Where in the text each token comes from; (0, 0) for special ones.
+            Return the range of characters of each token in its text; (0, 0) for special tokens.
         **kwargs
             ``verbose``, and ``return_special_tokens_mask=False``, ``return_length=False``,
             ``return_overflowing_tokens=False``, for compatibility.
@@ -134,12 +134,12 @@ class TokenizerCalls:
         Raises
         ------
         TypeError
-            An input is neither a str nor a pair of str; the message gives its number and what it is.
+            An input is neither a str nor a pair of str; the message gives its index and type.
         ValueError
-            An argument is not one of those named, `padding` is "max_length" where there is none, or a text is not valid
+            An argument has an unsupported value, `padding` is "max_length" without a maximum length, or a text is not valid
             Unicode.
         MemoryError
-            Texts so long would not fit in the memory that is free.
+            The padded texts need more than the free memory.
         """
         if unknown := {name for name, value in kwargs.items() if value and name != "verbose"}:
             raise ValueError(f"a tokenizer has no argument {', '.join(sorted(unknown))}")
@@ -196,9 +196,9 @@ class TokenizerCalls:
         text : str
             The text.
         text_pair : str, optional
-            The other text of the pair.
+            Second text of the pair.
         add_special_tokens : bool
-            As the model wants them.
+            Add the special tokens that the model expects.
         **kwargs
             As in a call.
 
@@ -217,9 +217,9 @@ class TokenizerCalls:
         text : str
             The text.
         pair : str, optional
-            The other text of the pair.
+            Second text of the pair.
         add_special_tokens : bool
-            As the model wants them.
+            Add the special tokens that the model expects.
         **kwargs
             As in a call.
 
@@ -277,7 +277,7 @@ class TokenizerCalls:
         return [self.decode(ids, skip_special_tokens, **kwargs) for ids in sequences]
 
     def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> str | list[str | None] | None:
-        """Return the tokens of ids; None for ids of none.
+        """Return the tokens of ids; None for an id without a token.
 
         Parameters
         ----------
@@ -302,7 +302,7 @@ class TokenizerCalls:
         return [self.backend_tokenizer.id_to_token(i) for i in numbers]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int | None] | None:
-        """Return the ids of tokens; those of the unknown token for tokens that are none.
+        """Return the ids of tokens; the id of the unknown token for strings that are not tokens.
 
         Parameters
         ----------
@@ -320,22 +320,22 @@ class TokenizerCalls:
         return cast("int | None", self.unk_token_id if found is None else found)
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """Return how many special tokens a text gets, or a pair of texts.
+        """Return the number of special tokens that a text, or a pair of texts, gets.
 
         Parameters
         ----------
         pair : bool
-            A pair.
+            Count those of a pair.
 
         Returns
         -------
         int
-            How many.
+            The number.
         """
         return sum(len(part) for part in self._around_pair[0]) if pair else self.num_special
 
     def _columns(self, inputs: list[Any], add_special_tokens: bool, limit: int | None) -> dict[str, list[Any]]:
-        """Lists of everything that a call may return."""
+        """Return all columns that a call may return, as lists."""
         columns: dict[str, list[Any]] = {"input_ids": [], "token_type_ids": [], "attention_mask": [], "offset_mapping": []}
         for item in inputs:
             pair = not isinstance(item, str)
@@ -352,7 +352,7 @@ class TokenizerCalls:
             columns["input_ids"].append(list(whole.ids))
             columns["token_type_ids"].append(list(whole.type_ids))
             columns["attention_mask"].append([1] * len(whole.ids))
-            # The parts' own: the post-processor trims offsets, and would do it twice.
+            # Offsets before `post_process`, which would trim them a second time.
             offsets = [span for part in parts for span in part.offsets]
             if add_special_tokens:
                 lead = len(self._around_pair[0][0]) if pair else self._prefix

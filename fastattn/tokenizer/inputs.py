@@ -10,13 +10,13 @@ import numpy as np
 __all__ = ["check_inputs", "check_pair", "check_unicode", "longest_first"]
 
 
-# The greatest id that the tokenizers library takes, and the most tokens that a text is padded to.
+# Largest id that the tokenizers library accepts, and largest length to which a text is padded.
 _MOST_ID = 2**32 - 1
 LONGEST = 2**31 - 1
 
 
 def check_inputs(inputs: Sequence[Any], name: str) -> bool:
-    """Return whether there is a pair among texts and pairs of texts; TypeError where an item is neither."""
+    """Tell whether any input is a pair of texts; TypeError for an input that is neither a str nor a pair of str."""
     if all(isinstance(item, str) for item in inputs):
         return False
     for i, item in enumerate(inputs):
@@ -26,7 +26,7 @@ def check_inputs(inputs: Sequence[Any], name: str) -> bool:
 
 
 def check_pair(item: Any, name: str, wanted: str = "a pair of str") -> None:
-    """Raise a TypeError unless this is a pair of str."""
+    """Raise a TypeError unless `item` is a pair of str."""
     if not isinstance(item, (list, tuple, np.ndarray)) or len(item) != 2:
         size = f" of {len(item)}" if isinstance(item, (list, tuple)) else ""
         raise TypeError(f"{name} must be {wanted}, got {type(item).__name__}{size}")
@@ -44,14 +44,14 @@ def check_unicode(text: str, name: str) -> None:
 
 
 def check_ids(name: str, ids: Sequence[int]) -> None:
-    """Raise a ValueError where an id is out of range."""
+    """Raise a ValueError if an id is out of range."""
     for token_id in ids:
         if not 0 <= token_id <= _MOST_ID:
             raise ValueError(f"{name} must be from 0 to {_MOST_ID}, got {token_id}")
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """Return the tokens to keep of each text of a pair: the longer one is cut to the other's length, then both."""
+    """Return the tokens to keep of each text of a pair: the longer text is cut to the other's length, then both."""
     short, long = sorted((first, second))
     if short + long <= room:
         return first, second

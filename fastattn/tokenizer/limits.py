@@ -21,51 +21,38 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Backend
 
-# Most bytes that the steps may make of one byte, and most ids or bytes that they may add to a text.
+# Limits of all steps together: growth factor of a text in bytes, and bytes or ids that are added to a text.
 GROWTH, ADDED = 100, 1000
-# Steps that a text may go through, and characters of a word that WordPiece may take: its time is the cube of them.
+# Limits of the number of steps, and of the characters of a WordPiece word, which takes cubic time.
 STEPS, WORD = 100, 1000
 
-# Most bytes that one byte of UTF-8 becomes, where a standard says so: https://unicode.org/faq/normalization.html.
-# BertNormalizer is NFD, and spaces around a character of three bytes.
+# Largest growth factor of Unicode's forms in UTF-8: https://unicode.org/faq/normalization.html.
+# BertNormalizer: NFD, and a space on both sides of a Chinese character of three bytes.
 _UNICODE = {"NFC": 3, "NFD": 3, "NFKC": 11, "NFKD": 11, "Lowercase": 1.5, "BertNormalizer": 5}
 _COMPATIBILITY = 11
 _SHRINKING = ("StripAccents", "Strip", "Nmt")
-# A regular expression of characters and sets of them: it matches so many characters at least.
+# A character or a character class of a regular expression, with its quantifier.
 _ATOM = re.compile(r"(?:\\[dDsSwW]|\[\^?[^\[\]\\&^]+\]|[^\\.^$|?*+(){}\[\]])([?*+]|\{[0-9]{1,6}(?:,[0-9]{0,6})?\})?")
 
 
 @contextlib.contextmanager
 def sound(source: str | os.PathLike[str]) -> Iterator[None]:
-    """Make a CheckpointError of what the library raises where a tokenizer does not hold together."""
+    """Turn an exception or a Rust panic of the tokenizers library into a CheckpointError."""
     try:
         yield
     except BaseException as error:
-        # The library raises plain Exception, and a BaseException where its Rust code panics.
+        # The library raises plain Exception, and a BaseException if its Rust code panics.
         if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(f"{source}: not a tokenizer: {error}") from error
 
 
 def read_backend(path: Path) -> Backend:
-    """Read a tokenizer whose work and result are bounded by its text.
+    """Read a ``tokenizer.json``; CheckpointError unless its work and its output are bounded by the length of the text.
 
-    Parameters
-    ----------
-    path : Path
-        A ``tokenizer.json``.
-
-    Returns
-    -------
-    tokenizers.Tokenizer
-        It makes of a text of n bytes at most 100 n bytes, or 1,100 n where a step is one of Unicode's compatibility forms or a
-        table of characters, and at most 1,000 bytes and 1,000 ids besides.
-
-    Raises
-    ------
-    CheckpointError
-        It is not a tokenizer, makes more of a text, goes through more than 100 steps, has an id or type that int32 does not
-        hold, or an added token of which its normalizer leaves nothing: the library's search for such a one may not end.
+    A text of n bytes becomes at most 100 n bytes (1,100 n with a Unicode compatibility form or a character map), plus 1,000 bytes
+    and 1,000 ids, in at most 100 steps; ids and token types fit int32.  An added token that the normalizer turns into an empty text
+    is rejected too: the library's search for an empty token may never end.
     """
     from tokenizers import Tokenizer as Backend
 
@@ -84,7 +71,7 @@ def read_backend(path: Path) -> Backend:
         backend = Backend.from_str(text)
         empty = [token.content for token in backend.get_added_tokens_decoder().values() if _vanishes(backend, token)]
     if empty:
-        raise CheckpointError(f"{path}: its normalizer leaves nothing of the added token {empty[0]!r:.50}")
+        raise CheckpointError(f"{path}: its normalizer turns the added token {empty[0]!r:.50} into an empty text")
     return backend
 
 
@@ -93,27 +80,27 @@ def _vanishes(backend: Backend, token: AddedToken) -> bool:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; ValueError for a repeated key, of which the library may take the other value."""
+    """Return a JSON object; ValueError for a duplicate key, of which Python and the library may take different values."""
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r:.50} is there twice")
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r:.50} is a duplicate")
     return found
 
 
 def _as_understood(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the steps as the library writes them: it reads other forms too, without types and as lists."""
+    """Return the steps in the library's normal form; the library also reads steps without a type, and lists."""
     from tokenizers import Tokenizer as Backend
 
     parts = {name: content.get(name) for name in ("normalizer", "pre_tokenizer", "post_processor")}
-    # Without added tokens: these go through the steps when they are read.
+    # Without added tokens: while reading them, the library runs them through the steps, which are not checked yet.
     empty = {"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": {}, "unk_token": ""}}
     found: dict[str, Any] = json.loads(Backend.from_str(json.dumps({**empty, **parts})).to_str())
     return found
 
 
 def flat(step: Any) -> list[dict[str, Any]]:
-    """Return the steps of a step, in order, without the sequences around them."""
+    """Flatten nested sequences of steps into one list, in order."""
     found, rest = [], [step]
     while rest:
         step = rest.pop()
@@ -132,7 +119,7 @@ def _check_ids(path: Path, content: dict[str, Any]) -> None:
     vocab = model.get("vocab") if isinstance(model, dict) else None
     ids = list(vocab.values()) if isinstance(vocab, dict) else []
     ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
-    # The library refuses ids that are not numbers.
+    # TypeError: an id is not a number, which the library rejects later.
     with contextlib.suppress(TypeError):
         if max(ids, default=0) >= 2**31:
             raise CheckpointError(f"{path}: token id {max(ids)} is not in 0 .. {2**31 - 1}")
@@ -152,7 +139,7 @@ def _check_steps(path: Path, content: dict[str, Any]) -> None:
         if kind in _SHRINKING:
             continue
         if kind in _UNICODE and kind not in group and group:
-            # Different forms one after the other make of a character no more than the greatest of them.
+            # Consecutive Unicode forms together grow a character no more than the largest of them alone.
             before = growths.pop()[1]
             growths.append((kind, max(before, _UNICODE[kind])))
             added *= max(1.0, _UNICODE[kind] / before)
@@ -163,18 +150,18 @@ def _check_steps(path: Path, content: dict[str, Any]) -> None:
             group = {kind} if kind in _UNICODE else set()
         if kind in _UNICODE or kind == "Precompiled":
             bounded = max(bounded, growths[-1][1])
-    # One of Unicode's forms, or a table of characters as long as those, is in most tokenizers, and never at its greatest.
+    # Most tokenizers have one Unicode form or character map, whose factor of up to 11 no real text reaches: it is left out.
     growth = math.prod(growth for _, growth in growths) / min(bounded, _COMPATIBILITY)
     if growth > GROWTH or added > ADDED:
         seen = ", ".join(f"{kind} {growth:,.3g}" for kind, growth in growths if growth > 1 or kind == "Prepend")
         raise CheckpointError(
-            f"{path}: its normalizer and pre-tokenizer may make a byte {growth:,.0f} bytes long, and add {added:,.0f} to a text "
-            f"({seen:.200}); supported: {GROWTH} and {ADDED}"
+            f"{path}: its normalizer and pre-tokenizer may lengthen a text {growth:,.0f} times, and add {added:,.0f} bytes "
+            f"({seen:.200}); supported: {GROWTH} times and {ADDED} bytes"
         )
 
 
 def _growth(step: dict[str, Any]) -> float:
-    """Return the most bytes that a step makes of one; in the text, not before it."""
+    """Return the growth factor of a step in bytes, without the text that it prepends."""
     kind = step["type"]
     if kind == "Replace":
         size = len(step["content"].encode())
@@ -185,16 +172,16 @@ def _growth(step: dict[str, Any]) -> float:
     if kind == "Precompiled":
         return _table_growth(base64.b64decode(step["precompiled_charsmap"]))
     if kind == "Metaspace":
-        # A space becomes it, and a piece of one byte gets it before it.
+        # The replacement takes the place of a space, and is put before a piece, of a single byte in the worst case.
         return 1.0 + len(step["replacement"].encode())
     if kind == "ByteLevel":
-        # A byte becomes a character of up to two, and a piece of one byte gets such a one before it.
+        # A byte becomes up to two bytes; with a prefix space, a piece of a single byte gets two more.
         return 4.0 if step.get("add_prefix_space") else 2.0
     return _UNICODE.get(kind, 1.0)
 
 
 def _shortest(pattern: str) -> int:
-    """Return how many characters a regular expression matches at least; 0 where it is not one of the plainest."""
+    """Return the minimum length of a match of a regular expression; 0 for all but the simplest expressions."""
     total, at = 0, 0
     while at < len(pattern):
         atom = _ATOM.match(pattern, at)
@@ -207,7 +194,7 @@ def _shortest(pattern: str) -> int:
 
 
 def _table_growth(raw: bytes) -> float:
-    """Return the growth of SentencePiece's table: the size of a trie, the trie in units of 32 bits, and texts that end with 0."""
+    """Return the growth factor of SentencePiece's character map: trie size, trie of 32-bit units, null-terminated texts."""
     end = 4 + int.from_bytes(raw[:4], "little")
     texts = raw[end:]
 
@@ -218,7 +205,7 @@ def _table_growth(raw: bytes) -> float:
         value = unit(node)
         return node ^ value >> 10 << (value >> 6 & 8)
 
-    # Two bytes or more become the longest text at most; for each single one the trie is asked.
+    # A key of two bytes or more becomes at most the longest text; keys of one byte are looked up in the trie.
     growth = max(map(len, texts.split(b"\0"))) / 2
     for byte in range(1, 128):
         node = child(0) ^ byte
@@ -246,8 +233,8 @@ def _check_added(path: Path, content: dict[str, Any]) -> None:
                 texts = [piece["Sequence"]["id"] for piece in template if "Sequence" in piece]
                 times = max(map(texts.count, texts), default=0)
                 if times > 1:
-                    raise CheckpointError(f"{path}: its post-processor takes a text {times} times; supported: once")
-                # Of a name without a token the library says so when it is used.
+                    raise CheckpointError(f"{path}: its post-processor inserts a text {times} times; supported: once")
+                # A name without a token counts as 0 ids: the library raises when the template is used.
                 names = [piece["SpecialToken"]["id"] for piece in template if "SpecialToken" in piece]
                 most = max(most, sum(len(tokens.get(name, ())) for name in names))
         if max(ids, default=0) >= 2**31:

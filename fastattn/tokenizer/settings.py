@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 _PADDING = ("[PAD]", "<pad>")
 
 
-# transformers' classes that give token types, if the folder does not say.
+# transformers' classes that return token types, for folders without model_input_names.
 _WITH_TOKEN_TYPES = ("BertTokenizer", "BertTokenizerFast", "ElectraTokenizer", "ElectraTokenizerFast")
 
 
-# Model types that have such a class, if the folder names no class.
+# Model types with such a tokenizer class, for folders that name no class.
 _MODELS_WITH_TOKEN_TYPES = {name for name, family in FAMILIES.items() if family.has_token_types}
 
 
 SPECIAL_TOKENS = tuple(f"{role}_token" for role in ROLES)
 
 
-# The tokenizers of models without a limit have this many digits; transformers' own have the same.
+# model_max_length of models without a limit, as in transformers.
 NO_LIMIT = int(1e30)
 
 
 def read_tokenizer_settings(folder: Path, backend: Backend) -> dict[str, Any]:
-    """Return what the files beside ``tokenizer.json`` say, under the names of ``tokenizer_config.json``."""
+    """Return the settings in the files beside ``tokenizer.json``, by the keys of ``tokenizer_config.json``."""
     settings = read_object(folder / "tokenizer_config.json")
     names = settings.get("model_input_names")
     if not isinstance(names, list):
@@ -70,7 +70,7 @@ def _special_tokens(backend: Backend, settings: Mapping[str, Any]) -> dict[str, 
 
 
 def _has(backend: Backend, token: str) -> bool:
-    # JSON can hold half of a surrogate pair, and UTF-8 cannot.
+    # JSON can hold half a surrogate pair, which UTF-8, and so the vocabulary, cannot.
     with contextlib.suppress(UnicodeEncodeError):
         return backend.token_to_id(token) is not None
     return False

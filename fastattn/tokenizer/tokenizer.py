@@ -1,4 +1,4 @@
-"""Tokenizer: a tokenizer.json with the calls that programs make on transformers' tokenizers, and safe under threads."""
+"""Tokenizer: a tokenizer.json with the methods of transformers' tokenizers, safe in several threads."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenIds", "Tokenizer", "load_tokenizer"]
 
-# The class of transformers that takes tokenizer.json as it is.
+# transformers' class that loads any tokenizer.json.
 _ANY_CLASS = "PreTrainedTokenizerFast"
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt")
-# Words of a vocabulary that are tried for one that has tokens.
+# The most words of a vocabulary that `_word` tries.
 _WORDS = 1000
 
 
@@ -39,11 +39,11 @@ class TokenIds(NamedTuple):
     Parameters
     ----------
     ids : list of int32, (T,)
-        The ids of each.
+        The token ids of each text or pair.
     types : list of int32, (T,), or None
-        Their token types; None: all are 0.
+        The token types of each text or pair; None means all zeros.
     truncated : int
-        How many were cut.
+        Number of truncated texts or pairs.
     """
 
     ids: list[NDArray[np.int32]]
@@ -52,25 +52,25 @@ class TokenIds(NamedTuple):
 
 
 class Tokenizer(TokenizerCalls):
-    """A tokenizer with the calls that programs make on transformers' tokenizers.
+    """A tokenizer with the methods of transformers' tokenizers.
 
-    Texts are cut here and not by the library, whose settings are never changed: any number of threads may use one
-    tokenizer at once.
+    Calls are thread-safe: texts are truncated here and not by the tokenizers library, where truncation is a setting that all
+    threads share.
 
     Parameters
     ----------
     backend : tokenizers.Tokenizer
-        Does the work; its padding and truncation are turned off.
+        Tokenizer of the tokenizers library; its padding and truncation are turned off.
     model_max_length : int
-        The most tokens of a text, special ones included.
+        Maximum number of tokens of a text, special tokens included.
     cut_left : bool
-        Cut the beginning of a text that is too long, not its end.
+        Truncate a text at its beginning instead of its end.
     special_tokens : mapping of str to str, optional
         Tokens by role: "pad_token", "cls_token", ...
     model_input_names : sequence of str
-        What a call returns.
+        Names of the arrays that a call returns.
     folder : path, optional
-        Where it was read.
+        Folder from which the tokenizer was read.
 
     References
     ----------
@@ -103,34 +103,17 @@ class Tokenizer(TokenizerCalls):
             whole = backend.encode(self._word)
         texts = whole.sequence_ids
         self.num_special = texts.count(None)
-        """Special tokens that a text gets."""
+        """Number of special tokens that a text gets."""
         self._prefix = next((i for i, text in enumerate(texts) if text is not None), 0)
         end = len(texts) - (self.num_special - self._prefix)
         before, text, after = whole.type_ids[: self._prefix], whole.type_ids[self._prefix : end], whole.type_ids[end:]
-        # Token types of the special tokens, and one for all of the text.
+        # Token types: of each special token, and a single one for the whole text.
         self._around = np.array([*before, *(text[:1] or [0]), *after], np.int32)
         self._typed = bool(self._around.any())
 
     @classmethod
     def wrap(cls, tokenizer: Any, *, like: Tokenizer) -> Tokenizer:
-        """Return any tokenizer as one of this class; another library's is copied and stays as it is.
-
-        Parameters
-        ----------
-        tokenizer : Tokenizer, tokenizers.Tokenizer or transformers' tokenizer
-            What is wrapped.
-        like : Tokenizer
-            Has what it does not say.
-
-        Returns
-        -------
-        Tokenizer
-
-        Raises
-        ------
-        TypeError
-            It is none of these.
-        """
+        """Return the tokenizer as a `Tokenizer`; another library's is copied, and missing settings are taken from `like`."""
         from tokenizers import Tokenizer as Backend
 
         if isinstance(tokenizer, cls):
@@ -148,20 +131,7 @@ class Tokenizer(TokenizerCalls):
         )
 
     def rows(self, texts: Sequence[str], max_length: int) -> TokenIds:
-        """Return the token ids of texts, special ones included.
-
-        Parameters
-        ----------
-        texts : sequence of str
-            The texts.
-        max_length : int
-            The most tokens of a text.
-
-        Returns
-        -------
-        TokenIds
-            With token types where `model_input_names` has them, unless all are 0.
-        """
+        """Return the ids of texts, special tokens included, at most `max_length` a text; types only if some are not 0."""
         rows: list[NDArray[np.int32]] = []
         truncated = 0
         for row in self._ids(texts, max_length, True):
@@ -178,20 +148,7 @@ class Tokenizer(TokenizerCalls):
         return TokenIds(rows, types, truncated)
 
     def pair_rows(self, pairs: Sequence[Sequence[str]], max_length: int) -> TokenIds:
-        """Return the token ids of pairs of texts; of a pair that is too long the longer text is cut first.
-
-        Parameters
-        ----------
-        pairs : sequence of (str, str)
-            The pairs.
-        max_length : int
-            The most tokens of a pair.
-
-        Returns
-        -------
-        TokenIds
-            As of `rows`.
-        """
+        """Return the ids of pairs of texts, at most `max_length` a pair: the longer text is truncated first; types as in `rows`."""
         ids, types = self._around_pair
         before, between, after = (np.array(part, np.int32) for part in ids)
         room = max_length - len(before) - len(between) - len(after)
@@ -200,7 +157,7 @@ class Tokenizer(TokenizerCalls):
         sides = (self._ids([pair[side] for pair in pairs], room, False) for side in (0, 1))
         for pair, first, second in zip(pairs, *sides, strict=True):
             if room % 2 and min(len(first), len(second)) > room and is_long(max(pair, key=len), room):
-                # The longer one keeps a token more.
+                # Of an odd number of tokens the longer text keeps one more, so both lengths must be exact.
                 first, second = (np.array(found.ids, np.int32) for found in self._encode(pair, False))
             if len(first) + len(second) > room:
                 truncated += 1
@@ -213,25 +170,7 @@ class Tokenizer(TokenizerCalls):
         return TokenIds(rows, kinds if typed else None, truncated)
 
     def prefix_length(self, text: str, max_length: int) -> int:
-        """Tokens of a text that others begin with: its own and the special ones before it.
-
-        Parameters
-        ----------
-        text : str
-            The text.
-        max_length : int
-            The most tokens of a text, special ones included.
-
-        Returns
-        -------
-        int
-            How many.
-
-        Raises
-        ------
-        ValueError
-            The text is not valid Unicode.
-        """
+        """Return the number of tokens of a prompt and of the special tokens before it; ValueError if it is not valid Unicode."""
         check_unicode(text, "prompt")
         return len(self.rows([text], max_length).ids[0]) - (self.num_special - self._prefix)
 
@@ -241,7 +180,7 @@ class Tokenizer(TokenizerCalls):
         Parameters
         ----------
         save_directory : str or path
-            Made where it is missing.
+            Folder to write; created if missing.
         """
         target = Path(save_directory)
         target.mkdir(parents=True, exist_ok=True)
@@ -249,7 +188,7 @@ class Tokenizer(TokenizerCalls):
         for name in _FILES:
             if self.name_or_path and (source / name).is_file() and (source / name).resolve() != (target / name).resolve():
                 write_file(target / name, own_file(source / name))
-        # A tokenizer that was given as an object has no folder of its own: files in the target are another's.
+        # A tokenizer that was given as an object has no folder: files in the target belong to another tokenizer.
         given = not self.name_or_path or not (target / "tokenizer.json").is_file()
         if given:
             write_file(target / "tokenizer.json", self.backend_tokenizer.to_str(pretty=True).encode())
@@ -266,13 +205,13 @@ class Tokenizer(TokenizerCalls):
             write_json(target / "tokenizer_config.json", {**content, **changed})
         special = {name: changed[name] for name in SPECIAL_TOKENS if name in changed}
         older = target / "special_tokens_map.json"
-        # transformers reads this one last.
+        # special_tokens_map.json overrides tokenizer_config.json in transformers.
         if special and older.is_file():
             write_json(older, {**read_object(older), **special})
 
     @cached_property
     def _around_pair(self) -> tuple[tuple[list[int], ...], NDArray[np.int32]]:
-        """Special tokens before, between and behind the texts of a pair; and the types of these with one of each text."""
+        """Special tokens before, between and after the texts of a pair; token types of these, and a single one for each text."""
         with sound(self.name_or_path):
             whole = self.backend_tokenizer.encode(self._word, self._word)
         ids, types, texts = list(whole.ids), list(whole.type_ids), list(whole.sequence_ids)
@@ -305,7 +244,7 @@ class Tokenizer(TokenizerCalls):
             yield np.array(ids, np.int32)
 
     def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[Encoding]:
-        """Tokenise without offsets, which nothing here needs."""
+        """Tokenise without offsets if the library can, which is faster."""
         backend = self.backend_tokenizer
         encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)
         with sound(self.name_or_path):
@@ -313,7 +252,7 @@ class Tokenizer(TokenizerCalls):
 
 
 def _word(backend: Backend) -> str:
-    """Return a text that has tokens: "a", or a word of a model that knows neither it nor a token for unknown words."""
+    """Return a text that has tokens: "a", or a word of the vocabulary if "a" has no tokens."""
     if backend.encode("a", add_special_tokens=False).ids:
         return "a"
     words = islice(backend.get_vocab(with_added_tokens=False), _WORDS)
@@ -321,27 +260,7 @@ def _word(backend: Backend) -> str:
 
 
 def load_tokenizer(folder: Path, *, do_lower_case: bool = False) -> Tokenizer:
-    """Load ``tokenizer.json``, with what the files beside it say.
-
-    Parameters
-    ----------
-    folder : Path
-        Holds the file.
-    do_lower_case : bool
-        Lowercase the text first.
-
-    Returns
-    -------
-    Tokenizer
-        The tokenizer.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no ``tokenizer.json``.
-    CheckpointError
-        A file cannot be read, or its tokenizer makes much of a short text.
-    """
+    """Load ``tokenizer.json`` and the settings beside it; CheckpointError if a file is unreadable or an expansion bomb."""
     from tokenizers.normalizers import Lowercase
     from tokenizers.normalizers import Sequence as Steps
 

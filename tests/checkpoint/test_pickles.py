@@ -73,7 +73,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
 
 
 def test_more_than_tensors_in_a_pickle(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected tensors by their names, found dict with other things"):
+    with pytest.raises(CheckpointError, match="expected a dict of tensors by name, found a dict with other values"):
         read_encoder(pickled(tmp_path, {"model": torch_tensors()}))
 
 

@@ -281,7 +281,7 @@ def test_similarities_that_would_not_fit(name: str, monkeypatch: pytest.MonkeyPa
     a = np.ones((20_000, 2), np.float32)
     tracemalloc.start()
     try:
-        with pytest.raises(MemoryError, match=r"similarities of shape \(20000, 20000\), with what computes them, would take"):
+        with pytest.raises(MemoryError, match=r"similarities of shape \(20000, 20000\), with temporary arrays, would take"):
             similarity.similarity(a, a, name)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:

@@ -34,7 +34,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "modules out of order": (
         lambda p: edit_modules(p, "Pooling", "Transformer"),
         CheckpointError,
-        r"modules Pooling, Transformer; expected one Transformer, and it first",
+        r"modules Pooling, Transformer; expected exactly one Transformer, as the first module",
     ),
     "no pooling": (lambda p: edit_modules(p, "Transformer"), CheckpointError, "modules Transformer give a text no embedding"),
     "unknown pooling": (

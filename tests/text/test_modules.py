@@ -218,7 +218,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "two transformers": (
         lambda p: write_json(p / "modules.json", [{"type": "x.Transformer", "path": ""}] * 2),
-        "modules Transformer, Transformer; expected one Transformer, and it first",
+        "modules Transformer, Transformer; expected exactly one Transformer, as the first module",
     ),
     "task of another kind": (
         lambda p: write_json(p / "sentence_bert_config.json", {"transformer_task": "fill-mask"}),

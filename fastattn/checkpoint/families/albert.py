@@ -15,7 +15,7 @@ _MOST_LAYERS = 1000
 
 
 def _config(settings: Settings) -> EncoderConfig:
-    # Options of the first ALBERT's configuration.
+    # Options of the original ALBERT's configuration.
     settings.only(net_structure_type=0, num_memory_blocks=0, gap_size=0, down_scale_factor=1)
     outer, inner = settings.size("num_hidden_layers"), settings.size("inner_group_num", 1)
     if outer * inner > _MOST_LAYERS:

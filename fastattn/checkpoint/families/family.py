@@ -1,4 +1,4 @@
-"""The records in which a family is described: where its tensors are, and what its heads compute."""
+"""Records that describe a model family: the names of its tensors, and the steps of its heads."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ class Block(NamedTuple):
 class Step(NamedTuple):
     """A step of a head: ``norm(activation(x weight^T + bias))``."""
 
-    # The tensors ``.weight`` and ``.bias``.
+    # Name of the tensors, without ``.weight`` or ``.bias``.
     name: str
     # Rows of the weight: a field of EncoderConfig, or "labels".
     width: str = "hidden_dim"
     # As in `fastattn.linear`, or "tanh".
     activation: str | None = None
-    # The tensors of the layer norm, if there is one.
+    # Name of the layer norm's tensors, without ``.weight`` or ``.bias``; None for no norm.
     norm: str | None = None
     bias: bool = True
     norm_bias: bool = True
     # Another name that the bias may have.
     bias_name: str | None = None
-    # Where the weight is not stored, it is the token table.
+    # Whether the token table replaces a weight that is not stored.
     tied: bool = False
 
 
 class Head(NamedTuple):
-    """Steps that follow each other on the hidden states, of one vector a sequence with a pooling, else of every token."""
+    """Steps of a head in order, applied to a pooled vector per sequence, or to every token if `pooling` is None."""
 
     steps: tuple[Step, ...]
     pooling: str | None = None
@@ -76,21 +76,21 @@ def from_zero(settings: Settings) -> int:
 class Family(NamedTuple):
     """How the checkpoints of a ``model_type`` are read."""
 
-    # As its authors spell it, and its class in transformers: `FAMILIES` is the only list of families.
+    # The authors' spelling, and the class in transformers; other lists of families are made from `FAMILIES`.
     title: str
     model_class: str
-    # What may precede the name of every tensor of the encoder.
+    # Prefixes that the names of the encoder's tensors may have.
     prefixes: tuple[str, ...]
     config: Callable[[Settings], EncoderConfig]
-    # Alternatives: those names are taken of which a folder has the most.
+    # Alternatives; the reader takes the names of which the folder has the most tensors.
     names: tuple[Names, ...]
     # Heads by task: "pooler", "sequence-classification", "token-classification", "masked-lm".
     heads: Callable[[Settings], Mapping[str, Head]]
     # Whether the parameter of a stem has a bias.
     has_bias: Callable[[Settings, str], bool] = all_but_tables
-    # The row of the position table that token 0 has.
+    # Row of the position table for token 0.
     first_position: Callable[[Settings], int] = from_zero
-    # Stems, with their layer, that are not there: ``layers.0.attention.layer_norm``.
+    # Parameters without a tensor, for example ``layers.0.attention.layer_norm``.
     absent: tuple[str, ...] = ()
     # The tokenizer of a folder that names no tokenizer class makes ``token_type_ids``.
     has_token_types: bool = False

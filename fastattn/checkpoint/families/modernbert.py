@@ -45,7 +45,7 @@ def _config(settings: Settings) -> EncoderConfig:
 
 
 def _layer_types(settings: Settings) -> tuple[int, bool]:
-    """Return n if every n-th layer from the first is global, and whether there are local ones."""
+    """Return n if every n-th layer from the first is global, and whether any layer is local."""
     layers = settings.size("num_hidden_layers")
     types = settings.values.get("layer_types")
     if types is None:

@@ -15,7 +15,7 @@ _FIRST_POSITION = 2
 
 
 def _config(settings: Settings) -> EncoderConfig:
-    # transformers' class always computes 32 buckets, also if this key, the size of the table, says another number.
+    # transformers always computes 32 buckets, even if this key, the size of the table, has another value.
     settings.only(relative_attention_num_buckets=32)
     rows = settings.size("max_position_embeddings")
     return bert_config(settings, type_vocab_size=0, max_positions=rows - _FIRST_POSITION, relative_buckets=32)

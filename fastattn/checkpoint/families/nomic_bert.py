@@ -1,7 +1,7 @@
 """NomicBERT: BERT with rotary positions, a gate and few biases.
 
-``config.json`` has the keys of the first checkpoints' own code (``n_embd``), or those of transformers; independently of that,
-the tensors have the names of either.
+``config.json`` has the keys of the original code (``n_embd``) or those of transformers; independently of the keys, the tensors
+have the names of either.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastattn.config import EncoderConfig
 __all__ = ["NOMIC_BERT"]
 
 _GATED = {"swiglu": "silu", "geglu": "gelu"}
-# The first code rounds the width of a gated feed-forward network up to a multiple of this.
+# The original code rounds the width of a gated feed-forward network up to a multiple of this.
 _FF_MULTIPLE = 256
 
 
@@ -59,7 +59,7 @@ def _first_config(settings: Settings) -> EncoderConfig:
         num_heads_kv=settings.size("n_head"),
     )
     vocab_size, multiple = settings.size("vocab_size"), settings.size("pad_vocab_size_multiple", 1)
-    # With a scaling factor, a text longer than this has other angles than a shorter one.
+    # With rotary_scaling_factor, texts of more than max_trained_positions tokens get other angles: they are not supported.
     scaled = bool(settings.values.get("rotary_scaling_factor"))
     return EncoderConfig(
         num_layers=settings.size("n_layer"),

@@ -1,6 +1,6 @@
 """RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that begin behind the padding id's, and other heads.
 
-A padding token that `attention_mask` marks as real gets the next position; transformers gives it the padding id's.
+A padding token that `attention_mask` marks as real gets the next position; in transformers it gets that of the padding id.
 """
 
 from __future__ import annotations

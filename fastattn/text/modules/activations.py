@@ -27,7 +27,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _softplus(x: Array) -> Array:
-    # torch leaves what is above 20 as it is.
+    # torch returns x itself above 20.
     return np.asarray(np.where(x > 20, x, np.log1p(np.exp(np.minimum(x, 20)))))
 
 
@@ -35,7 +35,7 @@ def _elu(x: Array, scale: float = 1.0, negative: float = 1.0) -> Array:
     return np.asarray(np.where(x > 0, np.float32(scale) * x, np.float32(negative) * np.expm1(np.minimum(x, 0))))
 
 
-# Classes of torch.nn without arguments, as a dotted name makes them.
+# Activation classes of torch.nn with their default arguments, by class name.
 TORCH_ACTIVATIONS: dict[str, Activation] = {
     "CELU": _elu,
     "ELU": _elu,
@@ -72,7 +72,7 @@ def find_activation(name: str, default: str) -> str:
 
 
 def activation_name(function: Any) -> str:
-    """Return the dotted name of an activation, as a model folder has it."""
+    """Return the dotted name of an activation, as ``config.json`` stores it."""
     if isinstance(function, str):
         linear = function == "Identity"
         return f"torch.nn.modules.{'linear' if linear else 'activation'}.{function}" if function in TORCH_ACTIVATIONS else function
@@ -81,7 +81,7 @@ def activation_name(function: Any) -> str:
 
 
 def resolve_activation(function: Any) -> Activation:
-    """Return an activation, given as a name, a function or a torch module, as a function of an array."""
+    """Return an activation, given as a name, a function or a torch module, as a function of arrays."""
     if isinstance(function, str):
         if function in TORCH_ACTIVATIONS:
             return TORCH_ACTIVATIONS[function]

@@ -1,4 +1,4 @@
-"""A linear map with an activation, behind the pooling or before it."""
+"""Dense: a linear layer with an activation, before or after pooling."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["Dense"]
 
 
 class Dense(Module):
-    """A linear map with an activation: ``activation(x W^T + b)``, and ``+ x`` or ``+ x R^T`` with `use_residual`.
+    """Linear layer with an activation: ``activation(x W^T + b)``, and ``+ x`` or ``+ x R^T`` with `use_residual`.
 
     Parameters
     ----------
@@ -39,21 +39,21 @@ class Dense(Module):
     out_features : int
         Channels of the output.
     bias : bool
-        There is a bias.
+        Whether the layer has a bias.
     activation_function : str or callable, optional
-        As in `fastattn.text.modules.activations.resolve_activation`; None: the identity.
+        Name of an activation of torch, function of an array, or torch module; None is the identity.
     init_weight : float, (C_out, C_in)
         W.
     init_bias : float, (C_out,), optional
         b; zeros by default.
     module_input_name : str
-        What is read.
+        Name of the array that the module reads.
     module_output_name : str, optional
-        What is written, by default the same.
+        Name of the array that the module writes; by default `module_input_name`.
     use_residual : bool
         Add the input.
     residual_weight : float, (C_out, C_in), optional
-        R, where the input and the output differ in width.
+        R, required if input and output differ in width.
 
     Raises
     ------
@@ -78,10 +78,10 @@ class Dense(Module):
     ) -> None:
         shape = (out_features, in_features)
         if init_weight is None:
-            raise ValueError(f"init_weight must be an array of shape {shape}: nothing is trained here")
+            raise ValueError(f"init_weight must be an array of shape {shape}, got None: there are no random weights")
         self.in_features, self.out_features, self.bias = in_features, out_features, bias
         self.activation_function = "Identity" if activation_function is None else activation_function
-        # A check; what it returns may not be picklable.
+        # Only a check: the returned function may not be picklable.
         resolve_activation(self.activation_function)
         self.weight = as_array("init_weight", init_weight, shape)
         self.bias_weight = None
@@ -126,12 +126,12 @@ class Dense(Module):
         )
 
     def _width(self, widths: dict[str, int]) -> None:
-        """Write the width of the output under its name, after a check of the input's."""
+        """Check the width of the input, and record the width of the output in `widths`."""
         check_width("Dense", self.module_input_name, self.in_features, widths)
         widths[self.module_output_name] = self.out_features
 
     def _apply(self, features: Features, offsets: NDArray[np.int64], prompt_tokens: int) -> None:
-        """Add the output to the features."""
+        """Write the output into `features`."""
         activation = resolve_activation(self.activation_function)
         x = np.ascontiguousarray(features[self.module_input_name])
         result = np.asarray(activation(linear(x, self.weight, self.bias_weight)), np.float32)
@@ -140,7 +140,7 @@ class Dense(Module):
         features[self.module_output_name] = result
 
     def get_embedding_dimension(self) -> int:
-        """Return the channels of the result.
+        """Return the number of channels of the output.
 
         Returns
         -------
@@ -150,12 +150,12 @@ class Dense(Module):
         return self.out_features
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return what ``config.json`` says.
+        """Return the content of ``config.json``.
 
         Returns
         -------
         dict of str to object
-            Its contents.
+            Keys and values.
         """
         content = {
             "in_features": self.in_features,
@@ -165,7 +165,7 @@ class Dense(Module):
             "module_input_name": self.module_input_name,
             "module_output_name": self.module_output_name,
         }
-        # Versions before it know no such key.
+        # Older versions of sentence-transformers do not know the key, so it is written only if true.
         return {**content, "use_residual": True} if self.use_residual else content
 
     def _tensors(self) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""What modules share: a step of a model, and the reading of its folder."""
+"""Module, the base class of the steps of a model, and functions that read the folder of a module."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ TOKENS, SENTENCE, SCORES = "token_embeddings", "sentence_embedding", "scores"
 
 
 class Module:
-    """A step of a model; it reads arrays by name and writes one.
+    """Step of a model: reads a named array and writes a named array.
 
-    Under a name are the rows of all texts: (N, C) for their N tokens, (B, C) for the B texts.
+    An array holds the rows of all texts: (N, C) for their N tokens, or (B, C) for the B texts.
     """
 
     kind: ClassVar[str] = ""
 
     def _width(self, widths: dict[str, int]) -> None:
-        """Write the width of the output under its name, after a check of the input's."""
+        """Check the width of the input, and record the width of the output in `widths`."""
 
     def _apply(self, features: Features, offsets: NDArray[np.int64], prompt_tokens: int) -> None:
-        """Add the output to the features."""
+        """Write the output into `features`."""
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return what ``config.json`` says of the step.
+        """Return the content of ``config.json``.
 
         Returns
         -------
         dict of str to object
-            Its contents.
+            Keys and values.
         """
         return {}
 
@@ -49,12 +49,12 @@ class Module:
         return {}
 
     def save(self, output_path: str | os.PathLike[str]) -> None:
-        """Write the step into a folder.
+        """Write the module into a folder.
 
         Parameters
         ----------
         output_path : str or path
-            Made where it is missing.
+            Folder to write; created if missing.
         """
         folder = Path(output_path)
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ class Module:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a module's ``config.json``, which must be there."""
+    """Read a module's ``config.json``, which is required."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
@@ -78,7 +78,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> Callable[[str, tuple[int, ...]], Array]:
-    """Return a reader of a module's tensors, which copies them out of the file."""
+    """Return a function that reads a tensor of a module as a copy."""
     tensors = Tensors(folder)
 
     def read(name: str, shape: tuple[int, ...]) -> Array:
@@ -98,19 +98,19 @@ def as_array(name: str, values: ArrayLike, shape: tuple[int, ...]) -> Array:
 
 
 def as_size(path: Path, key: str, value: Any) -> int:
-    """Return a size that a ``config.json`` gives; CheckpointError unless it is a positive integer."""
+    """Return a size from ``config.json``; CheckpointError unless it is a positive integer."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CheckpointError(f"{path}: {key} must be a positive integer, found {value!r}")
     return value
 
 
 def flag(content: dict[str, Any], key: str) -> bool:
-    """Return a switch of ``config.json``, on where it is absent."""
+    """Return a boolean of ``config.json``; True if the key is absent."""
     return bool(content.get(key, True))
 
 
 def names(path: Path, content: dict[str, Any]) -> tuple[str, str | None]:
-    """Return the names of what a module reads and writes."""
+    """Return the names of the arrays that a module reads and writes."""
     source, target = content.get("module_input_name", SENTENCE), content.get("module_output_name")
     if not isinstance(source, str) or not isinstance(target, (str, type(None))):
         raise CheckpointError(f"{path}: module_input_name and module_output_name must be names, found {source!r}, {target!r}")
@@ -118,7 +118,7 @@ def names(path: Path, content: dict[str, Any]) -> tuple[str, str | None]:
 
 
 def token_names(modules: Iterable[Module]) -> set[str]:
-    """Return the names under which there is a row for each token; under the others there is one for each text.
+    """Return the names of the arrays with a row per token; all other arrays have a row per text.
 
     Raises ValueError if a module would write per-token rows under a per-text name (`sentence_embedding`, `scores`) or the reverse.
     """

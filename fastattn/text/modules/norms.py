@@ -1,4 +1,4 @@
-"""Modules that scale embeddings: to unit length, to unit variance, or not at all."""
+"""Normalize and LayerNorm, which normalise embeddings, and Dropout, which does nothing."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = ["Dropout", "LayerNorm", "Normalize"]
 
 
 class Dropout(Module):
-    """Nothing: models here do not train.
+    """Identity: dropout acts only in training, and a fastattn model does not train.
 
     Parameters
     ----------
     dropout : float
-        For compatibility.
+        Stored in ``config.json``; has no effect.
     """
 
     kind = "Dropout"
@@ -47,12 +47,12 @@ class Dropout(Module):
         return cls(read_object(folder / "config.json").get("dropout", 0.2))
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return what ``config.json`` says.
+        """Return the content of ``config.json``.
 
         Returns
         -------
         dict of str to object
-            Its contents.
+            Keys and values.
         """
         return {"dropout": self.dropout}
 
@@ -65,14 +65,14 @@ class LayerNorm(Module):
     dimension : int
         Channels C.
     weight : float, (C,), optional
-        Ones by default.
+        Gain; ones by default.
     bias : float, (C,), optional
-        Zeros by default.
+        Shift; zeros by default.
 
     Raises
     ------
     ValueError
-        A shape is wrong.
+        `weight` or `bias` has the wrong shape.
 
     References
     ----------
@@ -95,15 +95,15 @@ class LayerNorm(Module):
         return cls(size, read("norm.weight", (size,)), read("norm.bias", (size,)))
 
     def _width(self, widths: dict[str, int]) -> None:
-        """Write the width of the output under its name, after a check of the input's."""
+        """Check the width of the input, and record the width of the output in `widths`."""
         check_width("LayerNorm", SENTENCE, self.dimension, widths)
 
     def _apply(self, features: Features, offsets: NDArray[np.int64], prompt_tokens: int) -> None:
-        """Add the output to the features."""
+        """Write the output into `features`."""
         features[SENTENCE] = layer_norm(features[SENTENCE], self.weight, self.bias)
 
     def get_embedding_dimension(self) -> int:
-        """Return the channels.
+        """Return the number of channels.
 
         Returns
         -------
@@ -113,12 +113,12 @@ class LayerNorm(Module):
         return self.dimension
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return what ``config.json`` says.
+        """Return the content of ``config.json``.
 
         Returns
         -------
         dict of str to object
-            Its contents.
+            Keys and values.
         """
         return {"dimension": self.dimension}
 
@@ -128,14 +128,14 @@ class LayerNorm(Module):
 
 
 class Normalize(Module):
-    """Divides each row by its length.
+    """Normalises each row to unit length.
 
     Parameters
     ----------
     module_input_name : str
-        What is read; nothing is done where it is not there.
+        Name of the array to normalise; without such an array the module does nothing.
     module_output_name : str, optional
-        What is written, by default the same.
+        Name of the array that the module writes; by default `module_input_name`.
     """
 
     kind = "Normalize"
@@ -150,21 +150,21 @@ class Normalize(Module):
         return cls(*names(folder / "config.json", read_object(folder / "config.json")))
 
     def _width(self, widths: dict[str, int]) -> None:
-        """Write the width of the output under its name, after a check of the input's."""
+        """Check the width of the input, and record the width of the output in `widths`."""
         if self.module_input_name in widths:
             widths[self.module_output_name] = widths[self.module_input_name]
 
     def _apply(self, features: Features, offsets: NDArray[np.int64], prompt_tokens: int) -> None:
-        """Add the output to the features."""
+        """Write the output into `features`."""
         if self.module_input_name in features:
             features[self.module_output_name] = normalize(features[self.module_input_name])
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return what ``config.json`` says.
+        """Return the content of ``config.json``.
 
         Returns
         -------
         dict of str to object
-            Its contents.
+            Keys and values.
         """
         return {"module_input_name": self.module_input_name, "module_output_name": self.module_output_name}

@@ -1,4 +1,4 @@
-"""Tokens to one vector for a text."""
+"""Pooling: one vector per text from its token embeddings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastattn.text.modules.module import SENTENCE, TOKENS, Features, Module, as_
 __all__ = ["POOLINGS", "Pooling"]
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-# The older form of 1_Pooling/config.json: a boolean each, concatenated in this order.
+# The older form of 1_Pooling/config.json: a boolean per mode; the vectors are concatenated in this order.
 _LEGACY_POOLINGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -28,21 +28,22 @@ _LEGACY_POOLINGS = {
 
 
 class Pooling(Module):
-    """Tokens to one vector for a text.
+    """Pools the token embeddings of a text into one vector.
 
     Parameters
     ----------
     embedding_dimension : int
-        Channels of a token.
+        Channels of a token embedding.
     pooling_mode : str or sequence of str
-        "cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"; up to six are concatenated.
+        "cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"; the vectors of several modes (at most six)
+        are concatenated.
     include_prompt : bool
-        False leaves out the tokens of the prompt.
+        Whether the tokens of a prompt are pooled too.
 
     Raises
     ------
     ValueError
-        There is no such mode, or there are more than six.
+        A mode is unknown, or there are none or more than six.
 
     References
     ----------
@@ -63,7 +64,7 @@ class Pooling(Module):
 
     @property
     def pooling_mode(self) -> str | tuple[str, ...]:
-        """The mode, or several."""
+        """The pooling mode, or a tuple of several."""
         return self.modes[0] if len(self.modes) == 1 else self.modes
 
     @classmethod
@@ -82,7 +83,7 @@ class Pooling(Module):
             raise CheckpointError(f"{path}: {error}") from error
 
     def _width(self, widths: dict[str, int]) -> None:
-        """Write the width of the output under its name, after a check of the input's."""
+        """Check the width of the input, and record the width of the output in `widths`."""
         if TOKENS not in widths:
             raise ValueError(f"Pooling reads {TOKENS}, which no module before it writes; there are {', '.join(widths)}")
         found = widths[TOKENS]
@@ -92,27 +93,27 @@ class Pooling(Module):
         widths[SENTENCE] = found * len(self.modes)
 
     def _apply(self, features: Features, offsets: NDArray[np.int64], prompt_tokens: int) -> None:
-        """Add the output to the features."""
+        """Write the output into `features`."""
         hidden, skip = features[TOKENS], 0 if self.include_prompt else prompt_tokens
         features[SENTENCE] = np.concatenate([pool(hidden, offsets, mode, skip) for mode in self.modes], axis=1)
 
     def get_embedding_dimension(self) -> int:
-        """Return the channels of the result.
+        """Return the number of channels of the output.
 
         Returns
         -------
         int
-            The modes' together.
+            C times the number of modes.
         """
         return self.embedding_dimension * len(self.modes)
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return what ``config.json`` says, in the older form where that can say it: every version reads it.
+        """Return the content of ``config.json``, if possible in the older form, which every version reads.
 
         Returns
         -------
         dict of str to object
-            Its contents.
+            Keys and values.
         """
         modes: dict[str, Any] = {key: mode in self.modes for key, mode in _LEGACY_POOLINGS.items()}
         if self.modes != tuple(mode for mode in _LEGACY_POOLINGS.values() if mode in self.modes):

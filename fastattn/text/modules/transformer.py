@@ -1,4 +1,4 @@
-"""The encoder with its tokenizer, as the first module."""
+"""Transformer: the encoder with its tokenizer, the first module of a model."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from fastattn.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["Transformer"]
 
-# The module's file; older versions named it after the architecture.
+# The settings file is sentence_<name>_config.json: older versions named it after the architecture.
 _ARCHITECTURES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-# Settings in this file that would change the result.
+# Keys of the settings file that would change the result.
 _UNSUPPORTED = ("processing_kwargs", "query_length", "document_length", "query_expansion")
 _TASKS = ("feature-extraction", "sequence-classification")
 
 
 class Transformer(Module):
-    """The encoder with its tokenizer: always the first module.
+    """Encoder with its tokenizer, always the first module of a model.
 
     Parameters
     ----------
     model_name_or_path : str or path
         A folder with ``config.json``, weights and ``tokenizer.json``.
     transformer_task : {"feature-extraction", "sequence-classification"}, optional
-        With the head for the second; by default what ``sentence_bert_config.json`` says, or the first.
+        "sequence-classification" adds the head.  By default as in ``sentence_bert_config.json``, else "feature-extraction".
     max_seq_length : int, optional
-        The most tokens of a text; by default what ``sentence_bert_config.json`` or the tokenizer says.
+        Maximum number of tokens of a text; by default as in ``sentence_bert_config.json`` or the tokenizer's settings.
     do_lower_case : bool
-        Lowercase texts first.
+        Lowercase texts before they are tokenised.
 
     Raises
     ------
     FileNotFoundError
         A file is missing.
     CheckpointError
-        A file is damaged, or asks for something that is not supported.
+        A file is damaged, or needs a feature that is not supported.
     """
 
     kind = "Transformer"
@@ -55,7 +55,7 @@ class Transformer(Module):
         max_seq_length: int | None = None,
         do_lower_case: bool = False,
     ) -> None:
-        # Absolute: the process may change its working directory before it saves.
+        # Absolute, because the process may change its working directory before `save`.
         self.folder = Path(model_name_or_path).absolute()
         path, settings = _read_settings(self.folder)
         self.transformer_task = transformer_task or settings.get("transformer_task", _TASKS[0])
@@ -83,17 +83,17 @@ class Transformer(Module):
 
     @property
     def output_name(self) -> str:
-        """What the module writes: the tokens, or the scores of the head."""
+        """Name of the array that the module writes: token embeddings, or the scores of the head."""
         return TOKENS if self.transformer_task == _TASKS[0] else SCORES
 
     @property
     def max_positions(self) -> int:
-        """The longest sequence that the encoder takes."""
+        """Maximum number of tokens of a sequence in the encoder."""
         return self.encoder.config.max_positions
 
     @property
     def max_seq_length(self) -> int:
-        """The most tokens of a text, special ones included; longer texts are cut."""
+        """Maximum number of tokens of a text, special tokens included; longer texts are truncated."""
         return min(self._tokenizer.model_max_length, self.max_positions)
 
     @max_seq_length.setter
@@ -114,11 +114,11 @@ class Transformer(Module):
 
     @property
     def auto_model(self) -> Encoder | EncoderForSequenceClassification:
-        """The encoder, under the name that sentence-transformers has for the model inside."""
+        """The encoder, under sentence-transformers' name for the inner model."""
         return self.model
 
     def get_embedding_dimension(self) -> int:
-        """Return the channels of a token.
+        """Return the number of channels of a token embedding.
 
         Returns
         -------
@@ -138,41 +138,41 @@ class Transformer(Module):
         return self.get_embedding_dimension()
 
     def _width(self, widths: dict[str, int]) -> None:
-        """Write the width of the output under its name."""
+        """Record the width of the output in `widths`."""
         model = self.model
         labels = model.num_labels if isinstance(model, EncoderForSequenceClassification) else None
         widths[self.output_name] = self.get_embedding_dimension() if labels is None else labels
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return what ``sentence_bert_config.json`` says.
+        """Return the content of ``sentence_bert_config.json``.
 
         Returns
         -------
         dict of str to object
-            Its contents.
+            Keys and values.
         """
         task = {} if self.transformer_task == _TASKS[0] else {"transformer_task": self.transformer_task}
         return {"max_seq_length": self.max_seq_length, "do_lower_case": self.do_lower_case, **task}
 
     def save(self, output_path: str | os.PathLike[str]) -> None:
-        """Copy the checkpoint's files into a folder, and write the settings.
+        """Copy the files of the checkpoint into a folder, and write the settings.
 
         Parameters
         ----------
         output_path : str or path
-            Made where it is missing.
+            Folder to write; created if missing.
 
         Raises
         ------
         FileNotFoundError
-            The folder that the model was read from is gone.
+            The folder from which the model was loaded no longer exists.
         CheckpointError
-            It holds other files than those that were read.
+            The files in that folder have changed since the model was loaded.
         """
         target = Path(output_path)
         if target.resolve() != self.folder.resolve():
             if _stamps(self.folder) != self._stamps:
-                raise CheckpointError(f"{self.folder}: its files were changed after they were read: they are of another model")
+                raise CheckpointError(f"{self.folder}: its files were changed after they were read, so they may hold another model")
             for name in self._stamps:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 write_file(target / name, own_file(self.folder / name))
@@ -182,14 +182,14 @@ class Transformer(Module):
 
 
 def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return the names of the configuration and the weights, with the size and the time of each."""
+    """Return the size and modification time of the configuration and weight files, by name."""
     paths = [folder / "config.json", *weight_files(folder)]
     stats = [path.stat() for path in paths]
     return {path.relative_to(folder).as_posix(): (s.st_size, s.st_mtime_ns) for path, s in zip(paths, stats, strict=True)}
 
 
 def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the path of the module's file, and what it says."""
+    """Return the path and content of the module's settings file."""
     paths = [folder / f"sentence_{name}_config.json" for name in _ARCHITECTURES]
     path = next((path for path in paths if path.exists()), paths[0])
     settings = read_object(path)

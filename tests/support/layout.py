@@ -300,6 +300,5 @@ RULES: tuple[Rule, ...] = (
     numba_options_in_one_place,
     no_assert,
     few_arguments,
+    no_long_file,
 )
-# Not yet true of the project.
-COMING: tuple[Rule, ...] = (no_long_file,)

@@ -190,7 +190,7 @@ class _EncoderWithHead:
         rows = len(ids) if self._pooling is None else max(0, offsets.size - 1)
         sizes = [step.size(rows, first=i == 0) for i, step in enumerate(self._steps)]
         reserved_bytes += max([*sizes, 4 * rows * self._width + padded_bytes])
-        check_large(reserved_bytes, "the head's result of shape ({}, {}), with what computes it,", rows, self._width)
+        check_large(reserved_bytes, "the head's result of shape ({}, {}), with temporary arrays,", rows, self._width)
         hidden = encode_rows(self.encoder, ids, offsets, types, self._pooling, reserved_bytes=reserved_bytes)
         for step in self._steps:
             hidden = step(hidden)

@@ -32,7 +32,7 @@ class Recorder:
         sizes = [4 * int(np.prod(shapes[name], dtype=object)) for name in shapes if wanted[name]]
         own = 4 * (7 * config.hidden_dim * b * t + (3 * config.num_heads * t * t if attention else 0))
         about = " and ".join(f"{name} {shapes[name]}" for name in shapes if wanted[name])
-        check_fits(sum(sizes) + own, f"{about} in float32, with what computes them,")
+        check_fits(sum(sizes) + own, f"{about} in float32, with temporary arrays,")
         self.hidden_states, self.attention = (np.zeros(shapes[name] if wanted[name] else 0, np.float32) for name in shapes)
 
     def __call__(self, step: int, layer: int, x: Array, qkv: Array, relative: Array) -> None:

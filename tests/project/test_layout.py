@@ -152,7 +152,7 @@ def test_project(rule: Rule) -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("rule", (*RULES), ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_rule_passes_a_sound_tree(rule: Rule, tmp_path: Path) -> None:
     write(tmp_path, SOUND)
     assert rule(tmp_path) == []
@@ -178,4 +178,4 @@ def test_circle_is_found(tmp_path: Path) -> None:
 
 
 def test_every_rule_is_shown_to_fail() -> None:
-    assert {fault[0] for fault in FAULTS} == {*RULES}
+    assert {fault[0] for fault in FAULTS} == set(RULES)

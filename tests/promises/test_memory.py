@@ -81,9 +81,9 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Iterator[Free]:
 
     def set_free(size: int) -> None:
         monkeypatch.setattr(_memory, "free_bytes", lambda: size)
-        monkeypatch.setattr(fastattn.text.sentence_transformer, "free_bytes", lambda: size)
+        monkeypatch.setattr(fastattn.text.token_embeddings, "free_bytes", lambda: size)
 
-    for module in (_memory, fastattn.text.sentence_transformer, fastattn.kernels.ops._arrays):
+    for module in (_memory, fastattn.text.token_embeddings, fastattn.kernels.ops._arrays):
         monkeypatch.setattr(module, "LARGE", 1)
     yield set_free
 

@@ -72,7 +72,7 @@ def check_room(shape: tuple[int, ...], out: Array | None, *arrays: Array) -> Non
         return
     copies = sum(0 if x.dtype in (_F32, _F64) and x.flags.carray else x.size for x in arrays)
     itemsize = 8 if arrays[0].dtype.type is np.float64 else 4
-    check_fits(itemsize * (copies + (math.prod(shape) if out is None else 0)), f"a result of shape {shape}, with what computes it,")
+    check_fits(itemsize * (copies + (math.prod(shape) if out is None else 0)), f"a result of shape {shape}, with temporary arrays,")
 
 
 def number(name: str, value: Any) -> float:

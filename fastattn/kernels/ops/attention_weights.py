@@ -168,7 +168,7 @@ def attention_weights(
         The shapes disagree, `attn_mask` does not broadcast or comes with `is_causal`, `softcap` is not positive, `window` is not
         a pair of non-negative numbers.
     MemoryError
-        The result, with what computes it, is larger than the memory that is free.
+        The result, with temporary arrays, is larger than the memory that is free.
 
     Notes
     -----

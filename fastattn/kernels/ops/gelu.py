@@ -53,7 +53,7 @@ def gelu(x: Any, *, approximate: str = "none", out: Array | None = None) -> Arra
     ValueError
         `approximate` is neither form, or `out` has another shape.
     MemoryError
-        The result, with what computes it, is larger than the memory that is free.
+        The result, with temporary arrays, is larger than the memory that is free.
 
     Notes
     -----

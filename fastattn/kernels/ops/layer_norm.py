@@ -177,7 +177,7 @@ def layer_norm(
     ValueError
         `x` has no axis, the shapes disagree, or `eps` is negative.
     MemoryError
-        The result, with what computes it, is larger than the memory that is free.
+        The result, with temporary arrays, is larger than the memory that is free.
 
     Notes
     -----

@@ -132,7 +132,7 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
     ValueError
         The shapes disagree, or `activation` is not one of those above.
     MemoryError
-        The result, with what computes it, is larger than the memory that is free.
+        The result, with temporary arrays, is larger than the memory that is free.
 
     Notes
     -----

@@ -77,7 +77,7 @@ def rotary_embedding(x: Any, cos: Any, sin: Any, *, out: Array | None = None) ->
     ValueError
         `x` has less than two axes or an odd D, or another array has the wrong shape.
     MemoryError
-        The result, with what computes it, is larger than the memory that is free.
+        The result, with temporary arrays, is larger than the memory that is free.
 
     Notes
     -----

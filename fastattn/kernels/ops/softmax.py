@@ -123,7 +123,7 @@ def softmax(x: Any, axis: int = -1, *, out: Array | None = None) -> Array:
     ValueError
         `axis` is out of range, or `out` has another shape.
     MemoryError
-        The result, with what computes it, is larger than the memory that is free.
+        The result, with temporary arrays, is larger than the memory that is free.
 
     Notes
     -----

@@ -186,6 +186,11 @@ class EncoderConfig:
         return self.hidden_dim // self.num_heads
 
     @property
+    def qkv_dim(self) -> int:
+        """Width of a row of queries, keys and values: 3 C."""
+        return 3 * self.hidden_dim
+
+    @property
     def input_dim(self) -> int:
         """Width of the embedding tables: E, or C where there is no projection."""
         return self.hidden_dim if self.embedding_dim is None else self.embedding_dim

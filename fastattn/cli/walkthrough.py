@@ -130,7 +130,7 @@ def _show_positions(embedded: Array) -> Array:
 def _show_attention(text: str, config: EncoderConfig, parameters: dict[str, Array], x: Array) -> Array:
     from fastattn import reference
 
-    h, d = config.num_heads, config.hidden_dim // config.num_heads
+    h, d = config.num_heads, config.head_dim
     _title(4, "Self-attention", f"each token mixes in the others; H = {h} heads of D = C/H = {d} channels")
     query, key, value = (_heads(config, parameters, name, x) for name in ("query", "key", "value"))
     scores = np.einsum("htd,hsd->hts", query, key) * np.float32(1 / math.sqrt(d))

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastattn.cli.cases import MINILM, cases, ops
 from fastattn.encoder.encoder import Encoder
+from fastattn.encoder.pooling import normalize, pool
 
 __all__ = ["warm_up"]
 
@@ -21,6 +22,10 @@ def warm_up() -> Iterator[tuple[str, float]]:
         start = time.perf_counter()
         encoder.forward_packed(ids, np.array(offsets))
         yield name, time.perf_counter() - start
+    start = time.perf_counter()
+    hidden = np.zeros((256, MINILM.hidden_dim), np.float32)
+    normalize(pool(hidden, np.array([0, 256]), "mean"))
+    yield "pooling", time.perf_counter() - start
     prepared = cases()
     for name, op in ops().items():
         start = time.perf_counter()

@@ -96,7 +96,7 @@ def _plan(
     if not by_rows and (workers == 1 or balance(sizes, workers) > _BALANCED):
         steps = throughput_steps()
         workers = min(workers, len(sizes))
-        scratch = 2 * rows_max * c + max(3 * rows_max * c + _head_scratch(config, longest), scratch)
+        scratch = 2 * rows_max * c + max(rows_max * config.qkv_dim + _head_scratch(config, longest), scratch)
     else:
         by_columns = not by_rows and n < _ROWS_PER_THREAD * workers
         steps = latency_steps(config.num_layers, by_columns)
@@ -106,7 +106,7 @@ def _plan(
         scratch = max(_head_scratch(config, longest), scratch, columns * panels(1, np.float32)[1])
     needed = {
         "x": rows * c,
-        "qkv": 3 * rows * c,
+        "qkv": rows * config.qkv_dim,
         "ctx": rows * c,
         "y": columns * c,
         "expanded": columns * ff_stride(config.ff_dim),

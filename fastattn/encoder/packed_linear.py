@@ -1,4 +1,4 @@
-"""Affine maps of rows whose weights are packed once: the one place that makes such a product."""
+"""Affine maps whose weights are packed once, for many products."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.kernels.ops._arrays import aligned_empty, panels, workers_for, writable
-from fastattn.kernels.ops.linear import ROW_BLOCK, linear_kernel, pack_weight
-from fastattn.kernels.vector.activations import ACTIVATION_KINDS
+from fastattn.kernels.ops._arrays import panels, writable
+from fastattn.kernels.ops.linear import pack_linear, packed_product
 
 Array = NDArray[Any]
 
@@ -20,12 +19,7 @@ class PackedLinear:
     def __init__(self, weight: Array, bias: Array | None = None, activation: str | None = None) -> None:
         self.outputs, self.inputs = weight.shape
         self._activation = activation
-        count, width = panels(self.outputs, np.float32)
-        self._weight = aligned_empty(count * self.inputs * width, np.float32)
-        pack_weight(weight, self._weight)
-        self._bias = aligned_empty(count * width, np.float32)
-        self._bias[: self.outputs] = 0 if bias is None else bias
-        self._bias[self.outputs :] = 0
+        self._weight, self._bias = pack_linear(weight, bias, np.float32)
 
     @classmethod
     def of_panels(cls, weight: Array, bias: Array, inputs: int, outputs: int, activation: str | None = None) -> PackedLinear:
@@ -46,7 +40,5 @@ class PackedLinear:
         rows = np.ascontiguousarray(x).reshape(-1, self.inputs)
         out = np.empty((len(rows), self.outputs), np.float32)
         if out.size:
-            workers = workers_for(2e-5 * out.size * self.inputs, panels(self.outputs, np.float32)[0] * -(-len(rows) // ROW_BLOCK))
-            kind = ACTIVATION_KINDS[self._activation]
-            linear_kernel(rows, self._weight, self._bias, out, kind, np.zeros(8, np.int64), workers)
+            packed_product(rows, self._weight, self._bias, out, self._activation)
         return out.reshape(*x.shape[:-1], self.outputs)

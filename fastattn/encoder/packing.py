@@ -138,7 +138,7 @@ def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
         hidden=c,
         heads=config.num_heads,
         head=config.head_dim,
-        qkv=3 * c,
+        qkv=config.qkv_dim,
         ff=f,
         ff_stride=ff_stride(f),
         activation=ACTIVATION_KINDS[config.activation],

@@ -98,7 +98,8 @@ class Pipeline:
     def makes_unit_length(self) -> bool:
         """Tell whether the last module normalises the embeddings to unit length."""
         last = self.modules[-1]
-        return isinstance(last, Normalize) and last.module_output_name == SENTENCE
+        # Not a subclass, which may do something else.
+        return type(last) is Normalize and last.module_input_name == last.module_output_name == SENTENCE
 
     def prompt_tokens(self, prompt: str) -> int:
         """Return the number of prompt tokens that pooling leaves out."""

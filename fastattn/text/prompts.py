@@ -52,18 +52,19 @@ def prompted(encode: Callable[P, R], task: str, names: Sequence[str], summary: s
     Signature and docstring are those of `encode`, with another summary.
     """
 
-    @renamed(sentences="inputs")
     def method(self: Any, inputs: Any, prompt_name: str | None = None, prompt: str | None = None, *args: Any, **kwargs: Any) -> Any:
         if prompt_name is None and prompt is None:
             prompt_name = next((name for name in names if name in self.prompts), None)
         # `self.encode`, because a subclass may have overridden `encode`.
         return self.encode(inputs, prompt_name, prompt, *args, task=task, **kwargs)
 
+    choice = " or ".join(f'"{name}"' for name in names)
+    described = inspect.cleandoc(encode.__doc__ or "").partition("\n")[2]
     functools.update_wrapper(method, encode)
+    # Python's own TypeErrors name the inner function.
     method.__name__ += f"_{task}"
     method.__qualname__ += f"_{task}"
-    default = " or ".join(f'"{name}"' for name in names)
-    described = inspect.cleandoc(encode.__doc__ or "").partition("\n")[2]
-    default = f"`encode` with the prompt {default}, the first that the model has, unless another is given."
-    method.__doc__ = f"{summary}\n\n{default}\n{described}"
-    return cast("Callable[P, R]", method)
+    method.__doc__ = (
+        f"{summary}\n\n`encode` with the prompt {choice}, the first that the model has, unless another is given.\n{described}"
+    )
+    return cast("Callable[P, R]", renamed(sentences="inputs")(method))

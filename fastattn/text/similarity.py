@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,8 +12,6 @@ from fastattn.runtime.memory import check_large
 from fastattn.text.compatibility import as_tensors, is_tensor
 
 __all__ = ["SIMILARITIES", "ModelSimilarity", "as_float", "similarity", "similarity_pairwise"]
-
-logger = logging.getLogger(__name__)
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 

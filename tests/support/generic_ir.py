@@ -10,6 +10,7 @@ from numba.core.dispatcher import Dispatcher
 
 import fastattn
 from fastattn import Encoder, EncoderConfig, kernels
+from fastattn.encoder.pooling import normalize, pool
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
     fastattn.attention_weights(x, x)
     fastattn.rotary_embedding(x[..., :6], x[0, :, :3], x[1, :, :3])
     Encoder(EncoderConfig(1, 1, 8, 8, vocab_size=9, positions="sinusoidal")).forward_packed([1, 2], [0, 2], pooling="mean")
+    normalize(pool(x[0], np.array([0, 5]), "mean"))
     for module in pkgutil.walk_packages(kernels.__path__, "fastattn.kernels."):
         for name, item in vars(importlib.import_module(module.name)).items():
             dispatcher = getattr(item, "dispatcher", item)

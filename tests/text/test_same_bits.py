@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fastattn import SentenceTransformer
+from fastattn.modules import Normalize, Pooling, Transformer
 from tests.support.models import write_sentence_model
 
 TEXTS = ["the cat sat on the mat", "a dog", "", "the query : the dog sat on a mat with the cat", "w13 w14 w15"]
@@ -57,3 +58,17 @@ def test_unit_length_by_module_or_by_argument(tmp_path: Path) -> None:
     # Truncated embeddings lose their unit length and are normalised again.
     shortened = unit.encode(TEXTS, normalize_embeddings=True, truncate_dim=7)
     np.testing.assert_allclose(np.linalg.norm(shortened, axis=1), 1, rtol=1e-6)
+
+
+def test_a_module_that_only_looks_like_the_last_division(tmp_path: Path) -> None:
+    """`normalize_embeddings` divides unless the model has done so: Normalize without its input, or a subclass, has not."""
+
+    class Doubled(Normalize):
+        def _apply(self, features: Any, offsets: Any, prompt_tokens: int) -> None:
+            features["sentence_embedding"] = features["sentence_embedding"] * np.float32(2)
+
+    transformer = Transformer(str(write_sentence_model(tmp_path)))
+    for last in (Normalize("absent", "sentence_embedding"), Doubled()):
+        model = SentenceTransformer(modules=[transformer, Pooling(32), last])
+        lengths = np.linalg.norm(model.encode(TEXTS, normalize_embeddings=True), axis=1)
+        np.testing.assert_allclose(lengths, 1, rtol=1e-6)

@@ -11,7 +11,7 @@ from fastattn.checkpoint.config_json import Settings
 from fastattn.config import EncoderConfig
 from fastattn.parameters import SCHEMA
 
-__all__ = ["Block", "Family", "Head", "Names", "Step", "all_but_tables", "from_zero"]
+__all__ = ["Block", "Family", "Head", "Names", "Step", "all_but_tables"]
 
 
 class Block(NamedTuple):

@@ -12,8 +12,9 @@ from fastattn.kernels.records import matrix
 from fastattn.kernels.vector.rows import add_row, copy_row
 from fastattn.kernels.vector.simd import fill, fma, lanes, load, load_part, reduce_add, store_part, where_less
 
+# The number by which kernels know a pooling; 0 is none.
 POOLINGS = {None: 0, "mean": 1, "cls": 2, "max": 3, "mean_sqrt_len_tokens": 4, "weightedmean": 5, "lasttoken": 6}
-MEAN, CLS, MAX, MEAN_SQRT, WEIGHTED, LAST = 1, 2, 3, 4, 5, 6
+CLS, MAX, MEAN_SQRT, WEIGHTED, LAST = (POOLINGS[x] for x in ("cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"))
 
 
 @kernel

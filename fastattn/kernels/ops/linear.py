@@ -108,6 +108,24 @@ def linear_kernel(x, packed, bias, out, kind, counter, workers):  # type: ignore
                 task = atomic_next(counter, 0)
 
 
+def pack_linear(weight: Array, bias: Array | None, dtype: Any) -> tuple[Array, Array]:
+    """Return a weight (C_out, C_in) in panels, and the bias (C_out,) with zeros up to a whole panel."""
+    n, k = weight.shape
+    count, width = panels(n, dtype)
+    packed, padded = aligned_empty(count * k * width, dtype), aligned_empty(count * width, dtype)
+    pack_weight(weight, packed)
+    padded[:n] = 0 if bias is None else bias
+    padded[n:] = 0
+    return packed, padded
+
+
+def packed_product(x: Array, packed: Array, bias: Array, out: Array, activation: str | None) -> None:
+    """out (M, C_out) = activation(x weight^T + bias) for x (M, C_in), by as many threads as the work is worth."""
+    (m, k), n = x.shape, out.shape[1]
+    workers = workers_for(2e-5 * m * max(k, 1) * n, panels(n, out.dtype)[0] * -(-m // ROW_BLOCK))
+    linear_kernel(x, packed, bias, out, ACTIVATION_KINDS[activation], np.zeros(8, np.int64), workers)
+
+
 def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = None, out: Array | None = None) -> Array:
     """Affine map of the last axis: out = activation(x weight^T + bias).
 
@@ -164,15 +182,8 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
         count, width = panels(n, work.dtype)
         own = count * k * width * work.itemsize + (0 if result is out else result.nbytes)
         check_large(own, "a result of shape {}, with the packed weight,", shape)
-        packed = aligned_empty(count * k * width, work.dtype)
-        pack_weight(weight, packed)
-        padded = aligned_empty(count * width, work.dtype)
-        padded[:n] = 0 if bias is None else bias
-        padded[n:] = 0
         m = result.size // n
-        workers = workers_for(2e-5 * m * max(k, 1) * n, count * -(-m // ROW_BLOCK))
-        rows, target = work.reshape(m, k), result.reshape(m, n)
-        linear_kernel(rows, packed, padded, target, ACTIVATION_KINDS[activation], np.zeros(8, np.int64), workers)
+        packed_product(work.reshape(m, k), *pack_linear(weight, bias, work.dtype), result.reshape(m, n), activation)
     return finish(result, out, x.dtype)
 
 

@@ -13,9 +13,8 @@ from fastattn.checkpoint.folder import CheckpointError
 from fastattn.encoder.pooling import pool
 from fastattn.text.modules.module import SENTENCE, TOKENS, Features, Module, as_size, flag, read_config
 
-__all__ = ["POOLINGS", "Pooling"]
+__all__ = ["Pooling"]
 
-POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 # The older form of 1_Pooling/config.json: a boolean per mode; the vectors are concatenated in this order.
 _LEGACY_POOLINGS = {
     "pooling_mode_cls_token": "cls",
@@ -25,6 +24,8 @@ _LEGACY_POOLINGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+
+MODES = tuple(_LEGACY_POOLINGS.values())
 
 
 class Pooling(Module):
@@ -54,10 +55,10 @@ class Pooling(Module):
 
     def __init__(self, embedding_dimension: int, pooling_mode: str | Sequence[str] = "mean", include_prompt: bool = True) -> None:
         modes = (pooling_mode,) if isinstance(pooling_mode, str) else tuple(pooling_mode)
-        if not modes or any(mode not in POOLINGS for mode in modes):
-            raise ValueError(f"pooling {list(modes)!r:.200} is not supported; supported: {', '.join(POOLINGS)}")
-        if len(modes) > len(POOLINGS):
-            raise ValueError(f"pooling has {len(modes)} modes; supported: at most {len(POOLINGS)}")
+        if not modes or any(mode not in MODES for mode in modes):
+            raise ValueError(f"pooling {list(modes)!r:.200} is not supported; supported: {', '.join(MODES)}")
+        if len(modes) > len(MODES):
+            raise ValueError(f"pooling has {len(modes)} modes; supported: at most {len(MODES)}")
         self.embedding_dimension = embedding_dimension
         self.modes = modes
         self.include_prompt = include_prompt

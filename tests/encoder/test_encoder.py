@@ -257,4 +257,4 @@ def test_bad_config(sizes: Any, options: Any, words: str) -> None:
 
 
 def test_activations_of_configurations_are_those_of_the_kernels() -> None:
-    assert (None, *ACTIVATIONS) == tuple(activations.ACTIVATIONS)
+    assert (None, *ACTIVATIONS) == tuple(activations.ACTIVATION_KINDS)

@@ -77,6 +77,7 @@ MISTAKES: dict[str, tuple[str, Mistake]] = {
     "maximum distance": ("mpnet", lambda c, p: replaced(c, p, relative_max_distance=100)),
     "shared layers": ("albert", lambda c, p: swapped(c, p, "layers.2.", "layers.3.")),
     "groups": ("albert", lambda c, p: swapped(c, p, "layers.2.", "layers.4.")),
+    "four token types": ("ernie", lambda c, p: rolled(c, p, "embeddings.token_type.weight")),
     "epsilon": ("roberta", lambda c, p: replaced(c, p, layer_norm_eps=1e-12)),
 }
 
@@ -116,7 +117,14 @@ def test_shards(tmp_path: Path, family: str) -> None:
     assert_reads_as_golden(tmp_path, family)
 
 
-PREFIXES = {"bert": "bert.", "roberta": "roberta.", "mpnet": "mpnet.", "modernbert": "model.", "nomic_bert": "nomic_bert."}
+PREFIXES = {
+    "bert": "bert.",
+    "roberta": "roberta.",
+    "mpnet": "mpnet.",
+    "ernie": "ernie.",
+    "modernbert": "model.",
+    "nomic_bert": "nomic_bert.",
+}
 
 
 @pytest.mark.parametrize("family", PREFIXES)

@@ -164,6 +164,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("distilbert", {"dim": None}, "dim must be a positive integer, found nothing"),
     ("mpnet", {"relative_attention_num_buckets": 64}, "relative_attention_num_buckets 64 is not supported; supported: 32"),
     ("electra", {"embedding_size": 32}, r"word_embeddings\.weight' has shape \(97, 24\), expected \(97, 32\)"),
+    ("ernie", {"use_task_id": True}, "use_task_id True is not supported; supported: False"),
     ("albert", {"inner_group_num": 0}, "inner_group_num must be a positive integer, found 0"),
     ("albert", {"num_hidden_groups": 3}, r"albert_layer_groups\.2\.albert_layers\.0\.attention\.query\.weight' is missing"),
     ("albert", {"num_hidden_groups": 10**400}, r"num_hidden_groups must be less than 1e\+30, found 1000"),

@@ -64,6 +64,7 @@ CASES = {
     "mpnet": Case("MPNet", {}, True),
     "electra": Case("Electra", {"embedding_size": 24}),
     "electra-wide": Case("Electra", {"embedding_size": C}),
+    "ernie": Case("Ernie", {"type_vocab_size": 4, "hidden_act": "relu", "layer_norm_eps": 1e-5}, True),
     "albert": Case("Albert", {"embedding_size": 24, "num_hidden_groups": 2, "inner_group_num": 2}, True),
     "modernbert": Case("ModernBert", _MODERN),
     "modernbert-biased": Case(

@@ -5,6 +5,7 @@ from fastattn.checkpoint.families.albert import ALBERT
 from fastattn.checkpoint.families.bert import BERT
 from fastattn.checkpoint.families.distilbert import DISTILBERT
 from fastattn.checkpoint.families.electra import ELECTRA
+from fastattn.checkpoint.families.ernie import ERNIE
 from fastattn.checkpoint.families.family import Block, Family, Head, Names, Step
 from fastattn.checkpoint.families.modernbert import MODERNBERT
 from fastattn.checkpoint.families.mpnet import MPNET
@@ -21,6 +22,7 @@ FAMILIES: dict[str, Family] = {
     "distilbert": DISTILBERT,
     "mpnet": MPNET,
     "electra": ELECTRA,
+    "ernie": ERNIE,
     "albert": ALBERT,
     "modernbert": MODERNBERT,
     "nomic_bert": NOMIC_BERT,

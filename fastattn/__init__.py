@@ -14,6 +14,7 @@ from fastattn.kernels.ops.attention_weights import attention_weights
 from fastattn.kernels.ops.gelu import gelu
 from fastattn.kernels.ops.layer_norm import layer_norm
 from fastattn.kernels.ops.linear import linear
+from fastattn.kernels.ops.rms_norm import rms_norm
 from fastattn.kernels.ops.rotary_embedding import rotary_embedding
 from fastattn.kernels.ops.softmax import softmax
 from fastattn.pytorch.accelerate import FallbackWarning, accelerate, restore
@@ -39,6 +40,7 @@ __all__ = [
     "linear",
     "reference",
     "restore",
+    "rms_norm",
     "rotary_embedding",
     "scaled_dot_product_attention",
     "softmax",

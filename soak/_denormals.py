@@ -39,6 +39,7 @@ def calls(small: bool) -> dict[str, Callable[[], Array]]:
         "softmax": lambda: fastattn.softmax(x),
         "softmax, small weights": lambda: fastattn.softmax(spread),
         "layer_norm": lambda: fastattn.layer_norm(x, bias, bias, residual=x),
+        "rms_norm": lambda: fastattn.rms_norm(x, bias, residual=x),
         "gelu": lambda: fastattn.gelu(x),
         "gelu, tanh form": lambda: fastattn.gelu(x, approximate="tanh"),
         "linear": lambda: fastattn.linear(x, weight, bias),

@@ -31,6 +31,7 @@ def digest() -> str:
     for result in (
         fastattn.softmax(x),
         fastattn.layer_norm(x, residual=normal(700, 130)),
+        fastattn.rms_norm(x, residual=normal(700, 130)),
         fastattn.gelu(x),
         fastattn.gelu(x, approximate="tanh"),
         fastattn.linear(x, weight, activation="silu"),

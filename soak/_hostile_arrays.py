@@ -20,6 +20,8 @@ Array = NDArray[Any]
 # Exceptions named in the docstrings of the ops and of the encoder.
 DOCUMENTED = (TypeError, ValueError, MemoryError)
 SIZES = (0, 1, 2, 3, 5, 16, 17, 33)
+NORMS = ("layer_norm", "rms_norm")
+OPS = ("softmax", *NORMS, "gelu", "linear", "scaled_dot_product_attention", "attention_weights", "rotary_embedding")
 DTYPES = ("f4", "f4", "f4", "f4", "f8", "f2", ">f4", ">f8", "i4", "?", "O", "c8", "U3", "M8[s]", "V4", "g")
 # Axis lengths that no memory can hold; a shorter axis would be allocated and computed.
 HUGE = (2**36, 2**40, 2**62)
@@ -103,9 +105,7 @@ def number(rng: random.Random) -> Any:
 
 def op_arguments(rng: random.Random) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Return an op, right arrays for it, and right options."""
-    op = rng.choice(
-        ("softmax", "layer_norm", "gelu", "linear", "scaled_dot_product_attention", "attention_weights", "rotary_embedding")
-    )
+    op = rng.choice(OPS)
     dtype = rng.choice(("f4", "f4", "f4", "f8", "f2"))
     lead = tuple(rng.choice(SIZES[:5]) for _ in range(rng.randrange(3)))
     m, n, k = (rng.choice(SIZES) for _ in range(3))
@@ -113,10 +113,11 @@ def op_arguments(rng: random.Random) -> tuple[str, dict[str, Any], dict[str, Any
         x = values(rng, (*lead, n), dtype)
         option = {"axis": rng.randrange(-x.ndim, x.ndim)} if op == "softmax" else {"approximate": rng.choice(("none", "tanh"))}
         return op, {"x": x}, option if rng.random() < 0.5 else {}
-    if op == "layer_norm":
+    if op in NORMS:
         arrays = {"x": values(rng, (*lead, n), dtype)}
         if rng.random() < 0.7:
-            arrays |= {"weight": values(rng, (n,), dtype), "bias": values(rng, (n,), dtype)}
+            names = ("weight", "bias") if op == "layer_norm" else ("weight",)
+            arrays |= {name: values(rng, (n,), dtype) for name in names}
         if rng.random() < 0.5:
             arrays["residual"] = values(rng, (*lead, n), dtype)
         return op, arrays, {"eps": 0.1} if rng.random() < 0.5 else {}
@@ -211,7 +212,7 @@ def op_case(rng: random.Random) -> Case:
         options[
             rng.choice(("axis", "eps", "scale", "softcap", "window", "is_causal", "activation", "approximate", "enable_gqa"))
         ] = number(rng)
-        names = {"softmax": ("axis",), "layer_norm": ("eps",), "linear": ("activation",), "gelu": ("approximate",)}
+        names = {"softmax": ("axis",), "linear": ("activation",), "gelu": ("approximate",), **dict.fromkeys(NORMS, ("eps",))}
         known = names.get(op, ("scale", "softcap", "window", "is_causal", "enable_gqa") if "attention" in op else ())
         options = {key: value for key, value in options.items() if key in (*known, "out")}
 

@@ -115,6 +115,8 @@ def op_cases(rounds: int) -> Iterator[Case]:
             "softmax": fastattn.softmax,
             "layer_norm": fastattn.layer_norm,
             "layer_norm of a sum": lambda x: fastattn.layer_norm(np.ones_like(x), residual=x),
+            "rms_norm": fastattn.rms_norm,
+            "rms_norm of a sum": lambda x: fastattn.rms_norm(np.ones_like(x), residual=x),
             "gelu": fastattn.gelu,
             "gelu, tanh form": lambda x: fastattn.gelu(x, approximate="tanh"),
             "linear": lambda x, weight=weight: fastattn.linear(x, weight, activation="silu"),

@@ -37,6 +37,7 @@ def ops() -> None:
         x, weight, bias, q, k, v = (a.astype(dtype) for a in (x, weight, bias, q, k, v))
         check("softmax", x)
         check("layer_norm", x, residual=x)
+        check("rms_norm", x, residual=x, eps=1e-6)
         check("gelu", x)
         check("gelu", x, approximate="tanh")
         for activation in (None, "gelu", "gelu_tanh", "relu", "silu"):

@@ -39,6 +39,7 @@ def op_calls() -> dict[str, Callable[[], Array]]:
         "softmax": lambda: fastattn.softmax(rows),
         "softmax, few": lambda: fastattn.softmax(few),
         "layer_norm": lambda: fastattn.layer_norm(rows),
+        "rms_norm": lambda: fastattn.rms_norm(rows),
         "gelu": lambda: fastattn.gelu(rows),
         "linear": lambda: fastattn.linear(rows, weight),
         "rotary_embedding": lambda: fastattn.rotary_embedding(q, angles, angles),

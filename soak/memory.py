@@ -73,6 +73,7 @@ def calls(count: int) -> dict[str, int]:
         lambda n: model.encoder(np.full((2, n % 7 + 1), 3)),
         lambda n: fastattn.softmax(xs[n % 8]),
         lambda n: fastattn.layer_norm(xs[n % 8], residual=xs[n % 8]),
+        lambda n: fastattn.rms_norm(xs[n % 8], residual=xs[n % 8]),
         lambda n: fastattn.gelu(xs[n % 8]),
         lambda n: fastattn.linear(xs[n % 8], xs[7][0]),
         lambda n: fastattn.scaled_dot_product_attention(*[xs[n % 8]] * 3, attn_mask=mask[:, : n % 8 + 1]),

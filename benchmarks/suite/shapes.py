@@ -52,7 +52,7 @@ ATTENTION_TOKENS = (128, 512, 2048, 8192)
 ATTENTION_SIZES = (32, 64)
 ELEMENTS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 # Row lengths: attention scores, MiniLM's hidden states and its feed-forward expansion.
-ROW_LENGTHS = {"softmax": 128, "layer_norm": 384, "layer_norm, residual": 384, "gelu": 1536}
+ROW_LENGTHS = {"softmax": 128, "layer_norm": 384, "layer_norm, residual": 384, "rms_norm": 384, "gelu": 1536}
 # Memory traffic: arrays of the input's shape that are read or written once.
 STREAMS = {"softmax": 2, "layer_norm": 2, "layer_norm, residual": 3, "gelu": 2}
 

@@ -80,6 +80,8 @@ def _cases() -> list[Case]:
         Case("softmax", "softmax", "12x128x128", [scores], {}),
         Case("layer_norm", "layer_norm", "512x384", [tokens, gain, shift], {}),
         Case("layer_norm", "layer_norm, residual", "512x384", [tokens, gain, shift], {"residual": tokens[::-1].copy()}),
+        Case("rms_norm", "rms_norm", "512x384", [tokens, gain], {"eps": 1e-6}),
+        Case("rms_norm", "rms_norm, residual", "512x384", [tokens, gain], {"residual": tokens[::-1].copy(), "eps": 1e-6}),
         Case("gelu", "gelu, erf", "512x1536", [wide], {}),
         Case("gelu", "gelu, tanh", "512x1536", [wide], {"approximate": "tanh"}),
         Case("linear", "linear", "512x384x1536", [tokens, up, bias], {}),

@@ -2,7 +2,7 @@
 
 from fastattn.reference.attention import attention_weights, scaled_dot_product_attention
 from fastattn.reference.encoder import embeddings, encoder, encoder_layer, feed_forward, layer_attention_weights
-from fastattn.reference.ops import gelu, layer_norm, linear, pooling, rotary_embedding, softmax
+from fastattn.reference.ops import gelu, layer_norm, linear, pooling, rms_norm, rotary_embedding, softmax
 from fastattn.reference.positions import relative_bias, relative_position_bucket, rotary_tables, sinusoidal_positions
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "pooling",
     "relative_bias",
     "relative_position_bucket",
+    "rms_norm",
     "rotary_embedding",
     "rotary_tables",
     "scaled_dot_product_attention",

@@ -94,6 +94,42 @@ def layer_norm(
     return result.astype(x.dtype)
 
 
+@np.errstate(invalid="ignore", over="ignore", divide="ignore")
+def rms_norm(x: Array, weight: Array | None = None, *, residual: Array | None = None, eps: float | None = None) -> Array:
+    """RMS norm, ``z / sqrt(mean z^2 + eps) * weight`` with ``z = x + residual``.
+
+    The mean is taken over the trailing axes that `weight` has; over the last axis without one.
+
+    Parameters
+    ----------
+    x : ndarray of float16, float32 or float64, (..., C)
+        The rows to normalise.
+    weight : ndarray, (C,) or several trailing axes of `x`, optional
+        The gain.
+    residual : ndarray, shape of `x`, optional
+        Added to `x` first.
+    eps : float, optional
+        Added to the mean of the squares; without it that of the dtype that is computed in, as in torch.
+
+    Returns
+    -------
+    ndarray
+        Shape and dtype of `x`.
+
+    References
+    ----------
+    Zhang and Sennrich 2019, arXiv:1910.07467, section 3, equation 4.
+    """
+    z = widened(x) if residual is None else widened(x) + widened(residual)  # (..., C)
+    axes = tuple(range(-1 if weight is None else -weight.ndim, 0))
+    count = max(1, math.prod(z.shape[axis] for axis in axes))
+    mean = np.sum(z * z, axis=axes, keepdims=True) / count  # (..., 1)
+    result: Array = z / np.sqrt(mean + (float(np.finfo(z.dtype).eps) if eps is None else eps))  # (..., C)
+    if weight is not None:
+        result = result * widened(weight)
+    return result.astype(x.dtype)
+
+
 @np.errstate(invalid="ignore", over="ignore")
 def gelu(x: Array, *, approximate: str = "none") -> Array:
     """Gaussian error linear unit, ``x Phi(x) = x / 2 (1 + erf(x / sqrt 2))``.

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 SELECTED = [
     "tests/kernels/test_softmax.py::test_row_lengths",
     "tests/kernels/test_layer_norm.py::test_row_lengths",
+    "tests/kernels/test_rms_norm.py::test_row_lengths",
     "tests/kernels/test_gelu.py::test_lengths",
     "tests/kernels/test_linear.py",
     "tests/kernels/test_attention.py::test_lengths",

@@ -80,6 +80,19 @@ def layer_norm_calls(draw: Any) -> Call:
 
 
 @st.composite
+def rms_norm_calls(draw: Any) -> Call:
+    dtype, scale = draw(dtype_scales)
+    shape = draw(st.lists(sides if JIT else few, min_size=1, max_size=3))
+    axes = draw(st.integers(1, len(shape)))
+    x = draw(arrays(*shape, dtype=dtype, scale=scale, bad=True))
+    weight = draw(st.none() | arrays(*shape[-axes:], dtype=dtype, scale=1.0))
+    options = {"eps": draw(st.sampled_from([1e-12, 1e-5, 0.1]))}
+    if draw(st.booleans()):
+        options["residual"] = draw(arrays(*shape, dtype=dtype, scale=scale))
+    return Call(x, weight, **options)
+
+
+@st.composite
 def gelu_calls(draw: Any) -> Call:
     dtype, scale = draw(dtype_scales)
     x = draw(arrays(*draw(st.lists(sides, min_size=1, max_size=2)), dtype=dtype, scale=scale, bad=True))
@@ -144,6 +157,12 @@ def test_layer_norm(call: Call) -> None:
 
 
 @random_calls
+@given(rms_norm_calls())
+def test_rms_norm(call: Call) -> None:
+    check("rms_norm", *call.args, **call.options)
+
+
+@random_calls
 @given(gelu_calls())
 def test_gelu(call: Call) -> None:
     check("gelu", *call.args, **call.options)
@@ -180,6 +199,17 @@ def test_layer_norm_torch(torch: Any, call: Call) -> None:
         return numpy_of(torch.nn.functional.layer_norm(z, shape, tensor(torch, weight), tensor(torch, bias), eps=eps))
 
     check("layer_norm", *call.args, twin=twin, **call.options)
+
+
+@random_calls
+@given(rms_norm_calls())
+def test_rms_norm_torch(torch: Any, call: Call) -> None:
+    def twin(x: Array, weight: Any, *, eps: float, residual: Any = None) -> Array:
+        z = tensor(torch, x) if residual is None else tensor(torch, x) + tensor(torch, residual)
+        shape = x.shape[-1:] if weight is None else weight.shape
+        return numpy_of(torch.nn.functional.rms_norm(z, shape, tensor(torch, weight), eps=eps))
+
+    check("rms_norm", *call.args, twin=twin, **call.options)
 
 
 @random_calls

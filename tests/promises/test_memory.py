@@ -92,6 +92,7 @@ X = np.ones((64, 64), np.float32)
 OPS: dict[str, Any] = {
     "softmax": lambda x, **out: fastattn.softmax(x, **out),
     "layer_norm": lambda x, **out: fastattn.layer_norm(x, residual=x, **out),
+    "rms_norm": lambda x, **out: fastattn.rms_norm(x, residual=x, **out),
     "gelu": lambda x, **out: fastattn.gelu(x, **out),
     "linear": lambda x, **out: fastattn.linear(x, X.astype(x.dtype), **out),
     "scaled_dot_product_attention": lambda x, **out: fastattn.scaled_dot_product_attention(x, x, x, **out),
@@ -109,14 +110,14 @@ def test_an_op_that_would_not_fit(op: str, free: Free) -> None:
     assert OPS[op](X).shape == X.shape
 
 
-@pytest.mark.parametrize("op", ["softmax", "gelu", "layer_norm"])
+@pytest.mark.parametrize("op", ["softmax", "gelu", "layer_norm", "rms_norm"])
 def test_what_needs_no_memory_is_not_refused(op: str, free: Free) -> None:
     free(0)
     out = np.empty_like(X)
     assert OPS[op](X, out=out) is out
 
 
-@pytest.mark.parametrize("op", ["softmax", "gelu", "layer_norm", "scaled_dot_product_attention"])
+@pytest.mark.parametrize("op", ["softmax", "gelu", "layer_norm", "rms_norm", "scaled_dot_product_attention"])
 def test_copies_count(op: str, free: Free) -> None:
     """Copies are counted: of an array that must be contiguous, and of a float16 array and its result."""
     free(X.nbytes + X.nbytes // 2)

@@ -34,7 +34,7 @@ def test_no_nan_becomes_a_number(bits: int) -> None:
         for place in {0, n // 2, n - 1}:
             x = normal(3, n)
             x.view(np.uint32)[1, place] = bad.view(np.uint32)
-            for op in (fastattn.softmax, fastattn.layer_norm):
+            for op in (fastattn.softmax, fastattn.layer_norm, fastattn.rms_norm):
                 assert np.isnan(op(x)).tolist() == [[False] * n, [True] * n, [False] * n]
             for form in ("none", "tanh"):
                 assert np.array_equal(np.isnan(fastattn.gelu(x, approximate=form)), np.isnan(x))
@@ -58,6 +58,7 @@ def test_denormal_numbers(scale: float) -> None:
     near(fastattn.linear(x, weight, bias), wide @ weight.T.astype(np.float64) + bias, 52)
     near(fastattn.linear(weight, x), weight.astype(np.float64) @ wide.T, 52)
     near(fastattn.layer_norm(x, eps=1.0), wide - wide.mean(-1, keepdims=True), 60)
+    near(fastattn.rms_norm(x, eps=1.0), wide, 2)
     assert np.array_equal(fastattn.softmax(x), np.full_like(x, np.float32(1 / 50)))
     q, k, v = normal(3, 1, 2, 30, 16)
     v = np.round(v * 9) * small

@@ -50,6 +50,29 @@ class TestLayerNorm:
         close(reference.layer_norm(x, weight), expected)
 
 
+class TestRmsNorm:
+    def test_by_hand(self) -> None:
+        x = np.array([1.0, 7.0])  # mean of the squares 25
+        close(reference.rms_norm(x, eps=0.0), [0.2, 1.4])
+        close(reference.rms_norm(x, np.array([5.0, 10.0]), eps=0.0), [1, 14])
+        close(reference.rms_norm(x, eps=75.0), [0.1, 0.7])
+        close(reference.rms_norm(x, residual=np.array([4.0, -2.0]), eps=0.0), [1, 1])
+
+    def test_weight_sets_the_axes(self) -> None:
+        x, weight = f64(3, 4, 5), f64(4, 5, seed=1)
+        expected = reference.rms_norm(x.reshape(3, 20), weight.reshape(20)).reshape(3, 4, 5)
+        close(reference.rms_norm(x, weight), expected)
+
+    @pytest.mark.parametrize(("dtype", "eps"), [(np.float16, 2.0**-23), (np.float32, 2.0**-23), (np.float64, 2.0**-52)])
+    def test_eps_of_the_dtype_that_is_computed_in(self, dtype: type, eps: float) -> None:
+        x = np.full(3, math.sqrt(eps), dtype)
+        np.testing.assert_array_equal(reference.rms_norm(x), reference.rms_norm(x, eps=eps))
+        np.testing.assert_allclose(reference.rms_norm(x), math.sqrt(0.5), rtol=1e-3)
+
+    def test_of_infinity(self) -> None:
+        np.testing.assert_array_equal(reference.rms_norm(np.array([1.0, INF])), [0, np.nan])
+
+
 class TestGelu:
     def test_by_hand(self) -> None:
         close(reference.gelu(np.array([0.0, 1.0, -1.0])), [0, 0.8413447460685429, -0.15865525393145707])
@@ -173,13 +196,14 @@ class TestPrecision:
     OPS = (
         lambda x: reference.softmax(x),
         lambda x: reference.layer_norm(x, x[0], x[1], residual=x),
+        lambda x: reference.rms_norm(x, x[0], residual=x, eps=1e-6),
         lambda x: reference.gelu(x),
         lambda x: reference.gelu(x, approximate="tanh"),
         lambda x: reference.linear(x, x, x[:, 0], activation="silu"),
         lambda x: reference.scaled_dot_product_attention(x, x, x, x, softcap=3.0),
     )
 
-    @pytest.mark.parametrize("op", OPS, ids=["softmax", "layer_norm", "gelu", "gelu-tanh", "linear", "attention"])
+    @pytest.mark.parametrize("op", OPS, ids=["softmax", "layer_norm", "rms_norm", "gelu", "gelu-tanh", "linear", "attention"])
     def test_each_dtype_is_kept_and_as_exact_as_it_should_be(self, op: Any) -> None:
         x = normal(8, 8, dtype=np.float16)
         truth = op(x.astype(np.float64))

@@ -17,6 +17,7 @@ def main() -> None:
     x = np.random.default_rng(0).standard_normal((3, 5, 7)).astype(np.float32)
     fastattn.softmax(x)
     fastattn.layer_norm(x, residual=x)
+    fastattn.rms_norm(x, residual=x)
     fastattn.gelu(x)
     fastattn.linear(x, x[0], activation="gelu")
     fastattn.scaled_dot_product_attention(x, x, x)

@@ -82,6 +82,10 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
         fastattn.layer_norm(x, one, one, residual=x, out=guard.empty(x.shape, dtype))
         fastattn.layer_norm(x, one, out=guard.empty(x.shape, dtype))
         fastattn.layer_norm(x[:2], normal(guard, 2, n, dtype=dtype), out=guard.empty((2, n), dtype))
+        yield f"rms_norm {n}"
+        fastattn.rms_norm(x, one, residual=x, out=guard.empty(x.shape, dtype))
+        fastattn.rms_norm(x, one, out=guard.empty(x.shape, dtype))
+        fastattn.rms_norm(x[:2], normal(guard, 2, n, dtype=dtype), out=guard.empty((2, n), dtype))
     for m, n, k in itertools.product(ROWS, EDGES, (0, 1, 5)):
         yield f"linear {m} {n} {k}"
         bias = normal(guard, n, dtype=dtype)
@@ -121,7 +125,7 @@ def halves(guard: Guard) -> Iterator[str]:
     for n in EDGES:
         x = normal(guard, 3, n, dtype=np.float16)
         yield f"float16 {n}"
-        for op in (fastattn.gelu, fastattn.softmax, fastattn.layer_norm):
+        for op in (fastattn.gelu, fastattn.softmax, fastattn.layer_norm, fastattn.rms_norm):
             op(x, out=guard.empty(x.shape, np.float16))
         fastattn.linear(x, x, out=guard.empty((3, 3), np.float16))
         fastattn.scaled_dot_product_attention(x, x, x, out=guard.empty(x.shape, np.float16))

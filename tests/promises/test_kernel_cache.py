@@ -218,7 +218,7 @@ def test_no_home(home: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_an_installation_that_is_read_only(tmp_path: Path) -> None:
     """Kernels go silently to the user's cache folder; without a home, to the temporary folder, with one warning."""
     shutil.copytree(ROOT / "fastattn", tmp_path / "fastattn", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "fastattn" / "kernels" / "__pycache__").write_text("")
+    (tmp_path / "fastattn" / "kernels" / "compile" / "__pycache__").write_text("")
     code = "import numpy, fastattn; print(fastattn.gelu(numpy.zeros((2, 3), numpy.float32)).sum())"
 
     def run(**environment: str) -> str:

@@ -100,7 +100,7 @@ def test_quantized_as_theirs(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
         quantize_embeddings(rows[:99], "int8")
-    assert "int8 ranges are taken from 99 embeddings" in caplog.text
+    assert "int8 ranges are taken from only 99 embeddings" in caplog.text
     with pytest.raises(TypeError, match="must be float, got int8"):
         quantize_embeddings(quantize_embeddings(rows, "int8"), "uint8")
 

@@ -22,6 +22,7 @@ from fastattn.kernels.ops._arrays import (
 from fastattn.kernels.records import Weight, matrix, shifted
 from fastattn.kernels.vector.activations import ACTIVATION_KINDS, activate_rows
 from fastattn.kernels.vector.simd import atomic_next, tile_width
+from fastattn.kernels.vector.target import TILE_BYTES
 from fastattn.kernels.vector.tile import panel_product
 from fastattn.runtime.memory import check_large
 
@@ -122,7 +123,7 @@ def pack_linear(weight: Array, bias: Array | None, dtype: Any) -> tuple[Array, A
 def packed_product(x: Array, packed: Array, bias: Array, out: Array, activation: str | None) -> None:
     """out (M, C_out) = activation(x weight^T + bias) for x (M, C_in), by as many threads as the work is worth."""
     (m, k), n = x.shape, out.shape[1]
-    workers = workers_for(2e-5 * m * max(k, 1) * n, panels(n, out.dtype)[0] * -(-m // ROW_BLOCK))
+    workers = workers_for(2e-5 * m * max(k, 1) * n, bias.nbytes // TILE_BYTES * -(-m // ROW_BLOCK))
     linear_kernel(x, packed, bias, out, ACTIVATION_KINDS[activation], np.zeros(8, np.int64), workers)
 
 
@@ -179,8 +180,7 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
     work = working(x)
     result = kernel_out(out, shape, work, work)
     if result.size:
-        count, width = panels(n, work.dtype)
-        own = count * k * width * work.itemsize + (0 if result is out else result.nbytes)
+        own = -(-n * work.itemsize // TILE_BYTES) * TILE_BYTES * k + (0 if result is out else result.nbytes)
         check_large(own, "a result of shape {}, with the packed weight,", shape)
         m = result.size // n
         packed_product(work.reshape(m, k), *pack_linear(weight, bias, work.dtype), result.reshape(m, n), activation)

@@ -212,7 +212,7 @@ _call_step = run_step.call
 @ParallelKernel
 def encoder_kernel(run, plan, batch, model, work, result):  # type: ignore[no-untyped-def]
     """Run the steps of the plan; `run` is the address of `run_step`, the others are records as plain tuples."""
-    # By place: a record made here would count the references of all its arrays, and take a second to compile.
+    # By place: a record made here would count the references of all its arrays.
     steps, workers, counter = plan[0], plan[4], work[6]
     for i in range(steps.shape[0]):
         if counter[STOP] != 0:

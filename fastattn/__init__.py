@@ -17,13 +17,14 @@ from fastattn.kernels.ops.linear import linear
 from fastattn.kernels.ops.rms_norm import rms_norm
 from fastattn.kernels.ops.rotary_embedding import rotary_embedding
 from fastattn.kernels.ops.softmax import softmax
-from fastattn.pytorch.accelerate import FallbackWarning, accelerate, restore
+from fastattn.pytorch.accelerate import Calls, FallbackWarning, accelerate, calls, restore
 from fastattn.text.cross_encoder import CrossEncoder
 from fastattn.text.sentence_transformer import SentenceTransformer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calls",
     "CrossEncoder",
     "Encoder",
     "EncoderConfig",
@@ -35,6 +36,7 @@ __all__ = [
     "SentenceTransformer",
     "accelerate",
     "attention_weights",
+    "calls",
     "gelu",
     "layer_norm",
     "linear",

@@ -232,7 +232,8 @@ class Encoder:
         if return_hidden_states or return_attention:
             if training and self.config.dropout > 0:
                 raise ValueError("return_hidden_states and return_attention show the encoder without dropout: leave out training")
-            recorder = Recorder(self.config, self._packed, real, hidden_states=return_hidden_states, attention=return_attention)
+            wanted = {"hidden_states": return_hidden_states, "attention": return_attention}
+            recorder = Recorder(self.config, self._packed, real.shape, np.flatnonzero(real), offsets, None, **wanted)
         packed = self._encode(rows, offsets, types, training=training, rng=rng, recorder=recorder, reserved_bytes=padded_bytes)
         out = unpack(packed, real)
         if recorder is None:
@@ -297,8 +298,12 @@ class Encoder:
         rng: np.random.Generator | None = None,
         recorder: Recorder | None = None,
         reserved_bytes: int = 0,
+        keys: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
-        """Encode packed rows, after checking all that depends on the configuration."""
+        """Encode packed rows, after checking all that depends on the configuration.
+
+        `keys` (B,): the first keys[b] tokens of sequence b are seen, and the others only see; all by default.
+        """
         config, packed = self.config, self._packed
         c = config.hidden_dim
         if pooling not in POOLINGS:
@@ -312,11 +317,12 @@ class Encoder:
         elif config.vocab_size is None:
             raise ValueError("this encoder has no token embedding (vocab_size is None): give it float hidden states")
         else:
-            ids = _row_numbers("token ids", x, (n,), config.vocab_size)
+            ids = row_numbers("token ids", x, (n,), config.vocab_size)
         types = np.empty(0, np.int32)
         if token_type_ids is not None and config.type_vocab_size:
-            types = _row_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
-        longest = int(np.diff(offsets).max(initial=0))
+            types = row_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
+        lengths = np.diff(offsets)
+        longest = int(lengths.max(initial=0))
         positions = self._tables.positions(longest)
         shape = (len(offsets) - 1 if pooling else n, c)
         if out is None:
@@ -330,7 +336,7 @@ class Encoder:
         if out.size == 0:
             return out
         rotary, relative = self._tables.rotary(longest), self._tables.relative(longest)
-        batch = Batch(offsets, ids, types, input_embeds, positions, rotary, relative)
+        batch = Batch(offsets, lengths if keys is None else keys, ids, types, input_embeds, positions, rotary, relative)
         if training and config.dropout > 0:
             if rng is None:
                 raise ValueError("rng must be a numpy.random.Generator where training applies dropout, got None")
@@ -370,7 +376,7 @@ def encode_with_mask(encoder: Encoder, x: Array, attn_mask: Array) -> Array:
     return layers.forward_with_mask(encoder.config, encoder._packed, x, attn_mask)
 
 
-def _row_numbers(name: str, values: Any, shape: tuple[int, ...], rows: int) -> NDArray[np.int32]:
+def row_numbers(name: str, values: Any, shape: tuple[int, ...], rows: int) -> NDArray[np.int32]:
     """Return the numbers of rows of an embedding table as the kernels take them, checked."""
     array = np.asarray(values)
     if array.dtype.type not in _IDS:

@@ -318,6 +318,7 @@ def load_tokenizer(folder: Path, *, do_lower_case: bool = False, given: Mapping[
 
     `do_lower_case` lowercases texts first; `given` are `STEPS` in place of those of tokenizer_config.json.
     """
+    from tokenizers import AddedToken
     from tokenizers.normalizers import Lowercase
     from tokenizers.normalizers import Sequence as Steps
 
@@ -326,14 +327,13 @@ def load_tokenizer(folder: Path, *, do_lower_case: bool = False, given: Mapping[
     path = folder / "tokenizer.json"
     backend = read_backend(own_file(path)) if path.is_file() else build_backend(folder, settings)
     truncation, padding = backend.truncation or {}, backend.padding or {}
+    if "pad_token" in padding and "pad_token" not in settings.kind.special_tokens:
+        settings.special.setdefault("pad_token", AddedToken(padding["pad_token"], special=True))
     apply_settings(backend, path, settings, given)
     if do_lower_case:
         before = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = Steps([Lowercase(), *before])
     special = special_tokens(backend, settings)
-    pad = padding.get("pad_token")
-    if pad is not None and "pad_token" not in {**settings.special, **settings.kind.special_tokens}:
-        special["pad_token"] = pad
     side = settings.truncation_side or truncation.get("direction", "right")
     return Tokenizer(
         backend,

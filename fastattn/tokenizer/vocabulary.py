@@ -67,8 +67,8 @@ def _word_piece(path: Path, settings: TokenizerSettings) -> Backend:
         raise CheckpointError(f"{path}: not a vocabulary: {error}") from error
     unk, (cls, sep) = _name(settings, "unk_token"), _ends(path, vocab, settings)
     backend = Backend(models.WordPiece(vocab, unk_token=unk))
-    # Its settings are applied later, as to the normalizer of a tokenizer.json.
-    backend.normalizer = normalizers.BertNormalizer()
+    # The other settings are applied later, as to the normalizer of a tokenizer.json.
+    backend.normalizer = normalizers.BertNormalizer(handle_chinese_chars=settings.flag("tokenize_chinese_chars", True))
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
     between = [f"{sep[0]}:0"] if settings.kind.name == "MPNetTokenizer" else []

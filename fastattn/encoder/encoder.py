@@ -317,7 +317,11 @@ class Encoder:
         if token_type_ids is not None and config.type_vocab_size:
             types = _row_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
         longest = int(np.diff(offsets).max(initial=0))
-        positions = self._tables.positions(longest)
+        embedded = self._tables.around_padding(packed.tokens, ids, offsets)
+        if embedded is None:
+            positions = self._tables.positions(longest)
+        else:
+            ids, input_embeds, positions = ids[:0], embedded, embedded[:0]
         shape = (len(offsets) - 1 if pooling else n, c)
         if out is None:
             reserved_bytes += 4 * shape[0] * c

@@ -158,8 +158,6 @@ class PretrainedForward(Forward):
         if size > 3:
             mask[1, size - 3 :] = 0
         arguments = {"input_ids": ids, "attention_mask": mask}
-        if model.padding_id is not None:
-            ids[ids == model.padding_id] += 1
         with torch.no_grad():
             theirs = self.__wrapped__(**arguments, return_dict=True, **dict.fromkeys(wanted, True))  # type: ignore[attr-defined]
             ours = _compute(model, arguments, "output_hidden_states" in wanted, "output_attentions" in wanted)
@@ -259,7 +257,7 @@ def _starts_at_zero(real: Array) -> bool:
 
 
 def _usual_positions(model: _Model, position_ids: Any, ids: Array | None, real: Array | None, shape: tuple[int, int]) -> bool:
-    """Tell whether the real tokens of each sequence have the positions 0, 1, 2, ..."""
+    """Tell whether the real tokens of each sequence have the positions that the encoder gives them: 0, 1, 2, ..."""
     first = 0 if model.padding_id is None else model.padding_id + 1
     if position_ids is not None:
         places = array("position_ids", position_ids, IDS)
@@ -272,6 +270,6 @@ def _usual_positions(model: _Model, position_ids: Any, ids: Array | None, real: 
         places = np.where(counted, np.cumsum(counted, axis=1) - 1, -1)
     else:
         places = np.broadcast_to(np.arange(shape[1]), shape)
-    if real is None:
-        return bool((places == np.arange(shape[1])).all())
-    return bool((places == np.cumsum(real, axis=1) - 1)[real].all())
+    own = np.ones(shape, np.bool_) if real is None else real
+    counted = own if model.padding_id is None or ids is None else own & (ids != model.padding_id)
+    return bool((places == np.where(counted, np.cumsum(counted, axis=1) - 1, -1))[own].all())

@@ -317,13 +317,17 @@ class Encoder:
         elif config.vocab_size is None:
             raise ValueError("this encoder has no token embedding (vocab_size is None): give it float hidden states")
         else:
-            ids = row_numbers("token ids", x, (n,), config.vocab_size)
+            ids = _row_numbers("token ids", x, (n,), config.vocab_size)
         types = np.empty(0, np.int32)
         if token_type_ids is not None and config.type_vocab_size:
-            types = row_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
+            types = _row_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
         lengths = np.diff(offsets)
         longest = int(lengths.max(initial=0))
-        positions = self._tables.positions(longest)
+        embedded = self._tables.around_padding(packed.tokens, ids, offsets)
+        if embedded is None:
+            positions = self._tables.positions(longest)
+        else:
+            ids, input_embeds, positions = ids[:0], embedded, embedded[:0]
         shape = (len(offsets) - 1 if pooling else n, c)
         if out is None:
             reserved_bytes += 4 * shape[0] * c
@@ -376,7 +380,7 @@ def encode_with_mask(encoder: Encoder, x: Array, attn_mask: Array) -> Array:
     return layers.forward_with_mask(encoder.config, encoder._packed, x, attn_mask)
 
 
-def row_numbers(name: str, values: Any, shape: tuple[int, ...], rows: int) -> NDArray[np.int32]:
+def _row_numbers(name: str, values: Any, shape: tuple[int, ...], rows: int) -> NDArray[np.int32]:
     """Return the numbers of rows of an embedding table as the kernels take them, checked."""
     array = np.asarray(values)
     if array.dtype.type not in _IDS:

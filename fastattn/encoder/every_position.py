@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.encoder import layers
-from fastattn.encoder.encoder import Encoder, row_numbers
+from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.recorder import Recorder
 from fastattn.encoder.tables import Tables
-from fastattn.kernels.records import Batch
 from fastattn.runtime.memory import check_large
 
 Array = NDArray[Any]
@@ -77,17 +75,6 @@ def encode(
         out[placed.flat] = found
     out, none = out.reshape(b, t, c), np.empty(0, np.float32)
     return (out, none, none) if recorder is None else (out, recorder.hidden_states, recorder.attention)
-
-
-def embed(encoder: Encoder, ids: Array, lengths: NDArray[np.int64], token_type_ids: Array | None) -> Array:
-    """Return the input of the first layer (N, C) for the ids of sequences that lie end to end: the bits that `encode` has there."""
-    config, none, types = encoder.config, np.empty(0, np.float32), np.empty(0, np.int32)
-    ids = row_numbers("token ids", ids, ids.shape, config.vocab_size or 0)
-    if token_type_ids is not None and config.type_vocab_size:
-        types = row_numbers("token_type_ids", token_type_ids, ids.shape, config.type_vocab_size)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    positions = encoder._tables.positions(int(lengths.max(initial=0)))
-    return layers.embed(config, encoder._packed, Batch(offsets, lengths, ids, types, none, positions, none, none))
 
 
 def without_embeddings(encoder: Encoder) -> Encoder:

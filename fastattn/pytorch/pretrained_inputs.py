@@ -13,7 +13,7 @@ from torch import nn
 from fastattn.checkpoint.torch_errors import NotAccelerated, Unsupported
 from fastattn.checkpoint.torch_transformers import read_pretrained
 from fastattn.encoder.encoder import Encoder
-from fastattn.encoder.every_position import Order, embed, order, without_embeddings
+from fastattn.encoder.every_position import Order, order, without_embeddings
 from fastattn.encoder.tables import Tables
 from fastattn.pytorch.arrays import IDS, array
 
@@ -101,26 +101,20 @@ def read_inputs(model: Model, arguments: dict[str, Any]) -> Inputs:
         types = placed.rows(types)
     if not placed.is_given and (config.positions != "learned" or config.relative_buckets > 0):
         raise NotAccelerated("the mask has holes or padding on the left, and in this model positions are relative")
-    places = placed.rows(_places(model, arguments.get("position_ids"), None if ids is None else x, (b, t)))
-    usual = places.reshape(b, t) == np.arange(t)
-    real = placed.real()
+    places = placed.rows(_places(model, arguments.get("position_ids"), None if ids is None else x, (b, t))).reshape(b, t)
+    own = np.broadcast_to(np.arange(t), (b, t))
+    if ids is not None and config.padding_idx is not None:
+        own = _counted(placed.rows(x).reshape(b, t), config.padding_idx)
     nothing = bool((placed.keys == 0).any()) or (model.window is not None and bool((placed.keys + model.window < t).any()))
-    if usual.all() and config.positions == "learned" and int(placed.keys.max(initial=0)) <= config.max_positions < t:
-        raise NotAccelerated(f"there are {t} positions, padding among them, and the model has {config.max_positions}")
-    if usual.all() and ids is not None:
-        return Inputs(model.encoder, placed.rows(x), placed, types, nothing)
-    if not usual.all() and config.positions != "learned":
-        raise NotAccelerated("position_ids are not 0, 1, 2, ...")
-    if ids is None or not usual.reshape(-1)[real].all():
+    if not (places == own).all():
+        if config.positions != "learned":
+            raise NotAccelerated("position_ids are not 0, 1, 2, ...")
         return Inputs(model.body, placed.rows(model.embed(arguments)), placed, None, nothing)
-    # Only the padding has other positions: those of RoBERTa and MPNet are all the padding's.
-    rows = np.empty((b * t, config.hidden_dim), np.float32)
-    ids_by_row = placed.rows(x)
-    rows[real] = embed(model.encoder, ids_by_row[real], placed.keys, None if types is None else types[real])
-    padding = {"input_ids": ids_by_row, "token_type_ids": types, "position_ids": places + _first_place(model)}
-    tensors = {name: torch.from_numpy(rows[~real][None].astype(np.int64)) for name, rows in padding.items() if rows is not None}
-    rows[~real] = model.embed(tensors)[0]
-    return Inputs(model.body, rows, placed, None, nothing)
+    if config.positions == "learned" and int(placed.keys.max(initial=0)) <= config.max_positions <= int(places.max(initial=-1)):
+        raise NotAccelerated(f"there are {t} positions, padding among them, and the model has {config.max_positions}")
+    if ids is None:
+        return Inputs(model.body, placed.rows(model.embed(arguments)), placed, None, nothing)
+    return Inputs(model.encoder, placed.rows(x), placed, types, nothing)
 
 
 def _real(mask: Any, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -146,7 +140,11 @@ def _places(model: Model, position_ids: Any, ids: Array | None, shape: tuple[int
             raise NotAccelerated(f"position_ids has shape {places.shape} instead of {shape}")
         return np.broadcast_to(places - _first_place(model), shape)
     if model.padding_id is not None and ids is not None:
-        # RoBERTa and MPNet count positions by the ids that are not the padding id; the mask has no effect on the count.
-        counted = ids != model.padding_id
-        return np.where(counted, np.cumsum(counted, axis=1) - 1, -1)
+        return _counted(ids, model.padding_id)
     return np.broadcast_to(np.arange(shape[1]), shape)
+
+
+def _counted(ids: Array, padding_idx: int) -> Array:
+    """Return the positions of ids (B, T) in RoBERTa and MPNet: they count the ids other than the padding's, which has -1."""
+    counted = ids != padding_idx
+    return np.where(counted, np.cumsum(counted, axis=1) - 1, -1)

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn.runtime.rounding import rounding
+from fastattn.runtime.threads import starts_greenlets
 from fastattn.text.batches import LONG, TextBatch, characters, groups, joined, pack, tokenize
 from fastattn.text.modules import Module, Normalize, Pooling, Transformer
 from fastattn.text.modules.module import SENTENCE, TOKENS, token_names
@@ -114,6 +116,7 @@ class Pipeline:
         found = (tokenize(tokenizer, inputs[group], prompt, limit, group.start) for group in groups(inputs, prompt))
         return sum(len(row) for part in found for row in part.ids)
 
+    @rounding()
     def embed(self, batch: TextBatch, prompt_tokens: int = 0) -> NDArray[np.float32]:
         """Return the embeddings (B, C) of a batch; pooling may leave out the first `prompt_tokens` tokens of each text."""
         if self._mode is None or prompt_tokens:
@@ -126,6 +129,7 @@ class Pipeline:
             module._apply(features, batch.offsets, 0)
         return features[SENTENCE]
 
+    @rounding()
     def features(self, batch: TextBatch, prompt_tokens: int = 0) -> dict[str, NDArray[np.float32]]:
         """Return the outputs of all modules for a batch, (N, C) or (B, C) by name; `prompt_tokens` as in `embed`."""
         found = self.transformer.model.forward_packed(batch.ids, batch.offsets, token_type_ids=batch.types)
@@ -162,8 +166,10 @@ class Pipeline:
                 parts.append(tokenize(tokenizer, texts[group], prompt, limit, start + group.start))
             return pack(joined(parts), vocab_size, tokenizer, start)
 
-        if total <= _SLICE and _is_short(inputs):
-            yield from packed(0)
+        if starts_greenlets() or (total <= _SLICE and _is_short(inputs)):
+            # A greenlet would tokenise nothing while the kernels compute, and in a thread of gevent's pool it never ends.
+            for start in range(0, total, _SLICE):
+                yield from packed(start)
             return
         thread = ThreadPoolExecutor(1)
 

@@ -89,6 +89,8 @@ class Pipeline:
         self._mode: str | None = None
         self._unit = False
         self._rest = self.modules[1:]
+        # Whether prompt tokens are left out, in calls whose kernels are loaded.
+        self._loaded: set[bool] = set()
         first, rest = (self._rest[0], self._rest[1:]) if self._rest else (None, [])
         if isinstance(first, Pooling) and len(first.modes) == 1 and not any(map(_reads_tokens, rest)):
             self._mode, self._rest = first.modes[0], rest
@@ -138,12 +140,24 @@ class Pipeline:
             module._apply(features, batch.offsets, prompt_tokens)
         return features
 
+    def load_kernels(self, prompt_tokens: int = 0) -> None:
+        """Load the kernels that a call needs, or compile them, by a batch of one token; the clock of a call starts afterwards."""
+        skips = prompt_tokens > 0
+        if skips in self._loaded:
+            return
+        one = TextBatch(np.zeros(1, np.int64), np.zeros(1, np.int32), None, np.array([0, 1]), 0)
+        run: Callable[[TextBatch, int], object] = self.features if skips or self._mode is None else self.embed
+        run(one, prompt_tokens)
+        self._loaded.add(skips)
+
     @contextlib.contextmanager
     def batches(self, inputs: Sequence[Any], prompt: str, *, show_progress_bar: bool = False, title: str) -> Iterator[Batches]:
         """Tokenise texts, or pairs of texts, into batches; the end of the `with` stops the tokenising thread.
 
         Memory beside the inputs and results: the token ids of two slices and one batch, for any number of inputs.
         """
+        if len(inputs):
+            self.load_kernels(self.prompt_tokens(prompt))
         with (
             _progress_bar(len(inputs), show_progress_bar, title) as advance,
             contextlib.closing(self._tokenized(inputs, prompt)) as found,

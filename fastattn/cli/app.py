@@ -62,6 +62,7 @@ def embed(
         texts = files.read_texts(input, column=column, paragraphs=paragraphs)
         with replacing(out) as file:
             encoder = _load(model)
+            encoder._pipeline.load_kernels()
             start = time.perf_counter()
             embeddings = encoder.encode(texts, show_progress_bar=_is_watched())
             seconds = time.perf_counter() - start

@@ -21,6 +21,7 @@ from fastattn.kernels.ops._arrays import Array, writable
 from fastattn.kernels.records import Batch, Result
 from fastattn.parameters import random_parameters
 from fastattn.runtime.memory import check_large
+from fastattn.runtime.rounding import rounding
 
 __all__ = ["Encoder", "EncoderConfig"]
 
@@ -285,6 +286,7 @@ class Encoder:
         """
         return encode_rows(self, ids, offsets, token_type_ids, pooling, normalize, out)
 
+    @rounding()
     def _encode(
         self,
         x: Array,
@@ -375,6 +377,7 @@ def encode_rows(
     return encoder._encode(rows, offsets, token_type_ids, pooling, normalize, out, reserved_bytes=reserved_bytes)
 
 
+@rounding()
 def encode_with_mask(encoder: Encoder, x: Array, attn_mask: Array) -> Array:
     """Return hidden states (B, T, C) of all positions of x (B, T, C), which are not embedded; the mask is the attention op's."""
     return layers.forward_with_mask(encoder.config, encoder._packed, x, attn_mask)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastattn.runtime.memory import check_large
+from fastattn.runtime.rounding import rounding
 from fastattn.text.similarity import as_float
 
 __all__ = ["PRECISIONS", "quantize_embeddings"]
@@ -22,6 +23,7 @@ PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 _FEW = 100
 
 
+@rounding()
 def quantize_embeddings(
     embeddings: Any, precision: str, ranges: ArrayLike | None = None, calibration_embeddings: ArrayLike | None = None
 ) -> Any:

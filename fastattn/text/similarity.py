@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastattn.encoder.pooling import normalize
 from fastattn.runtime.memory import check_large
+from fastattn.runtime.rounding import rounding
 from fastattn.text.compatibility import as_tensors, is_tensor
 
 __all__ = ["SIMILARITIES", "ModelSimilarity", "as_float", "similarity", "similarity_pairwise"]
@@ -16,6 +17,7 @@ __all__ = ["SIMILARITIES", "ModelSimilarity", "as_float", "similarity", "similar
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 
+@rounding()
 def similarity(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDArray[np.float32]:
     """Similarity of each row of a matrix to each row of another matrix.
 
@@ -55,6 +57,7 @@ def similarity(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDA
     return result
 
 
+@rounding()
 def similarity_pairwise(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDArray[np.float32]:
     """Similarity of each row of a matrix to the same row of another matrix.
 

@@ -6,16 +6,17 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.kernels.ops.softmax import softmax
 from fastattn.runtime.memory import check_large
 from fastattn.text.base import TextModel
 from fastattn.text.compatibility import as_dtype, as_tensors, call_limit, check_call, check_mappings, check_torch, renamed
-from fastattn.text.inputs import pairs_of, texts_of
+from fastattn.text.inputs import Pairs, pairs_of, texts_of
 from fastattn.text.model_folder import ModelSettings, check_modules, read_modules_of
 from fastattn.text.modules import Module, Transformer
 from fastattn.text.modules.activations import activation_name, resolve_activation
@@ -25,6 +26,9 @@ from fastattn.text.prompts import resolve_prompt
 from fastattn.text.scores import ModelActivation
 
 __all__ = ["CrossEncoder"]
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -204,10 +208,31 @@ class CrossEncoder(OlderCrossEncoderNames, ModelActivation, TextModel):
         """
         return isinstance(inputs, (list, tuple, np.ndarray)) and len(inputs) > 0 and isinstance(inputs[0], str)
 
+    @overload
+    def predict(self, inputs: Pairs, *, convert_to_tensor: Literal[True], **kwargs: Any) -> torch.Tensor: ...
+    @overload
+    def predict(self, inputs: Pairs, *, convert_to_numpy: Literal[False], **kwargs: Any) -> list[torch.Tensor]: ...
+    @overload
+    def predict(
+        self,
+        inputs: list[tuple[str, str]] | list[list[str]] | NDArray[Any],
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        show_progress_bar: bool | None = ...,
+        activation_fn: str | Callable[..., Any] | None = ...,
+        apply_softmax: bool | None = ...,
+        convert_to_numpy: Literal[True] = ...,
+        convert_to_tensor: Literal[False] = ...,
+        **kwargs: Any,
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def predict(self, inputs: Pairs, *args: Any, **kwargs: Any) -> Any: ...
+
     @renamed("num_workers", sentences="inputs", activation_fct="activation_fn")
     def predict(
         self,
-        inputs: Sequence[Any] | Iterable[Any],
+        inputs: Pairs,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,

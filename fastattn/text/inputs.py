@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from fastattn.tokenizer.inputs import check_inputs, check_pair, kind_of
 
-__all__ = ["is_single", "items_of", "pairs_of", "texts_of"]
+__all__ = ["Inputs", "Pairs", "Text", "is_single", "items_of", "pairs_of", "texts_of"]
+
+# A Mapping has a key "text".
+Text: TypeAlias = str | Mapping[str, str]
+Inputs: TypeAlias = Text | Iterable[str | Sequence[str] | Mapping[str, str]]
+Pairs: TypeAlias = Sequence[str] | Iterable[Sequence[str]]
 
 
 def is_single(inputs: Any) -> bool:

@@ -14,6 +14,7 @@ from fastattn.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["OlderCrossEncoderNames", "OlderSentenceTransformerNames", "OlderTextModelNames"]
 
+Loaded = TypeVar("Loaded", bound="OlderSentenceTransformerNames")
 Model = TypeVar("Model", bound="OlderTextModelNames")
 
 
@@ -226,6 +227,21 @@ class OlderSentenceTransformerNames:
             As from `get_embedding_dimension`.
         """
         return self.get_embedding_dimension()
+
+    @classmethod
+    def load(cls: type[Loaded], input_path: str) -> Loaded:
+        """Load a model folder: the constructor under its old name.
+
+        Parameters
+        ----------
+        input_path : str
+            The folder.
+
+        Returns
+        -------
+        SentenceTransformer
+        """
+        return cls(input_path)  # type: ignore[call-arg]
 
     @contextlib.contextmanager
     def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,11 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from fastattn.runtime.memory import check_large
 from fastattn.text.similarity import as_float
 
-__all__ = ["PRECISIONS", "quantize_embeddings"]
+__all__ = ["PRECISIONS", "Precision", "quantize_embeddings"]
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 # Fewer calibration rows than this give unreliable ranges.
@@ -23,7 +24,7 @@ _FEW = 100
 
 
 def quantize_embeddings(
-    embeddings: Any, precision: str, ranges: ArrayLike | None = None, calibration_embeddings: ArrayLike | None = None
+    embeddings: Any, precision: Precision, ranges: ArrayLike | None = None, calibration_embeddings: ArrayLike | None = None
 ) -> Any:
     """Quantise embeddings, as sentence-transformers does.
 
@@ -90,7 +91,7 @@ def quantize_embeddings(
     return level.astype(np.uint8) if precision == "uint8" else (level - 128).astype(np.int8)
 
 
-def _ranges(rows: NDArray[np.float32], precision: str, *, calibrated: bool) -> NDArray[np.float32]:
+def _ranges(rows: NDArray[np.float32], precision: Precision, *, calibrated: bool) -> NDArray[np.float32]:
     """Return the least and the largest value of each channel, (2, C)."""
     if not calibrated:
         if rows.ndim == 1 or len(rows) == 1:

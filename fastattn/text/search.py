@@ -84,10 +84,12 @@ def paraphrase_mining(
         Embeds the texts.
     sentences : list of str
         The texts.
-    show_progress_bar, batch_size, truncate_dim, prompt_name, prompt : optional
+    show_progress_bar, batch_size : optional
         As in `SentenceTransformer.encode`.
     query_chunk_size, corpus_chunk_size, max_pairs, top_k, score_function : optional
         As in `paraphrase_mining_embeddings`.
+    truncate_dim, prompt_name, prompt : optional
+        As in `SentenceTransformer.encode`.
 
     Returns
     -------

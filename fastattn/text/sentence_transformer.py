@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,21 @@ from fastattn.runtime.memory import check_large
 from fastattn.text.base import TextModel
 from fastattn.text.batches import TextBatch
 from fastattn.text.compatibility import as_dtype, as_tensors, call_limit, check_call, check_torch, renamed
-from fastattn.text.inputs import is_single, items_of
+from fastattn.text.inputs import Inputs, Text, is_single, items_of
 from fastattn.text.model_folder import ModelSettings, check_modules, read_modules_of
 from fastattn.text.modules import Module, Pooling, Transformer
 from fastattn.text.modules.module import SENTENCE, TOKENS
 from fastattn.text.older_names import OlderSentenceTransformerNames
 from fastattn.text.prompts import prompted, resolve_prompt
-from fastattn.text.quantization import PRECISIONS, quantize_embeddings
+from fastattn.text.quantization import PRECISIONS, Precision, quantize_embeddings
 from fastattn.text.similarity import ModelSimilarity
 from fastattn.text.token_embeddings import check_room, text_features
 from fastattn.text.truncation import ModelTruncation, check_truncate_dim
 
 __all__ = ["SentenceTransformer"]
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -188,16 +191,62 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, ModelT
         """
         return is_single(inputs)
 
+    @overload
+    def encode(self, inputs: Inputs, *, convert_to_tensor: Literal[True], **kwargs: Any) -> torch.Tensor: ...
+    @overload
+    def encode(self, inputs: Text, *, convert_to_numpy: Literal[False], **kwargs: Any) -> torch.Tensor: ...
+    @overload
+    def encode(self, inputs: Inputs, *, convert_to_numpy: Literal[False], **kwargs: Any) -> list[torch.Tensor]: ...
+    @overload
+    def encode(self, inputs: Text, *, output_value: Literal["token_embeddings"], **kwargs: Any) -> NDArray[np.float32]: ...
+    @overload
+    def encode(self, inputs: Inputs, *, output_value: Literal["token_embeddings"], **kwargs: Any) -> list[NDArray[np.float32]]: ...
+    @overload
+    def encode(self, inputs: Text, *, output_value: None, **kwargs: Any) -> dict[str, Any]: ...
+    @overload
+    def encode(self, inputs: Inputs, *, output_value: None, **kwargs: Any) -> list[dict[str, Any]]: ...
+    @overload
+    def encode(
+        self,
+        inputs: Inputs,
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        show_progress_bar: bool | None = ...,
+        output_value: Literal["sentence_embedding"] = ...,
+        precision: Literal["float32"] | None = ...,
+        convert_to_numpy: Literal[True] = ...,
+        convert_to_tensor: Literal[False] = ...,
+        device: Any = ...,
+        normalize_embeddings: bool = ...,
+        truncate_dim: int | None = ...,
+        **kwargs: Any,
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def encode(
+        self,
+        inputs: Inputs,
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        show_progress_bar: bool | None = ...,
+        output_value: Literal["sentence_embedding", "token_embeddings"] | None = ...,
+        precision: Precision | None = ...,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: bool = ...,
+        **kwargs: Any,
+    ) -> Any: ...
+
     @renamed(sentences="inputs")
     def encode(
         self,
-        inputs: str | Iterable[str],
+        inputs: Inputs,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
-        output_value: str | None = "sentence_embedding",
-        precision: str | None = "float32",
+        output_value: Literal["sentence_embedding", "token_embeddings"] | None = "sentence_embedding",
+        precision: Precision | None = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         device: Any = None,
@@ -340,21 +389,6 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, ModelT
             if isinstance(module, Pooling):
                 module.include_prompt = include_prompt
                 break
-
-    @staticmethod
-    def load(input_path: str) -> SentenceTransformer:
-        """Load a model folder: the constructor under its old name.
-
-        Parameters
-        ----------
-        input_path : str
-            The folder.
-
-        Returns
-        -------
-        SentenceTransformer
-        """
-        return SentenceTransformer(input_path)
 
     def _saved_settings(self) -> dict[str, Any]:
         shortened = {} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}

@@ -1,7 +1,8 @@
 """Docstrings of public names match their signatures: exactly the parameters are described, and each raise is listed.
 
-Public names are those that a user reaches: `fastattn.__all__`, the names in its modules and in `fastattn.integrations`, `fastattn.modules` and `fastattn.util`, and
-inherited methods.  Elsewhere one line is enough (ruff requires it); parameters described there must be the function's.
+Public names are those that a user reaches: `fastattn.__all__`, the names in its modules and in `fastattn.integrations`,
+`fastattn.modules` and `fastattn.util`, and inherited methods.  Elsewhere one line is enough (ruff requires it); parameters
+described there must be the function's.
 """
 
 import ast

@@ -56,6 +56,8 @@ class Transformer(Module):
         A file is missing.
     CheckpointError
         A file is damaged, or needs a feature that is not supported.
+    ValueError
+        An argument has an unsupported value.
     """
 
     kind = "Transformer"

@@ -234,7 +234,7 @@ def _progress_bar(total: int, show: bool, title: str) -> Iterator[Callable[[int]
     if not show or sys.stderr is None:
         yield lambda count: None
         return
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     # tqdm's lock reads the start method of processes, which fixes it: set_start_method would fail from then on.
     chosen = multiprocessing.get_start_method(allow_none=True)

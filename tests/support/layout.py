@@ -19,7 +19,7 @@ FLOORS = (
     ("checkpoint",),
     ("encoder", "tokenizer"),
     ("text", "pytorch"),
-    ("modules", "integrations", "__init__"),
+    ("modules", "integrations", "util", "__init__"),
     ("cli",),
     ("__main__",),
 )

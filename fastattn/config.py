@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Literal, get_args
 
 __all__ = ["EncoderConfig"]
 
-# The activations that the kernels compute; other libraries' names are translated to these.
-ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
+# The activations that the kernels compute, under transformers' names, which has several for "gelu_tanh".
+Activation = Literal[
+    "gelu", "gelu_tanh", "relu", "silu", "gelu_10", "hardswish", "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu2",
+    "relu6", "sigmoid", "sqrtsoftplus", "tanh",
+]  # fmt: skip
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 _POSITIONS = ("learned", "sinusoidal", "rotary", None)
 # Minimum of each integer field.
 _WHOLE = {
@@ -66,8 +70,10 @@ class EncoderConfig:
         Width F of the feed-forward network.
     dropout : float
         Probability, in [0, 1), with which training drops an element; inference never does.
-    activation : "gelu", "gelu_tanh", "relu" or "silu"
-        Activation of the feed-forward network; "gelu" is the erf form.
+    activation : str
+        Activation of the feed-forward network, "gelu" (the erf form), "gelu_tanh", or one of transformers' names: "relu", "silu",
+        "gelu_10", "hardswish", "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu2", "relu6", "sigmoid",
+        "sqrtsoftplus", "tanh".
     norm_first : bool
         Layer norm before each sublayer instead of after the residual sum.
     layer_norm_eps : float

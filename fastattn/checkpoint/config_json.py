@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from fastattn.checkpoint.folder import CheckpointError, read_json
+from fastattn.config import ACTIVATIONS
 
 __all__ = ["TRANSFORMERS_ACTIVATIONS", "Settings"]
 
 # The name of an activation in transformers' config.json -> its name in EncoderConfig.
 TRANSFORMERS_ACTIVATIONS = {
-    "gelu": "gelu",
+    **{name: name for name in ACTIVATIONS},
     "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
+    **dict.fromkeys(
+        ("gelu_new", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "gelu_python_tanh"),
+        "gelu_tanh",
+    ),
     "swish": "silu",
 }
 # Larger numbers are refused: JSON allows integers of any size, and infinity.

@@ -15,7 +15,7 @@ Activation = Literal[
     "relu6", "sigmoid", "sqrtsoftplus", "tanh",
 ]  # fmt: skip
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
-_POSITIONS = ("learned", "sinusoidal", "rotary", None)
+Positions = Literal["learned", "sinusoidal", "rotary"]
 # Minimum of each integer field.
 _WHOLE = {
     "num_layers": 1,
@@ -125,10 +125,10 @@ class EncoderConfig:
     ff_dim: int
     dropout: float = 0.0
     _: KW_ONLY
-    activation: str = "gelu"
+    activation: Activation = "gelu"
     norm_first: bool = False
     layer_norm_eps: float = 1e-12
-    positions: str | None = None
+    positions: Positions | None = None
     vocab_size: int | None = None
     max_positions: int = 512
     type_vocab_size: int = 0
@@ -173,7 +173,7 @@ class EncoderConfig:
             raise ValueError(f"layer_norm_eps must be at least 0, got {self.layer_norm_eps!r}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
-        if self.positions not in _POSITIONS:
+        if self.positions not in (*get_args(Positions), None):
             raise ValueError(f'positions must be "learned", "sinusoidal", "rotary" or None, got {self.positions!r}')
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(f"rotary positions need heads of an even size, got {self.head_dim} channels a head")

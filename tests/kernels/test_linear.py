@@ -11,6 +11,7 @@ from fastattn import reference
 from fastattn.checkpoint.hub import find_model
 from fastattn.checkpoint.reader import read_encoder
 from fastattn.config import ACTIVATIONS
+from fastattn.encoder.packed_linear import PackedLinear
 from fastattn.tokenizer.tokenizer import load_tokenizer
 from tests.support import contract
 from tests.support.cases import DTYPES, EDGES, SCALES, normal, sizes
@@ -174,6 +175,17 @@ def test_same_bits_alone_and_in_a_batch(rows: int, outputs: int, inputs: int) ->
 def test_wrong_shapes(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=rf"\b{name}\b"):
         fastattn.linear(**{**parts(3, 5, 7), name: np.zeros(shape, np.float32)})
+
+
+def test_rounding_raises_no_floating_point_error() -> None:
+    """A result beyond float16 is infinite and one below it 0, whatever NumPy's error state."""
+    x = np.array([[60000.0], [1e-7]], np.float16)
+    with np.errstate(all="raise"):
+        result = fastattn.linear(x, np.array([[4.0], [0.01]], np.float16))
+        out = fastattn.linear(x, np.array([[4.0], [0.01]], np.float16), out=np.empty((2, 2), np.float16))
+        PackedLinear(np.full((3, 2), 1e-300), np.full(3, 1e300))
+    for each in (result, out):
+        assert each[0, 0] == np.inf and each[1, 1] == 0
 
 
 def test_unknown_activation() -> None:

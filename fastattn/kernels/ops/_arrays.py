@@ -29,7 +29,8 @@ def float_array(name: str, x: Any) -> Array:
         except ValueError as error:
             raise ValueError(f"{name} must be an array, got a {type(x).__name__} that makes none: {error}") from error
     if array.dtype.type not in _FLOATS:
-        raise TypeError(f"{name} must be float32, float64 or float16, got {array.dtype}")
+        advice = f": np.asarray({name}, np.float32) converts it" if array.dtype.kind in "biu" else ""
+        raise TypeError(f"{name} must be float32, float64 or float16, got {array.dtype}{advice}")
     return array
 
 
@@ -130,9 +131,10 @@ def finish(result: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
     if out is None:
         if result.dtype is dtype:
             return result
-        return result.astype(dtype.newbyteorder("="), copy=False)
+        with np.errstate(over="ignore", under="ignore"):
+            return result.astype(dtype.newbyteorder("="), copy=False)
     if result is not out:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             out[...] = result
     return out
 

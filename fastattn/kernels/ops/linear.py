@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastattn.config import Activation
 from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
 from fastattn.kernels.ops._arrays import (
     Array,
@@ -39,10 +40,12 @@ def pack_weight(weight: Array, out: Array) -> None:
     count, width = panels(n, out.dtype)
     grid = out[: count * k * width].reshape(count, k, width)
     full = n // width
-    grid[:full] = weight[: full * width].reshape(full, width, k).transpose(0, 2, 1)
-    if full < count:
-        grid[full] = 0
-        grid[full, :, : n - full * width] = weight[full * width :].T
+    # Weights in float64 are rounded.
+    with np.errstate(over="ignore", under="ignore"):
+        grid[:full] = weight[: full * width].reshape(full, width, k).transpose(0, 2, 1)
+        if full < count:
+            grid[full] = 0
+            grid[full, :, : n - full * width] = weight[full * width :].T
 
 
 @kernel
@@ -115,7 +118,8 @@ def pack_linear(weight: Array, bias: Array | None, dtype: Any) -> tuple[Array, A
     count, width = panels(n, dtype)
     packed, padded = aligned_empty(count * k * width, dtype), aligned_empty(count * width, dtype)
     pack_weight(weight, packed)
-    padded[:n] = 0 if bias is None else bias
+    with np.errstate(over="ignore", under="ignore"):
+        padded[:n] = 0 if bias is None else bias
     padded[n:] = 0
     return packed, padded
 
@@ -127,7 +131,7 @@ def packed_product(x: Array, packed: Array, bias: Array, out: Array, activation:
     linear_kernel(x, packed, bias, out, ACTIVATION_KINDS[activation], np.zeros(8, np.int64), workers)
 
 
-def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = None, out: Array | None = None) -> Array:
+def linear(x: Any, weight: Any, bias: Any = None, *, activation: Activation | None = None, out: Array | None = None) -> Array:
     """Affine map of the last axis: out = activation(x weight^T + bias).
 
     Parameters
@@ -156,7 +160,7 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
     Notes
     -----
     Each element is a sum of chains of at most 256 multiply-adds, and the bias.  Work 2 * M * C_in * C_out flop, M the rows of `x`.
-    `weight` is packed in every call; the encoder packs once.
+    `weight` is packed in every call, which takes longer than the product for fewer than some hundred rows; the encoder packs once.
 
     References
     ----------

@@ -153,13 +153,13 @@ def bits() -> str:
     d.text(212, 148, "the text", "small")
     d.line((210, 144), (212, 130), arrow=False)
     d.text(20, 188, "every element of the product, wherever its row lies:")
-    steps = ("0", "+ a₀b₀", "+ a₁b₁", "+ a₂b₂", "…", "+ a₇₆₇b₇₆₇", "+ bias")
+    steps = ("0", "+ a₀b₀", "+ a₁b₁", "+ a₂b₂", "…", "+ a₂₅₅b₂₅₅", "+ bias")
     for i, label in enumerate(steps):
         d.box(20 + i * 92, 200, 78, 28, "b" if label == "+ bias" else "d", label)
         if i:
             d.line((20 + i * 92 - 14, 214), (20 + i * 92 - 1, 214))
     d.text(20, 254, "one accumulator, k upwards, one rounding per step (fused multiply-add); longer sums are several", "small")
-    d.text(20, 270, "such chains, cut at places that depend on K alone, and added in their order", "small")
+    d.text(20, 270, "such chains, of 256 products each and a rest, added in their order", "small")
     return str(d)
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Literal, get_args
 
 __all__ = ["EncoderConfig"]
 
-# The activations that the kernels compute; other libraries' names are translated to these.
-ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
-_POSITIONS = ("learned", "sinusoidal", "rotary", None)
+# The activations that the kernels compute, under transformers' names, which has several for "gelu_tanh".
+Activation = Literal[
+    "gelu", "gelu_tanh", "relu", "silu", "gelu_10", "hardswish", "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu2",
+    "relu6", "sigmoid", "sqrtsoftplus", "tanh",
+]  # fmt: skip
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+Positions = Literal["learned", "sinusoidal", "rotary"]
 # Minimum of each integer field.
 _WHOLE = {
     "num_layers": 1,
@@ -68,8 +72,10 @@ class EncoderConfig:
         Width F of the feed-forward network.
     dropout : float
         Probability, in [0, 1), with which training drops an element; inference never does.
-    activation : "gelu", "gelu_tanh", "relu" or "silu"
-        Activation of the feed-forward network; "gelu" is the erf form.
+    activation : str
+        Activation of the feed-forward network, "gelu" (the erf form), "gelu_tanh", or one of transformers' names: "relu", "silu",
+        "gelu_10", "hardswish", "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu2", "relu6", "sigmoid",
+        "sqrtsoftplus", "tanh".
     norm_first : bool
         Layer norm before each sublayer instead of after the residual sum.
     layer_norm_eps : float
@@ -124,10 +130,10 @@ class EncoderConfig:
     ff_dim: int
     dropout: float = 0.0
     _: KW_ONLY
-    activation: str = "gelu"
+    activation: Activation = "gelu"
     norm_first: bool = False
     layer_norm_eps: float = 1e-12
-    positions: str | None = None
+    positions: Positions | None = None
     vocab_size: int | None = None
     max_positions: int = 512
     padding_idx: int | None = None
@@ -173,7 +179,7 @@ class EncoderConfig:
             raise ValueError(f"layer_norm_eps must be at least 0, got {self.layer_norm_eps!r}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
-        if self.positions not in _POSITIONS:
+        if self.positions not in (*get_args(Positions), None):
             raise ValueError(f'positions must be "learned", "sinusoidal", "rotary" or None, got {self.positions!r}')
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(f"rotary positions need heads of an even size, got {self.head_dim} channels a head")

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fastattn.checkpoint.folder import CheckpointError, read_json
+from fastattn.config import Activation
 
 __all__ = ["TRANSFORMERS_ACTIVATIONS", "Settings"]
 
 # The name of an activation in transformers' config.json -> its name in EncoderConfig.
-TRANSFORMERS_ACTIVATIONS = {
-    "gelu": "gelu",
+TRANSFORMERS_ACTIVATIONS: dict[str, Activation] = {
+    **{name: name for name in get_args(Activation)},
     "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
+    "gelu_python_tanh": "gelu_tanh",
     "swish": "silu",
 }
 # Larger numbers are refused: JSON allows integers of any size, and infinity.
@@ -73,8 +74,8 @@ class Settings:
         return value
 
     def activation(
-        self, key: str = "hidden_act", default: str = "gelu", known: Mapping[str, str] = TRANSFORMERS_ACTIVATIONS
-    ) -> str:
+        self, key: str = "hidden_act", default: str = "gelu", known: Mapping[str, Activation] = TRANSFORMERS_ACTIVATIONS
+    ) -> Activation:
         """Return an activation by its name in EncoderConfig; `known` translates the names that are supported."""
         return known[self.choice(key, default, known)]
 

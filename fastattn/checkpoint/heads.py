@@ -13,7 +13,7 @@ Array = NDArray[np.float32]
 
 
 class HeadStep(NamedTuple):
-    """A step of a head: ``norm(activation(x weight^T + bias))``; the activation as in `fastattn.linear`, or "tanh"."""
+    """A step of a head: ``norm(activation(x weight^T + bias))``; the activation as in `fastattn.linear`."""
 
     weight: Array
     bias: Array | None

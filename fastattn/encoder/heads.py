@@ -37,9 +37,7 @@ class _Step:
 
     def __init__(self, stored: HeadStep, eps: float) -> None:
         self.width, self.inputs = stored.weight.shape
-        # The kernels have no tanh: it is applied to their result.
-        self._is_tanh = stored.activation == "tanh"
-        self._linear = PackedLinear(stored.weight, stored.bias, None if self._is_tanh else stored.activation)
+        self._linear = PackedLinear(stored.weight, stored.bias, stored.activation)
         self._norm = None if stored.norm_weight is None else (stored.norm_weight.copy(), _copy(stored.norm_bias))
         self._eps = eps
 
@@ -55,8 +53,6 @@ class _Step:
     def __call__(self, x: Array) -> Array:
         """Map the rows of x (M, C_in)."""
         out = self._linear(x)
-        if self._is_tanh:
-            np.tanh(out, out=out)
         if self._norm is not None:
             weight, bias = self._norm
             out = layer_norm(out, weight, bias, eps=self._eps)

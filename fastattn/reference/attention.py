@@ -42,7 +42,8 @@ def attention_weights(
     softcap : float, optional
         Bound of the scaled scores, approached by tanh.
     window : (left, right), optional
-        Query t sees keys t-left .. t+right; None: no bound on that side.
+        Query t sees keys t-left .. t+right; None: no bound on that side.  A key is seen where `attn_mask`, `is_causal` and
+        `window` all allow it.
 
     Returns
     -------
@@ -53,7 +54,7 @@ def attention_weights(
     Raises
     ------
     ValueError
-        If both `attn_mask` and `is_causal` are given, or the mask does not broadcast.
+        If the mask does not broadcast.
 
     References
     ----------
@@ -111,7 +112,8 @@ def scaled_dot_product_attention(
     softcap : float, optional
         Bound of the scaled scores, approached by tanh.
     window : (left, right), optional
-        Query t sees keys t-left .. t+right; None: no bound on that side.
+        Query t sees keys t-left .. t+right; None: no bound on that side.  A key is seen where `attn_mask`, `is_causal` and
+        `window` all allow it.
 
     Returns
     -------
@@ -122,7 +124,7 @@ def scaled_dot_product_attention(
     Raises
     ------
     ValueError
-        If both `attn_mask` and `is_causal` are given, or the mask does not broadcast.
+        If the mask does not broadcast.
 
     References
     ----------
@@ -156,8 +158,6 @@ def _visible(
     s = np.arange(shape[-1])[None, :]  # (1, S)
     visible = np.ones(shape, dtype=bool)  # (..., H, L, S)
     if is_causal:
-        if attn_mask is not None:
-            raise ValueError("attn_mask must be None when is_causal is True")
         visible &= s <= t
     if attn_mask is not None:
         visible &= attn_mask if attn_mask.dtype == np.bool_ else attn_mask != -np.inf

@@ -87,7 +87,7 @@ def feed_forward(parameters: Mapping[str, Array], prefix: str, x: Array, *, acti
         Prefix of ``.input.weight``: ``layers.{i}.feed_forward``.
     x : ndarray, (..., T, C)
         Hidden states.
-    activation : {"gelu", "gelu_tanh", "relu", "silu"}
+    activation : str
         Activation of the first product, or of the gate.
 
     Returns
@@ -137,7 +137,7 @@ def encoder_layer(
         As in `scaled_dot_product_attention`.
     num_heads : int
         Number of heads H.
-    activation : {"gelu", "gelu_tanh", "relu", "silu"}
+    activation : str
         Activation of the feed-forward network.
     norm_first : bool
         Pre-norm instead of post-norm.
@@ -265,7 +265,7 @@ def encoder(
         Number of layers.
     num_heads : int
         Number of heads H.
-    activation : {"gelu", "gelu_tanh", "relu", "silu"}
+    activation : str
         Activation of the feed-forward network.
     norm_first : bool
         Pre-norm layers instead of post-norm.

@@ -8,6 +8,7 @@ Only arguments that select a formula are checked here; the public ops check the 
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -179,8 +180,8 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, activation: st
         One row per output channel, as in torch.
     bias : ndarray, (M,), optional
         Added to each row.
-    activation : {None, "gelu", "gelu_tanh", "relu", "silu"}
-        Applied last.
+    activation : str, optional
+        A name of `ACTIVATIONS`, applied last.
 
     Returns
     -------
@@ -234,20 +235,41 @@ def _erf(x: Array) -> Array:
     return np.asarray(_erf64(x.astype(np.float64)), dtype=x.dtype)
 
 
+def _softplus(x: Array) -> Array:
+    return np.asarray(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+# Every activation of `linear`; the sources of the formulas are in its docstring.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_tanh": lambda x: gelu(x, approximate="tanh"),
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu_10": lambda x: np.clip(gelu(x), -10, 10),
+    "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "laplace": lambda x: (1 + _erf((x - 0.707107) / (0.282095 * math.sqrt(2)))) / 2,
+    "leaky_relu": lambda x: np.where(x < 0, x * x.dtype.type(0.01), x),
+    "linear": lambda x: x,
+    "mish": lambda x: x * np.tanh(_softplus(x)),
+    "quick_gelu": lambda x: x * _sigmoid(x * x.dtype.type(1.702)),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "sigmoid": _sigmoid,
+    "sqrtsoftplus": lambda x: np.sqrt(_softplus(x)),
+    "tanh": np.tanh,
+}
+
+
 @np.errstate(invalid="ignore", over="ignore", under="ignore")
 def _activate(x: Array, activation: str | None) -> Array:
-    """Apply an activation by its name; silu is ``x / (1 + exp(-x))``."""
-    if activation is None:
-        return x
-    if activation == "gelu":
-        return gelu(x)
-    if activation == "gelu_tanh":
-        return gelu(x, approximate="tanh")
-    if activation == "relu":
-        return np.asarray(np.maximum(x, 0))
-    if activation == "silu":
-        return np.asarray(x / (1 + np.exp(-x)))
-    raise ValueError(f'activation must be None, "gelu", "gelu_tanh", "relu" or "silu", got {activation!r}')
+    """Apply an activation by its name."""
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    return x if activation is None else np.asarray(ACTIVATIONS[activation](x))
 
 
 def pooling(hidden: Array, mode: str) -> Array:

@@ -236,7 +236,7 @@ def test_fault_in_a_file(tmp_path: Path, fault: str) -> None:
         ),
         ({"model_type": None}, "model_type None is not supported"),
         ({"model_type": ["bert"]}, r"model_type \['bert'\] is not supported"),
-        ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: gelu"),
+        ({"hidden_act": "prelu"}, "hidden_act 'prelu' is not supported; supported: gelu"),
         ({"hidden_act": ["gelu"]}, r"hidden_act \['gelu'\] is not supported"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key' is not supported"),
         ({"is_decoder": True}, "is_decoder True is not supported"),

@@ -160,7 +160,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("roberta", {"pad_token_id": -1}, "pad_token_id must be an integer of at least 0, found -1"),
     ("roberta", {"max_position_embeddings": 2}, "max_positions must be a whole number of at least 1, got 0"),
     ("xlm-roberta", {"type_vocab_size": 2}, r"token_type_embeddings\.weight' has shape \(1, 32\), expected \(2, 32\)"),
-    ("distilbert", {"activation": "mish"}, "activation 'mish' is not supported; supported: gelu"),
+    ("distilbert", {"activation": "prelu"}, "activation 'prelu' is not supported; supported: gelu"),
     ("distilbert", {"dim": None}, "dim must be a positive integer, found nothing"),
     ("mpnet", {"relative_attention_num_buckets": 64}, "relative_attention_num_buckets 64 is not supported; supported: 32"),
     ("electra", {"embedding_size": 32}, r"word_embeddings\.weight' has shape \(97, 24\), expected \(97, 32\)"),

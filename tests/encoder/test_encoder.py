@@ -245,7 +245,7 @@ def test_bad_input(call: Any, error: type[Exception], words: str) -> None:
         ((1, 3, 32, 64), {}, "num_heads must divide hidden_dim, got 3 heads for a width of 32"),
         ((0, 2, 32, 64), {}, "num_layers"),
         ((1, 2, 32, 64, 1.0), {}, "dropout"),
-        ((1, 2, 32, 64), {"activation": "mish"}, "activation"),
+        ((1, 2, 32, 64), {"activation": "prelu"}, "activation"),
         ((1, 2, 32, 64), {"positions": "alibi"}, "positions"),
         ((1, 2, 32, 64), {"vocab_size": 0}, "vocab_size"),
         ((1, 2, 32, 64), {"layer_norm_eps": -1}, "layer_norm_eps"),

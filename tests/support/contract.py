@@ -90,6 +90,8 @@ def bad_dtypes(op: str, arrays: dict[str, Array], **options: Any) -> None:
                 call(op, {**arrays, name: array.astype(dtype)}, **options)
             if dtype != "float64":
                 assert str(np.dtype(dtype)) in str(caught.value)
+            if dtype in ("int32", "int64", "bool"):
+                assert f"np.asarray({name}, np.float32)" in str(caught.value)
 
 
 def any_threads(op: str, arrays: dict[str, Array], **options: Any) -> None:

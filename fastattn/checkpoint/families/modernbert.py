@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastattn.checkpoint.config_json import TRANSFORMERS_ACTIVATIONS, Settings
+from fastattn.checkpoint.config_json import Settings
 from fastattn.checkpoint.families.family import Block, Family, Head, Names, Step, all_but_tables
 from fastattn.config import EncoderConfig
 
@@ -75,7 +75,7 @@ def _layer(settings: Settings, index: int) -> str:
 def _heads(settings: Settings) -> dict[str, Head]:
     dense = Step(
         "head.dense",
-        activation=settings.activation("classifier_activation", known={**TRANSFORMERS_ACTIVATIONS, "tanh": "tanh"}),
+        activation=settings.activation("classifier_activation"),
         norm="head.norm",
         bias=settings.flag("classifier_bias", False),
         norm_bias=settings.flag("norm_bias", False),

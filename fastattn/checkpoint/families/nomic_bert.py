@@ -9,11 +9,11 @@ from __future__ import annotations
 from fastattn.checkpoint.config_json import Settings
 from fastattn.checkpoint.families.bert import EMBEDDINGS, bert_config
 from fastattn.checkpoint.families.family import Block, Family, Head, Names, Step, all_but_tables
-from fastattn.config import EncoderConfig
+from fastattn.config import Activation, EncoderConfig
 
 __all__ = ["NOMIC_BERT"]
 
-_GATED = {"swiglu": "silu", "geglu": "gelu"}
+_GATED: dict[str, Activation] = {"swiglu": "silu", "geglu": "gelu"}
 # The original code rounds the width of a gated feed-forward network up to a multiple of this.
 _FF_MULTIPLE = 256
 
@@ -22,7 +22,7 @@ def _is_first(settings: Settings) -> bool:
     return "n_embd" in settings.values
 
 
-def _first_activation(settings: Settings) -> str:
+def _first_activation(settings: Settings) -> Activation:
     return settings.activation("activation_function", "gelu_new", _GATED)
 
 

@@ -18,8 +18,8 @@ FF_ROWS = 128
 _HEAD_ROWS = 8 * FF_ROWS
 # Place of the stop flag in the counter of work: set, the call ends early.
 STOP = 8
-# Columns of the panels that reach beyond a chain's part of the expansion, at both ends.
-EDGES = 2 * TILE_BYTES // 4
+# Columns of a panel: the last one reaches beyond F, and rows a power of two apart would share few sets of the first-level cache.
+EDGES = TILE_BYTES // 4
 
 
 def ff_stride(f: int) -> int:
@@ -138,7 +138,7 @@ def layer_tail(m, sizes, model, at, ctx, scratch, iw, x):  # type: ignore[no-unt
     width = tile_width(x.data)
     c_panels, chains = (c + width - 1) // width, chains_of(f)
     y, normed = matrix(scratch, iw, c), matrix(scratch, iw + FF_ROWS * c, c)
-    h, ldh = iw + 2 * FF_ROWS * c, (f + chains - 1) // chains + EDGES
+    h, ldh = iw + 2 * FF_ROWS * c, min(f, SUM_BLOCK) + EDGES
     spare = matrix(scratch, h + FF_ROWS * ldh, width)
     out, down = weight_of(model, at.out, at.out_bias, c, c), weight_of(model, at.down, at.down_bias, f, c)
     norm1, norm2 = norm_of(model, at.norm1, at.norm1_bias), norm_of(model, at.norm2, at.norm2_bias)
@@ -153,9 +153,10 @@ def layer_tail(m, sizes, model, at, ctx, scratch, iw, x):  # type: ignore[no-unt
         if sizes.norm_first and at.norm2 >= 0:
             norm_rows(rows, c, here, norm2, eps, normed)
             source = normed
-        # The expansion of one chain of the second product at a time: half the scratch, or less.
+        # The expansion of one chain of the second product at a time: it stays in the cache.
         for chain in range(chains):
-            first, last = f * chain // chains // width, (f * (chain + 1) // chains + width - 1) // width
+            first = chain * SUM_BLOCK // width
+            last = (min(f, (chain + 1) * SUM_BLOCK) + width - 1) // width
             part = matrix(scratch, h - first * width, ldh)
             expand(rows, (first, last), sizes, model, at, source, spare, part)
             linear_chains(rows, (chain, chain + 1), (0, c_panels), part, down, y, 0)

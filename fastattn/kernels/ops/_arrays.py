@@ -30,7 +30,8 @@ def float_array(name: str, x: Any) -> Array:
         except ValueError as error:
             raise ValueError(f"{name} must be an array, got a {type(x).__name__} that makes none: {error}") from error
     if array.dtype.type not in _FLOATS:
-        raise TypeError(f"{name} must be float32, float64 or float16, got {array.dtype}")
+        advice = f": np.asarray({name}, np.float32) converts it" if array.dtype.kind in "biu" else ""
+        raise TypeError(f"{name} must be float32, float64 or float16, got {array.dtype}{advice}")
     return array
 
 

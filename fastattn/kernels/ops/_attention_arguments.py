@@ -14,10 +14,8 @@ from fastattn.runtime.memory import check_large
 from fastattn.runtime.rounding import rounding
 
 
-def check_heads(
-    query: Array, key: Array, attn_mask: Any, is_causal: bool, softcap: float | None, value: Array | None = None
-) -> None:
-    """Raise a ValueError unless the arrays fit each other and the options do not contradict."""
+def check_heads(query: Array, key: Array, softcap: float | None, value: Array | None = None) -> None:
+    """Raise a ValueError unless the arrays fit each other and the softcap is positive."""
     for name, x in (("query", query), ("key", key), ("value", value)):
         if x is not None and x.ndim < 2:
             raise ValueError(f"{name} must have at least two axes (..., T, D), got shape {x.shape}")
@@ -25,8 +23,6 @@ def check_heads(
         raise ValueError(f"key must have the head size of query, {query.shape[-1]}, got shape {key.shape}")
     if value is not None and value.shape[-2] != key.shape[-2]:
         raise ValueError(f"value must have as many tokens as key, {key.shape[-2]}, got shape {value.shape}")
-    if is_causal and attn_mask is not None:
-        raise ValueError("attn_mask must be None where is_causal is True, got both")
     if softcap is not None and not number("softcap", softcap) > 0:
         raise ValueError(f"softcap must be positive, got {softcap}")
 

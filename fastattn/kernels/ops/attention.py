@@ -113,7 +113,7 @@ def scaled_dot_product_attention(
         bool: True takes part.  float: added to the scores; -inf masks.  A masked score is replaced, so what stands there
         has no effect; a key that no query of its head sees is not read.  A query that sees no key gives 0.
     is_causal : bool
-        Query t sees keys 0 .. t.  Excludes `attn_mask`.
+        Query t sees keys 0 .. t.
     scale : float, optional
         Factor on the dot product, no unit.  Default 1 / sqrt(D).
     enable_gqa : bool
@@ -135,13 +135,14 @@ def scaled_dot_product_attention(
         An array is not a float array or has another dtype than `query`, `attn_mask` is neither bool nor float, or
         `scale` or `softcap` is not a number.
     ValueError
-        The shapes disagree, `attn_mask` does not broadcast or comes with `is_causal`, `softcap` is not positive, `window` is not
-        a pair of non-negative numbers.
+        The shapes disagree, `attn_mask` does not broadcast, `softcap` is not positive, `window` is not a pair of non-negative
+        numbers.
     MemoryError
         The result, with temporary arrays, is larger than the memory that is free.
 
     Notes
     -----
+    `attn_mask`, `is_causal` and `window` may come together: a query sees the keys that all of them allow.
     Keys in blocks of 512, one running maximum a row; a block that a row does not see is skipped.  Memory O(L + S).
     Work 2 * B * H * L * S * (D + E) flop.
 
@@ -153,7 +154,7 @@ def scaled_dot_product_attention(
     """
     query, key, value = float_array("query", query), float_array("key", key), float_array("value", value)
     same_dtype("query", query, key=key, value=value)
-    check_heads(query, key, attn_mask, is_causal, softcap, value)
+    check_heads(query, key, softcap, value)
     left, right = bounds(is_causal, window)
     length, d = query.shape[-2:]
     s_all, e = value.shape[-2:]

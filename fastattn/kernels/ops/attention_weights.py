@@ -142,7 +142,7 @@ def attention_weights(
         bool: True takes part.  float: added to the scores; -inf masks.  A masked score is replaced, so what stands there
         has no effect, and its weight is 0.
     is_causal : bool
-        Query t sees keys 0 .. t.  Excludes `attn_mask`.
+        Query t sees keys 0 .. t.
     scale : float, optional
         Factor on the dot product, no unit.  Default 1 / sqrt(D).
     enable_gqa : bool
@@ -165,13 +165,14 @@ def attention_weights(
         An array is not a float array or has another dtype than `query`, `attn_mask` is neither bool nor float, or
         `scale` or `softcap` is not a number.
     ValueError
-        The shapes disagree, `attn_mask` does not broadcast or comes with `is_causal`, `softcap` is not positive, `window` is not
-        a pair of non-negative numbers.
+        The shapes disagree, `attn_mask` does not broadcast, `softcap` is not positive, `window` is not a pair of non-negative
+        numbers.
     MemoryError
         The result, with temporary arrays, is larger than the memory that is free.
 
     Notes
     -----
+    `attn_mask`, `is_causal` and `window` may come together: a query sees the keys that all of them allow.
     Memory O(B * H * L * S): the result.  Work 2 * B * H * L * S * D flop.
 
     References
@@ -181,7 +182,7 @@ def attention_weights(
     """
     query, key = float_array("query", query), float_array("key", key)
     same_dtype("query", query, key=key)
-    check_heads(query, key, attn_mask, is_causal, softcap)
+    check_heads(query, key, softcap)
     left, right = bounds(is_causal, window)
     (length, d), s_all = query.shape[-2:], key.shape[-2]
     lead, heads, groups = leading(query, key, None, enable_gqa)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def gelu_kernel(x, out, kind, workers):  # type: ignore[no-untyped-def]
             activate_rows(1, stop - start, x, start, n, out, start, n, kind)
 
 
-def gelu(x: Any, *, approximate: str = "none", out: Array | None = None) -> Array:
+def gelu(x: Any, *, approximate: Literal["none", "tanh"] = "none", out: Array | None = None) -> Array:
     """Gaussian error linear unit, element by element.
 
     none: x Phi(x) = x (1 + erf(x / sqrt(2))) / 2

@@ -1,4 +1,4 @@
-"""Exponential, normal tail and tanh on vectors.
+"""Exponential, normal tail, tanh and log1p on vectors.
 
 float32: polynomials (minimax, fitted for this file), with their error bounds; the tests measure them.
 float64: the C library's functions, lane by lane.
@@ -85,6 +85,23 @@ def _tanh_f64(x):  # type: ignore[no-untyped-def]
     return each_lane(x, "tanh")
 
 
+def _log1p_f32(e):  # type: ignore[no-untyped-def]
+    # log(1 + e) = 2 artanh(s), s = e / (e + 2) <= 1/3: its series to s**15, whose rest is 2e-9.
+    s = e / (e + 2.0)
+    t = s * s
+    p = fma(t, 2.0 / 15, 2.0 / 13)
+    p = fma(p, t, 2.0 / 11)
+    p = fma(p, t, 2.0 / 9)
+    p = fma(p, t, 2.0 / 7)
+    p = fma(p, t, 2.0 / 5)
+    p = fma(p, t, 2.0 / 3)
+    return fma(p * t, s, s + s)
+
+
+def _log1p_f64(e):  # type: ignore[no-untyped-def]
+    return each_lane(e, "log1p")
+
+
 def _by_dtype(name: str, f32: Callable[..., Any], f64: Callable[..., Any]) -> Callable[..., Any]:
     """One function of vectors that runs `f32` or `f64` by the dtype of its first argument."""
 
@@ -107,3 +124,5 @@ normal_tail = _by_dtype("normal_tail", _normal_tail_f32, _normal_tail_f64)
 normal_tail.__doc__ = "Phi(-u), the normal distribution's tail, for u >= 0 (float32: for u <= 13)."
 tanh = _by_dtype("tanh", _tanh_f32, _tanh_f64)
 tanh.__doc__ = "Hyperbolic tangent; float32 error below 2 ulp."
+log1p = _by_dtype("log1p", _log1p_f32, _log1p_f64)
+log1p.__doc__ = "log(1 + e) for e in 0 .. 1; float32 error below 2 ulp."

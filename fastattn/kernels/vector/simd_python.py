@@ -100,6 +100,7 @@ def below_float32(c: float) -> float:
 _LIBRARY: dict[str, Any] = {
     "llvm.exp2.f64": np.exp2,
     "erfc": np.vectorize(math.erfc, otypes=[np.float64]),
+    "log1p": np.log1p,
     "tanh": np.tanh,
 }
 

@@ -16,6 +16,7 @@ from fastattn.encoder import forward, layers, packing
 from fastattn.encoder.padding import pack, unpack
 from fastattn.encoder.recorder import Recorder
 from fastattn.encoder.tables import Tables
+from fastattn.encoder.torch_names import TorchNames
 from fastattn.kernels.encoder.pool import POOLINGS
 from fastattn.kernels.ops._arrays import Array, writable
 from fastattn.kernels.records import Batch, Result
@@ -30,7 +31,7 @@ _PLAIN: Any = ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")
 _IDS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
 
 
-class Encoder:
+class Encoder(TorchNames):
     """Transformer encoder.
 
     Parameters

@@ -16,6 +16,7 @@ from fastattn.config import EncoderConfig
 from fastattn.encoder.encoder import Encoder, encode_rows
 from fastattn.encoder.packed_linear import PackedLinear
 from fastattn.encoder.padding import pack, unpack
+from fastattn.encoder.torch_names import TorchNames
 from fastattn.kernels.ops.layer_norm import layer_norm
 from fastattn.runtime.memory import check_large
 
@@ -64,7 +65,7 @@ def _copy(array: Array | None) -> Array | None:
     return None if array is None else array.copy()
 
 
-class _EncoderWithHead:
+class _EncoderWithHead(TorchNames):
     """Base class of the encoders with a head.
 
     Parameters

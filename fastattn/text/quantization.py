@@ -59,7 +59,9 @@ def quantize_embeddings(
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     scalar = precision in ("int8", "uint8")
-    if isinstance(embeddings, list) and len(embeddings) and np.ndim(embeddings[0]) == 2:
+    if isinstance(embeddings, list) and not embeddings:
+        return []
+    if isinstance(embeddings, list) and np.ndim(embeddings[0]) == 2:
         if scalar and ranges is None:
             rows = np.concatenate(embeddings) if calibration_embeddings is None else as_float(calibration_embeddings)
             ranges = _ranges(rows, precision, calibrated=calibration_embeddings is not None) if len(rows) else None

@@ -33,6 +33,7 @@ from fastattn.text.modules import Module, Transformer
 from fastattn.text.older_names import OlderTextModelNames
 from fastattn.text.pipeline import Counts, Pipeline
 from fastattn.text.prompts import given_prompts, resolve_prompt
+from fastattn.tokenizer.settings import STEPS
 from fastattn.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["TextModel"]
@@ -110,8 +111,12 @@ class TextModel(OlderTextModelNames):
                 model_name_or_path, cache_folder=cache_folder, revision=revision, token=token, local_files_only=local_files_only
             )
             settings = read_model_settings(self.folder, self.model_type)
-            chosen = self._read_modules(self.folder, settings, do_lower_case=processing.get("do_lower_case", False), **options)
+            chosen = self._read_modules(self.folder, settings, processor_kwargs=processor_kwargs, **options)
         else:
+            if steps := [name for name in processing if name in STEPS]:
+                raise ValueError(
+                    f"processor_kwargs: {steps[0]} needs a folder: the tokenizer of the given modules is loaded already"
+                )
             chosen = list(modules)
             for i, module in enumerate(chosen):
                 if not isinstance(module, Module):

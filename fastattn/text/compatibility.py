@@ -108,11 +108,13 @@ def _no_bfloat16(name: str) -> str:
 
 def processing_arguments(processor_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the tokenizer arguments that have an effect; ValueError for unknown names or values."""
-    used = ("do_lower_case", "model_max_length", "truncation_side")
+    used = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space", "model_max_length", "truncation_side")
     given = dict(processor_kwargs or {})
-    for name in given:
+    for name, value in given.items():
         if name not in (*used, *_PROCESSOR_KWARGS):
             raise ValueError(f"processor_kwargs: {name} is not supported; supported: {', '.join((*used, *_PROCESSOR_KWARGS))}")
+        if name in used[:4] and not (isinstance(value, bool) or (value is None and name == "strip_accents")):
+            raise ValueError(f"processor_kwargs: {name} must be True or False, got {value!r}")
     if given.get("truncation_side", "right") not in ("left", "right"):
         raise ValueError(f'processor_kwargs: truncation_side must be "left" or "right", got {given["truncation_side"]!r}')
     return {name: given[name] for name in used if name in given}

@@ -174,7 +174,7 @@ class CrossEncoder(OlderCrossEncoderNames, ModelActivation, TextModel):
     def _read_modules(self, folder: Path, settings: ModelSettings | None, **options: Any) -> list[Module]:
         """Read the modules; the checkpoint's own head if ``modules.json`` is missing or belongs to another type of model."""
         if settings is None or not os.path.lexists(folder / "modules.json"):
-            return [Transformer(transformer_folder(folder), transformer_task="sequence-classification", **options)]
+            return [Transformer._without_settings(transformer_folder(folder), "sequence-classification", **options)]
         return read_modules_of(folder, **options)
 
     @property

@@ -71,7 +71,9 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, ModelT
         ``dtype``: float32, "auto", or float16, which is the type of the embeddings while the computation stays in float32.
         Loading options of transformers are ignored, other keys are an error.
     processor_kwargs : mapping, optional
-        ``model_max_length``, ``truncation_side``, ``do_lower_case``; also accepted as ``tokenizer_kwargs``.
+        ``model_max_length``, ``truncation_side``, and what takes the place of a setting in ``tokenizer_config.json``:
+        ``do_lower_case``, ``strip_accents``, ``tokenize_chinese_chars``, ``add_prefix_space``; also accepted as
+        ``tokenizer_kwargs``.
     config_kwargs : mapping, optional
         Only loading options of transformers, which are ignored.
     model_card_data : object, optional
@@ -168,7 +170,9 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, ModelT
     def _read_modules(self, folder: Any, settings: ModelSettings | None, **options: Any) -> list[Module]:
         """Read the modules; add mean pooling if ``modules.json`` is missing or belongs to another type of model."""
         if settings is None or not os.path.lexists(folder / "modules.json"):
-            transformer = Transformer(transformer_folder(folder), transformer_task="feature-extraction", **options)
+            transformer = Transformer._without_settings(
+                transformer_folder(folder), transformer_task="feature-extraction", **options
+            )
             return [transformer, Pooling(transformer.get_embedding_dimension())]
         return read_modules_of(folder, **options)
 

@@ -127,6 +127,17 @@ class Tokenizer(TokenizerCalls):
         self._around = np.array([*before, *(text[:1] or [0]), *after], np.int32)
         self._typed = bool(self._around.any())
 
+    def __repr__(self) -> str:
+        """Show the class in transformers, the folder, and the numbers of tokens."""
+        folder = f"{self.name_or_path!r}, " if self.name_or_path else ""
+        limit = "" if self.model_max_length >= NO_LIMIT else f", model_max_length={self.model_max_length}"
+        return f"Tokenizer({folder}tokenizer_class={self.class_name!r}, vocab_size={self.vocab_size}, tokens={len(self)}{limit})"
+
+    @property
+    def _tokenizer(self) -> Backend:
+        """`backend_tokenizer` under the name that programs use."""
+        return self.backend_tokenizer
+
     @classmethod
     def wrap(cls, tokenizer: Any, *, like: Tokenizer) -> Tokenizer:
         """Return the tokenizer as a `Tokenizer`; another library's is copied, and missing settings are taken from `like`."""

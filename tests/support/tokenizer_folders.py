@@ -88,7 +88,7 @@ def word_piece(mpnet: bool = False, lower: bool = True) -> Files:
 
 def byte_pairs(space: bool = False) -> Files:
     """Return the tokenizer.json of a RoBERTa."""
-    letters = [chr(i) for i in range(33, 127)] + ["Ġ", "Ã", "¶", "©", "Ģ", "ä", "¸", "Ń", "æ", "ĸ", "ĩ", "Ì", "Ī"]
+    letters = [chr(i) for i in range(33, 127)] + ["Ġ", "Ã", "¶", "©", "Ģ", "ä", "\xb8", "Ń", "æ", "ĸ", "ĩ", "Ì", "Ī"]
     merges = [("h", "e"), ("l", "l"), ("Ġ", "he"), ("Ġhe", "ll"), ("Ġhell", "o"), ("o", "r"), ("Ġ", "w")]
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     tokens = [*special, *dict.fromkeys([*letters, *("".join(pair) for pair in merges)]), "<mask>"]
@@ -133,7 +133,9 @@ def unigram(albert: bool = False) -> Files:
 
 NEW = {"content": "[NEW]", **FLAGS, "normalized": True, "special": False}
 DECODER = {str(i): {"content": token, **FLAGS} for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])}
-_KEY = "tokenizer_config.json"
+_KEY, _MAP = "tokenizer_config.json", "special_tokens_map.json"
+_LEFT = {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+_PADDING = {"direction": "Left", "pad_to_multiple_of": None, "pad_id": 9, "pad_type_id": 0, "pad_token": "a"}
 # Changes of files: objects are merged into the file's; null removes a key.
 STEPS: dict[str, Files] = {
     "nothing": {},
@@ -153,42 +155,46 @@ STEPS: dict[str, Files] = {
     "offsets and a space": {_KEY: {"trim_offsets": False, "add_prefix_space": True}},
 }
 TOKENS: dict[str, Files] = {
-    "added_tokens.json": {"added_tokens.json": {"[NEW]": 500}, "special_tokens_map.json": {"additional_special_tokens": ["[EXTRA]"]}},
+    "added_tokens.json": {"added_tokens.json": {"[NEW]": 500}, _MAP: {"additional_special_tokens": ["[EXTRA]"]}},
     "added_tokens.json, special": {
-        "added_tokens.json": {"[NEW]": 500, "[EXTRA]": 501}, "special_tokens_map.json": {"additional_special_tokens": ["[NEW]"]}
+        "added_tokens.json": {"[NEW]": 500, "[EXTRA]": 501}, _MAP: {"additional_special_tokens": ["[NEW]"]}
     },
     "additional in the config": {_KEY: {"additional_special_tokens": ["[NEW]", "[EXTRA]"]}},
-    "additional in the map": {"special_tokens_map.json": {"additional_special_tokens": ["[EXTRA]", "[NEW]"]}},
+    "additional in the map": {_MAP: {"additional_special_tokens": ["[EXTRA]", "[NEW]"]}},
     "decoder": {_KEY: {"added_tokens_decoder": {**DECODER, "500": NEW}}},
-    "decoder, special": {_KEY: {"added_tokens_decoder": {**DECODER, "500": {**NEW, "special": True, "normalized": False, "lstrip": True}}}},
+    "decoder, special": {_KEY: {"added_tokens_decoder": {**DECODER, "500": {**NEW, **FLAGS, "lstrip": True}}}},
     "decoder and map": {
-        _KEY: {"added_tokens_decoder": {**DECODER, "500": NEW}}, "special_tokens_map.json": {"additional_special_tokens": ["[EXTRA]"]}
+        _KEY: {"added_tokens_decoder": {**DECODER, "500": NEW}}, _MAP: {"additional_special_tokens": ["[EXTRA]"]}
     },
     "decoder and added": {_KEY: {"added_tokens_decoder": DECODER}, "added_tokens.json": {"[NEW]": 500}},
     "decoder and additional": {_KEY: {"added_tokens_decoder": DECODER, "additional_special_tokens": ["[NEW]"]}},
     "a word": {_KEY: {"added_tokens_decoder": {**DECODER, "6": {**NEW, "content": "world", "single_word": True}}}},
     "mask in the config": {_KEY: {"mask_token": "[NEW]"}},
-    "mask in the map": {"special_tokens_map.json": {"mask_token": {"content": "[NEW]", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}}},
-    "map over config": {_KEY: {"mask_token": "new", "pad_token": "a"}, "special_tokens_map.json": {"mask_token": "[EXTRA]", "pad_token": "b"}},
+    "mask in the map": {_MAP: {"mask_token": {"content": "[NEW]", **FLAGS, "lstrip": True}}},
+    "map over config": {_KEY: {"mask_token": "new", "pad_token": "a"}, _MAP: {"mask_token": "[EXTRA]", "pad_token": "b"}},
     "no pad": {_KEY: {"pad_token": None}},
-    "a decoder's mask": {_KEY: {"added_tokens_decoder": {**DECODER, "500": {**NEW, "content": "[EXTRA]", "rstrip": True}}, "mask_token": "[EXTRA]"}},
+    "a decoder's mask": {
+        _KEY: {
+            "added_tokens_decoder": {**DECODER, "500": {**NEW, "content": "[EXTRA]", "rstrip": True}}, "mask_token": "[EXTRA]"
+        }
+    },
     "no added tokens in the file": {"tokenizer.json": {"added_tokens": []}},
     "split": {_KEY: {"split_special_tokens": True}},
     "split, added": {_KEY: {"split_special_tokens": True, "additional_special_tokens": ["[NEW]"]}},
 }  # fmt: skip
 LIMITS: dict[str, Files] = {
-    "left in the file": {"tokenizer.json": {"truncation": {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}}},
+    "left in the file": {"tokenizer.json": {"truncation": _LEFT}},
     "left in the file, right": {
-        "tokenizer.json": {"truncation": {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}},
+        "tokenizer.json": {"truncation": _LEFT},
         _KEY: {"truncation_side": "right"},
     },
     "left": {_KEY: {"truncation_side": "left"}},
     "max_len": {_KEY: {"max_len": 7}},
     "max_len and model_max_length": {_KEY: {"max_len": 7, "model_max_length": 8}},
-    "a limit in the map": {"special_tokens_map.json": {"model_max_length": 8}},
+    "a limit in the map": {_MAP: {"model_max_length": 8}},
     "padding in the file": {
         "tokenizer.json": {
-            "padding": {"strategy": {"Fixed": 3}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 9, "pad_type_id": 0, "pad_token": "a"}
+            "padding": {"strategy": {"Fixed": 3}, **_PADDING}
         }
     },
 }  # fmt: skip

@@ -55,7 +55,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "no tokenizer": (
         lambda p: (p / "tokenizer.json").unlink(),
         FileNotFoundError,
-        r"tokenizer\.json: no such file; with transformers",
+        r"tokenizer\.json: no such file; nor a vocabulary",
     ),
     "tokenizer is not JSON": (
         lambda p: (p / "tokenizer.json").write_text("{"),

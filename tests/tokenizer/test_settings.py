@@ -1,4 +1,4 @@
-"""Files beside tokenizer.json: they change steps and tokens where transformers 4 and 5 agree, and are refused where they are wrong."""
+"""Files beside tokenizer.json: they change steps and tokens, where transformers 4 and 5 agree."""
 
 import functools
 import json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,15 +19,24 @@ from fastattn.runtime.files import write_file, write_json
 from fastattn.text.compatibility import check_mappings, loading_dtype, processing_arguments, renamed
 from fastattn.text.modules.module import SCORES, TOKENS, Module
 from fastattn.text.pretrained_config import PretrainedConfig
+from fastattn.tokenizer.settings import STEPS
 from fastattn.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["Transformer"]
 
+logger = logging.getLogger(__name__)
+
 # The settings file is sentence_<name>_config.json: older versions named it after the architecture.
 _ARCHITECTURES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 # Keys of the settings file that would change the result.
-_UNSUPPORTED = ("processing_kwargs", "query_length", "document_length", "query_expansion")
+_UNSUPPORTED = ("processing_kwargs", "query_length", "document_length", "query_expansion", "tokenizer_name_or_path")
 _TASKS = ("feature-extraction", "sequence-classification")
+# Older names of keys.
+_RENAMED = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
+# The output of transformers' models that the module is, by task.
+_OUTPUTS = {"feature-extraction": "last_hidden_state", "sequence-classification": "logits"}
+# Part of the model's vocabulary below which a tokenizer has few tokens: tables may be padded or trimmed.
+_FEW = 0.5
 
 
 class Transformer(Module):
@@ -81,18 +91,38 @@ class Transformer(Module):
         check_mappings(model_kwargs=model_kwargs, processor_kwargs=processor_kwargs, config_kwargs=config_kwargs)
         if (dtype := loading_dtype(model_kwargs, config_kwargs)) != np.float32:
             raise ValueError(f"model_kwargs: a Transformer is float32, got {dtype}: give it to the model")
-        processing = processing_arguments(processor_kwargs)
         loading = {name: value for name, value in (model_kwargs or {}).items() if name in ("revision", "token", "local_files_only")}
         found = find_model(model_name_or_path, cache_folder=cache_dir or (model_kwargs or {}).get("cache_dir"), **loading)
+        folder = transformer_folder(found)
+        path, settings = _read_settings(folder)
+        given = {"transformer_task": transformer_task, "max_seq_length": max_seq_length, "do_lower_case": do_lower_case or None}
+        settings.update({name: value for name, value in given.items() if value is not None})
+        self._load(folder, path, settings, processing_arguments(processor_kwargs))
+
+    @classmethod
+    def _without_settings(
+        cls, folder: Path, transformer_task: str, processor_kwargs: Mapping[str, Any] | None = None, **settings: Any
+    ) -> Transformer:
+        """Load a folder of transformers: sentence-transformers reads its own settings file only where modules.json is."""
+        settings = {"transformer_task": transformer_task, **{name: value for name, value in settings.items() if value is not None}}
+        module = cls.__new__(cls)
+        module._load(folder, folder / "config.json", settings, processing_arguments(processor_kwargs))
+        return module
+
+    def _load(self, folder: Path, path: Path, settings: dict[str, Any], given: Mapping[str, Any]) -> None:
+        """Load the tokenizer and the encoder with the content `settings` of the file `path`; `given` are tokenizer arguments."""
         # Absolute, because the process may change its working directory before `save`.
-        self.folder = transformer_folder(found).absolute()
-        path, settings = _read_settings(self.folder)
-        self.transformer_task = transformer_task or settings.get("transformer_task", _TASKS[0])
+        self.folder = folder.absolute()
+        self.transformer_task = settings.get("transformer_task", _TASKS[0])
         if self.transformer_task not in _TASKS:
             supported = ", ".join(_TASKS)
             raise CheckpointError(f"{path}: transformer_task {self.transformer_task!r} is not supported; supported: {supported}")
-        self.do_lower_case = do_lower_case or processing.get("do_lower_case", False) or bool(settings.get("do_lower_case"))
-        self._tokenizer = load_tokenizer(self.folder, do_lower_case=self.do_lower_case)
+        self.do_lower_case = bool(settings.get("do_lower_case"))
+        if not (self.folder / "config.json").exists():
+            raise FileNotFoundError(f"{self.folder / 'config.json'}: no such file: there is no model in this folder")
+        processing = {**settings.get("processor_kwargs", {}), **given}
+        steps = {name: value for name, value in processing.items() if name in STEPS}
+        self._tokenizer = load_tokenizer(self.folder, do_lower_case=self.do_lower_case, given=steps)
         self.model: Encoder | EncoderForSequenceClassification
         if self.transformer_task == _TASKS[0]:
             self.model = self.encoder = Encoder.from_pretrained(self.folder)
@@ -101,7 +131,8 @@ class Transformer(Module):
             self.encoder = self.model.encoder
         self.encoder.config = PretrainedConfig.of(self.encoder.config, read_object(self.folder / "config.json"))
         self._stamps = _stamps(self.folder)
-        limit = settings.get("max_seq_length") if max_seq_length is None else max_seq_length
+        self._warn_of_few_tokens()
+        limit = settings.get("processor_kwargs", {}).get("model_max_length", settings.get("max_seq_length"))
         if limit is None:
             limit = self._tokenizer.model_max_length
         elif not isinstance(limit, (int, float)) or not 1 <= limit < float("inf"):
@@ -110,17 +141,24 @@ class Transformer(Module):
             self.max_seq_length = min(int(limit), self.max_positions)
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error
-        self._configure(processing)
+        self._configure({**processing, "model_max_length": given.get("model_max_length", self.max_seq_length)})
 
     def _configure(self, processing: Mapping[str, Any]) -> None:
-        """Apply the arguments of the tokenizer; ValueError for one that it cannot follow."""
+        """Apply the arguments of the tokenizer that are not steps."""
         if "model_max_length" in processing:
             self.max_seq_length = processing["model_max_length"]
         if "truncation_side" in processing:
             self._tokenizer.truncation_side = processing["truncation_side"]
-        normalizer = self._tokenizer.backend_tokenizer.normalizer
-        if processing.get("do_lower_case") is False and normalizer is not None and normalizer.normalize_str("A") == "a":
-            raise ValueError("processor_kwargs: do_lower_case must be True: the steps in tokenizer.json lowercase")
+
+    def _warn_of_few_tokens(self) -> None:
+        """Warn of a tokenizer that has far fewer tokens than the model: it may be another model's, or hold special tokens only."""
+        tokens, rows = len(self._tokenizer), self.encoder.config.vocab_size or 0
+        if tokens < rows * _FEW:
+            logger.warning(
+                "%s: its tokenizer has %s tokens, and its model %s: words may become unknown tokens. Compare the tokenizer's files "
+                "with those of the model's source; a conversion by a wrong tokenizer class keeps the special tokens only.",
+                self.folder, f"{tokens:,}", f"{rows:,}",
+            )  # fmt: skip
 
     @property
     def output_name(self) -> str:
@@ -246,11 +284,29 @@ def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Return the path and content of the module's settings file."""
     paths = [folder / f"sentence_{name}_config.json" for name in _ARCHITECTURES]
     path = next((path for path in paths if path.exists()), paths[0])
-    settings = read_object(path)
+    settings = {_RENAMED.get(name, name): value for name, value in read_object(path).items()}
     for key in _UNSUPPORTED:
         if settings.get(key):
             raise CheckpointError(f"{path}: {key} {settings[key]!r} is not supported")
     output = settings.get("module_output_name", TOKENS)
     if output not in (TOKENS, SCORES):
         raise CheckpointError(f"{path}: module_output_name {output!r} is not supported; supported: {TOKENS}, {SCORES}")
+    wanted = {"method": "forward", "method_output_name": _OUTPUTS.get(settings.get("transformer_task", _TASKS[0]))}
+    text = (settings.get("modality_config") or {"text": wanted}).get("text")
+    if text != wanted:
+        raise CheckpointError(f"{path}: modality_config with text {text!r} is not supported; supported: {wanted!r}")
+    try:
+        settings["processor_kwargs"] = _arguments(settings)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
     return path, settings
+
+
+def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tokenizer arguments in the settings; an error for an argument of transformers that cannot be followed."""
+    given = {name: settings.get(name) for name in _RENAMED.values()}
+    check_mappings(**given)
+    # A type of the weights is not followed: the computation is in float32, which is nearer to the truth.
+    model = {name: value for name, value in (given["model_kwargs"] or {}).items() if name not in ("dtype", "torch_dtype")}
+    loading_dtype(model, given["config_kwargs"])
+    return processing_arguments(given["processor_kwargs"])

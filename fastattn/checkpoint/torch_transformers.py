@@ -66,7 +66,7 @@ class Pretrained(NamedTuple):
         try:
             settings = Settings(Path(f"{name}.config"), self.module.config.to_dict())
             tensors = _ModuleTensors(self.module, read)
-            _take_layers(settings, tensors.names())
+            _take_layers(settings, self.module, tensors.names())
             return encoder_of(settings, tensors)
         except CheckpointError as error:
             raise Unsupported(str(error)) from None
@@ -94,8 +94,8 @@ def read_pretrained(module: Any) -> Pretrained | None:
     return Pretrained(module)
 
 
-def _take_layers(settings: Settings, names: list[str]) -> None:
-    """Set the number of layers to that of the module, which runs all it has: layers may have been cut off or appended."""
+def _take_layers(settings: Settings, module: Any, names: list[str]) -> None:
+    """Set the number and the kinds of layers to the module's, which runs all it has: some may have been cut off or appended."""
     values, model_type = settings.values, settings.values.get("model_type")
     key = "n_layers" if "n_layers" in values else "num_hidden_layers"
     if model_type not in FAMILIES or model_type in _COUNTED_BY_CONFIG:
@@ -105,8 +105,9 @@ def _take_layers(settings: Settings, names: list[str]) -> None:
     count = max(there, default=-1) + 1
     if count and (model_type not in _CUT_BY_CONFIG or count < settings.size(key)):
         values[key] = count
-        if isinstance(values.get("layer_types"), list):
-            values["layer_types"] = values["layer_types"][:count]
+    kinds = [getattr(layer, "attention_type", None) for layer in getattr(module, "layers", ())]
+    if isinstance(values.get("layer_types"), list) and None not in kinds:
+        values["layer_types"] = kinds
 
 
 def shapes(name: str, tensor: Any) -> Array:

@@ -18,12 +18,13 @@ Array = NDArray[Any]
 
 
 class Order(NamedTuple):
-    """The rows of a batch (B, T) as `encode` takes them: in each sequence, the real tokens come first.
+    """The rows of a batch of `shape` (B, T) as `encode` takes them: in each sequence, the real tokens come first.
 
     `flat` (B T,): each row's place in the batch; `keys` (B,): the real tokens of each sequence; `is_given`: the rows stand in the
     batch's order.
     """
 
+    shape: tuple[int, ...]
     flat: NDArray[np.int64]
     keys: NDArray[np.int64]
     is_given: bool
@@ -35,8 +36,7 @@ class Order(NamedTuple):
 
     def real(self) -> NDArray[np.bool_]:
         """Return a mask of the rows, True for a real token."""
-        places = np.arange(len(self.flat) // max(1, len(self.keys)))
-        return (places < self.keys[:, None]).reshape(-1)
+        return (np.arange(self.shape[1]) < self.keys[:, None]).reshape(-1)
 
 
 def order(real: NDArray[np.bool_]) -> Order:
@@ -44,9 +44,9 @@ def order(real: NDArray[np.bool_]) -> Order:
     b, t = real.shape
     keys = real.sum(axis=1, dtype=np.int64)
     if (real[:, 1:] <= real[:, :-1]).all():
-        return Order(np.arange(b * t), keys, True)
+        return Order((b, t), np.arange(b * t), keys, True)
     places = np.argsort(~real, axis=1, kind="stable")
-    return Order((places + t * np.arange(b)[:, None]).reshape(-1), keys, False)
+    return Order((b, t), (places + t * np.arange(b)[:, None]).reshape(-1), keys, False)
 
 
 def encode(
@@ -59,15 +59,14 @@ def encode(
     attention: bool = False,
 ) -> tuple[Array, Array, Array]:
     """Return (hidden, hidden_states, attention) as `Encoder`; the last two are empty unless asked for."""
-    b, c = len(placed.keys), encoder.config.hidden_dim
-    t = len(rows) // max(1, b)
+    (b, t), c = placed.shape, encoder.config.hidden_dim
     offsets = np.arange(b + 1, dtype=np.int64) * t
     padded_bytes = 0 if placed.is_given else 4 * len(rows) * c
     check_large(padded_bytes + 4 * len(rows) * c, "hidden states of {} x {} tokens", b, t)
     recorder = None
     if hidden_states or attention:
         wanted = {"hidden_states": hidden_states, "attention": attention}
-        recorder = Recorder(encoder.config, encoder._packed, (b, t), placed.flat, offsets, placed.keys, **wanted)
+        recorder = Recorder(encoder.config, encoder._packed, placed.shape, placed.flat, offsets, placed.keys, **wanted)
     options: dict[str, Any] = {"recorder": recorder, "reserved_bytes": padded_bytes, "keys": placed.keys}
     out = found = encoder._encode(rows, offsets, token_type_ids, **options)
     if not placed.is_given:

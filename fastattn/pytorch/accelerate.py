@@ -87,7 +87,7 @@ def accelerate(module: M) -> M:
 class Calls(NamedTuple):
     """The calls of an accelerated module.
 
-    Attributes
+    Parameters
     ----------
     kernels : int
         Calls that ran the kernels.

@@ -79,8 +79,7 @@ class StackForward(Forward):
         elif placed is not None and (placed.is_given or not causal):
             found = encode(encoder, placed.rows(x), placed)[0]
         else:
-            whole = attention_mask(mask, padding, heads)
-            assert whole is not None
+            whole: Any = attention_mask(mask, padding, heads)
             found = encode_with_mask(encoder, x, whole)
         result = torch.from_numpy(np.ascontiguousarray(found.swapaxes(0, 1)) if swap else found)
         if plan.stack.after is not None:

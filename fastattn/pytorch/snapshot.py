@@ -90,6 +90,6 @@ def _diagonal(x: Any) -> Any:
     """Return a view of elements at even distances along all axes at once, at least `_SAMPLES` where there are so many."""
     rows = x.reshape(len(x), -1)
     if rows.shape[1] == 1 or len(rows) < _SAMPLES:
-        return x.reshape(-1)[:: max(1, x.size // _SAMPLES)]
-    height, width = len(rows) // _SAMPLES, rows.shape[1] // _SAMPLES
+        return x.reshape(-1)[:: max(1, x.size // _SAMPLES) | 1]
+    height, width = len(rows) // _SAMPLES, max(1, rows.shape[1] // _SAMPLES)
     return x.reshape(-1)[:: height * rows.shape[1] + width]

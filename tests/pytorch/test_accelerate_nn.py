@@ -150,6 +150,7 @@ def test_padding_may_hold_anything_and_rows_may_be_all_padding() -> None:
     assert clean.isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("norm", [None, nn.LayerNorm(C), nn.LayerNorm(C, eps=1e-3)], ids=str)
 def test_padding_that_torch_leaves_out(norm: Any) -> None:
     """torch makes a nested tensor of padding on the right: zeros behind the layers, and the final norm of zeros."""

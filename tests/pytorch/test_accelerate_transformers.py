@@ -128,7 +128,6 @@ def test_outputs(family: str) -> None:
     with torch.inference_mode():
         for options in ({}, {"return_dict": False}, {"return_dict": True}):
             check(module(**inputs, **options), original, {**inputs, **options})
-        found = module(**inputs)
     assert inspect.signature(module.forward) == inspect.signature(original.forward)
 
 
@@ -303,7 +302,7 @@ def test_change_that_shows_in_no_name_shows_in_the_result(change: Any) -> None:
 LAYERS: dict[str, Any] = {
     "first": lambda layers: layers[:1],
     "last": lambda layers: layers[-1:],
-    "others": lambda layers: torch.nn.ModuleList([layers[0], layers[2]]),
+    "others": lambda layers: torch.nn.ModuleList([layers[0], layers[-1]]),
     "twice": lambda layers: torch.nn.ModuleList([*layers, *copy.deepcopy(layers)]),
 }
 
@@ -322,8 +321,8 @@ def test_other_number_of_layers(family: str, configured: bool, change: str) -> N
         count = len(getattr(holder, name))
         setattr(module.config, "n_layers" if family == "distilbert" else "num_hidden_layers", count)
     original = fastattn.restore(copy.deepcopy(module))
-    if family == "modernbert" and change != "first":
-        # Its layers have kinds by their places.
+    if family == "modernbert" and change in ("last", "twice"):
+        # Its first layer has one norm less, and global layers come at regular places.
         with torch.inference_mode(), pytest.warns(FallbackWarning):
             assert torch.equal(module(**inputs)[0], original(**inputs)[0])
         return

@@ -13,9 +13,10 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.checkpoint.families import FAMILIES, Block, Family, Head, Names, Settings, Step
+from fastattn.checkpoint.families import FAMILIES, Block, Head, Names, Settings, Step
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.checkpoint.heads import HeadStep, StoredHead
+from fastattn.checkpoint.missing import check_folder, model_type
 from fastattn.checkpoint.weights import Tensors
 from fastattn.config import EncoderConfig
 from fastattn.parameters import SCHEMA
@@ -59,6 +60,7 @@ def read_head(folder: str | os.PathLike[str], task: str) -> StoredHead:
 def _open(folder: Path) -> tuple[Settings, Tensors]:
     """Open the files of a model folder."""
     folder = transformer_folder(folder)
+    check_folder(folder)
     return Settings(folder / "config.json"), Tensors(folder)
 
 
@@ -67,7 +69,7 @@ class _Checkpoint:
 
     def __init__(self, settings: Settings, tensors: Tensors) -> None:
         self.settings = settings
-        self.family = self._family()
+        self.family = FAMILIES[model_type(settings)]
         try:
             self.config = self.family.config(self.settings)
         except CheckpointError:
@@ -77,13 +79,6 @@ class _Checkpoint:
         self.tensors = tensors
         self.prefix, self.names = self._names()
         self.token_table = f"{self.names.outside['embeddings.token']}.weight"
-
-    def _family(self) -> Family:
-        model_type = self.settings.values.get("model_type")
-        if not isinstance(model_type, str) or model_type not in FAMILIES:
-            supported = ", ".join(FAMILIES)
-            raise CheckpointError(f"{self.settings.path}: model_type {model_type!r} is not supported; supported: {supported}")
-        return FAMILIES[model_type]
 
     def _names(self) -> tuple[str, Names]:
         """Return the prefix and the names of the encoder's tensors: the alternative with the most tensors in the folder."""

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["replacing", "write_file", "write_json"]
+__all__ = ["lfs_pointer", "replacing", "write_file", "write_json"]
+# First line of a Git LFS pointer, which stands for a file that was not downloaded.
+_POINTER = b"version https://git-lfs"
 # Seconds after which the temporary file of a killed process is removed: a live process can compute for hours between writes.
 _ABANDONED = 24 * 3600.0
 # The most letters of a file's name in the name of its temporary file, which then fits the limit of 255 bytes.
@@ -53,6 +55,14 @@ def replacing(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
         for left in target.parent.glob(f"{glob.escape(stem)}.????????????.tmp"):
             if time.time() - left.stat().st_mtime > _ABANDONED:
                 left.unlink()
+
+
+def lfs_pointer(content: Path | bytes) -> bool:
+    """Tell whether a file, given by its path or its content, is a Git LFS pointer instead of the file itself."""
+    if isinstance(content, bytes):
+        return content.startswith(_POINTER)
+    with content.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
 
 
 def write_file(path: Path, content: bytes | Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastattn.checkpoint.folder import CheckpointError, own_file, read_object
+from fastattn.checkpoint.missing import check_folder
 from fastattn.checkpoint.weights import remove_other_weights, weight_files
 from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.heads import EncoderForSequenceClassification
@@ -63,6 +64,7 @@ class Transformer(Module):
             supported = ", ".join(_TASKS)
             raise CheckpointError(f"{path}: transformer_task {self.transformer_task!r} is not supported; supported: {supported}")
         self.do_lower_case = do_lower_case or bool(settings.get("do_lower_case"))
+        check_folder(self.folder, tokenizer=True)
         self._tokenizer = load_tokenizer(self.folder, do_lower_case=self.do_lower_case)
         self.model: Encoder | EncoderForSequenceClassification
         if self.transformer_task == _TASKS[0]:

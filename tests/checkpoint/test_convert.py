@@ -132,8 +132,7 @@ def test_faults(tmp_path: Path) -> None:
 def test_command(tmp_path: Path) -> None:
     folder = pickled(tmp_path, {"state_dict": content("model.")}, "model.ckpt")
     result = run("convert", str(folder))
-    assert result.exit_code == 0, result.output
     assert "model.safetensors" in result.output
     assert "the prefix 'model.' was removed" in result.output
     Encoder.from_pretrained(folder)
-    assert run("convert", str(folder)).exit_code == 2
+    run("convert", str(folder), code=2)

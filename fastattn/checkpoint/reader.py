@@ -13,6 +13,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn.checkpoint.adapter import merge_adapter
 from fastattn.checkpoint.families import FAMILIES, Block, Head, Names, Settings, Step
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.checkpoint.heads import HeadStep, StoredHead
@@ -61,7 +62,9 @@ def _open(folder: Path) -> tuple[Settings, Tensors]:
     """Open the files of a model folder."""
     folder = transformer_folder(folder)
     check_folder(folder)
-    return Settings(folder / "config.json"), Tensors(folder)
+    tensors = Tensors(folder)
+    merge_adapter(folder, tensors)
+    return Settings(folder / "config.json"), tensors
 
 
 class _Checkpoint:

@@ -6,7 +6,7 @@ import json
 import math
 import mmap
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fastattn.checkpoint.folder import CheckpointError, confined, own_file, read_json, whole_file
 from fastattn.checkpoint.pickles import load_pickle
 
-__all__ = ["SINGLE", "Tensors", "pickles", "remove_other_weights", "weight_files"]
+__all__ = ["ADAPTER_FILES", "SINGLE", "Tensors", "checkpoint_files", "pickles", "remove_other_weights", "weight_files"]
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _OTHERS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".safetensors")
@@ -28,6 +28,8 @@ _NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state",
 _MOST_LISTED = 8
 # Files with all weights, in the order of the search; an index of several files may replace each of them.
 SINGLE = ("model.safetensors", "pytorch_model.bin")
+# A LoRA adapter's settings, and its tensors in one of two files.
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 Array = NDArray[np.float32]
 
@@ -48,8 +50,9 @@ class Tensors:
     reading it kills the process (SIGBUS).
     """
 
-    def __init__(self, folder: Path) -> None:
-        files = [path for path in weight_files(folder) if path.suffix != ".json"]
+    def __init__(self, folder: Path, files: list[Path] | None = None) -> None:
+        if files is None:
+            files = [path for path in weight_files(folder) if path.suffix != ".json"]
         self.where = str(files[0] if len(files) == 1 else files[0].parent)
         self._entries: dict[str, _Entry] = {}
         self._arrays: dict[str, Array] = {}
@@ -78,6 +81,11 @@ class Tensors:
         if name not in self._arrays:
             self._arrays[name] = entry.load()
         return self._arrays[name]
+
+    def change(self, name: str, shape: tuple[int, ...], load: Callable[[], Array]) -> None:
+        """Let a tensor be what `load` returns, of float32."""
+        self._entries[name] = self._entries[name]._replace(shape=shape, dtype="F32", load=load)
+        self._arrays.pop(name, None)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -115,12 +123,17 @@ def pickles(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix in _PICKLED and not path.name.startswith(_NO_WEIGHTS))
 
 
-def remove_other_weights(folder: Path, kept: str) -> None:
-    """Remove the files that `weight_files` would find before `kept`."""
-    for name in (name for single in SINGLE for name in (single, f"{single}.index.json")):
-        if name == kept:
-            return
-        (folder / name).unlink(missing_ok=True)
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the files of which an encoder is read: configuration, weights, and those of an adapter."""
+    adapter = [own_file(folder / name) for name in ADAPTER_FILES if (folder / name).exists()]
+    return [folder / "config.json", *weight_files(folder), *adapter]
+
+
+def remove_other_weights(folder: Path, kept: Iterable[str]) -> None:
+    """Remove the files, of weights or an adapter, that would be read in place of those to be kept, or beside them."""
+    for name in (*(name for single in SINGLE for name in (single, f"{single}.index.json")), *ADAPTER_FILES):
+        if name not in kept:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _map(path: Path) -> dict[str, _Entry]:

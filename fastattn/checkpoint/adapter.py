@@ -45,7 +45,8 @@ def merge_adapter(folder: Path, tensors: Tensors) -> None:
         return
     settings = Settings(path)
     _check(settings)
-    stored = Tensors(folder, [next((file for file in map(folder.joinpath, ADAPTER_FILES[1:]) if file.exists()), path)])
+    safe, pickled = map(folder.joinpath, ADAPTER_FILES[1:])
+    stored = Tensors(folder, [pickled if pickled.exists() and not safe.exists() else safe])
     found = {_plain(name): stored.read(name, stored.shape(name)) for name in stored.names()}
     while found:
         name = next(iter(found))
@@ -77,7 +78,7 @@ def _check(settings: Settings) -> None:
 
 def _plain(name: str) -> str:
     """Return the name of an adapter's tensor without what peft wraps it in."""
-    for wrapper in (".base_layer", ".modules_to_save", ".original_module"):
+    for wrapper in (".base_layer", ".modules_to_save"):
         name = name.replace(f"{wrapper}.", ".")
     return re.sub(r"(lora_(?:embedding_)?[AB])\.default", r"\1", name.removeprefix(_PREFIX))
 
@@ -101,14 +102,9 @@ def _add(tensors: Tensors, module: str, a: Array, b: Array, settings: Settings, 
     rank = _by_pattern(settings, "rank_pattern", module, settings.size("r", 8))
     alpha = _by_pattern(settings, "alpha_pattern", module, settings.number("lora_alpha", 8))
     name = _target(tensors, f"{module}.weight", str(settings.path))
-    shape, changed = tensors.shape(name), (b.shape[0], a.shape[-1])
-    if (
-        a.ndim != 2
-        or b.ndim != 2
-        or a.shape[0] != rank
-        or b.shape[1] != rank
-        or shape != (changed[::-1] if transposed else changed)
-    ):
+    shape = tensors.shape(name)
+    outputs, inputs = shape[::-1] if transposed else shape
+    if a.shape != (rank, inputs) or b.shape != (outputs, rank):
         raise settings.error(f"{module}: A has shape {a.shape} and B {b.shape} for a rank of {rank} and a weight of shape {shape}")
     scale = alpha / (math.sqrt(rank) if settings.flag("use_rslora", False) else rank)
     before = tensors.read(name, shape)

@@ -78,7 +78,7 @@ class _Checkpoint:
     def __init__(self, settings: Settings, tensors: Tensors) -> None:
         self.settings = settings
         self.family = FAMILIES[model_type(settings)]
-        settings.only(is_causal=False, quantization_config=None)
+        settings.only(quantization_config=None)
         try:
             self.config = self.family.config(self.settings)
         except CheckpointError:

@@ -83,7 +83,7 @@ def test_keys_that_the_class_of_transformers_has(name: str) -> None:
 
 
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="quantization_config .* is not supported"):
+    with pytest.raises(CheckpointError, match=r"quantization_config .* is not supported"):
         read_encoder(write_bert(tmp_path, quantization_config={"load_in_8bit": True}))
     read_encoder(write_bert(tmp_path))
 

@@ -7,7 +7,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CheckpointError", "confined", "own_file", "read_json", "read_modules", "read_object", "transformer_folder"]
+from fastattn.runtime.files import lfs_pointer
+
+__all__ = [
+    "CheckpointError",
+    "confined",
+    "own_file",
+    "read_json",
+    "read_modules",
+    "read_object",
+    "transformer_folder",
+    "whole_file",
+]
 
 
 class CheckpointError(ValueError):
@@ -32,10 +43,18 @@ def own_file(path: Path) -> Path:
     return path
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file."""
+def whole_file(path: Path) -> Path:
+    """Return the path of a file that is there; CheckpointError for the pointer of a file that Git LFS has not fetched."""
     if not own_file(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    if lfs_pointer(path):
+        raise CheckpointError(f"{path}: is a Git LFS pointer, not the file: run `git lfs pull` in its folder")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file."""
+    whole_file(path)
     try:
         return json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:

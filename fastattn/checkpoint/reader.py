@@ -5,6 +5,7 @@ A model family is a table in `fastattn.checkpoint.families`.  No code in a folde
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,16 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.checkpoint.families import FAMILIES, Block, Family, Head, Names, Settings, Step
+from fastattn.checkpoint.adapter import merge_adapter
+from fastattn.checkpoint.families import FAMILIES, Block, Head, Names, Settings, Step
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.checkpoint.heads import HeadStep, StoredHead
+from fastattn.checkpoint.missing import check_folder, model_type
 from fastattn.checkpoint.weights import Tensors
 from fastattn.config import EncoderConfig
 from fastattn.parameters import SCHEMA
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["CheckpointError", "encoder_of", "read_encoder", "read_head"]
 
@@ -32,6 +37,8 @@ _TASKS = {
     "token-classification": "head for token classification",
     "masked-lm": "head for masked-language modelling",
 }
+# Tasks whose heads have the same names, and what the classes for them are called in transformers.
+_CLASSIFIERS = {"sequence-classification": "ForSequenceClassification", "token-classification": "ForTokenClassification"}
 # The most tensors that an error lists.
 _MOST_LISTED = 8
 
@@ -59,7 +66,10 @@ def read_head(folder: str | os.PathLike[str], task: str) -> StoredHead:
 def _open(folder: Path) -> tuple[Settings, Tensors]:
     """Open the files of a model folder."""
     folder = transformer_folder(folder)
-    return Settings(folder / "config.json"), Tensors(folder)
+    check_folder(folder)
+    tensors = Tensors(folder)
+    merge_adapter(folder, tensors)
+    return Settings(folder / "config.json"), tensors
 
 
 class _Checkpoint:
@@ -67,7 +77,8 @@ class _Checkpoint:
 
     def __init__(self, settings: Settings, tensors: Tensors) -> None:
         self.settings = settings
-        self.family = self._family()
+        self.family = FAMILIES[model_type(settings)]
+        settings.only(quantization_config=None)
         try:
             self.config = self.family.config(self.settings)
         except CheckpointError:
@@ -77,13 +88,6 @@ class _Checkpoint:
         self.tensors = tensors
         self.prefix, self.names = self._names()
         self.token_table = f"{self.names.outside['embeddings.token']}.weight"
-
-    def _family(self) -> Family:
-        model_type = self.settings.values.get("model_type")
-        if not isinstance(model_type, str) or model_type not in FAMILIES:
-            supported = ", ".join(FAMILIES)
-            raise CheckpointError(f"{self.settings.path}: model_type {model_type!r} is not supported; supported: {supported}")
-        return FAMILIES[model_type]
 
     def _names(self) -> tuple[str, Names]:
         """Return the prefix and the names of the encoder's tensors: the alternative with the most tensors in the folder."""
@@ -155,6 +159,7 @@ class _Checkpoint:
         missing = [names[0] for step in head.steps for names in self._step_names(step).values() if not self._find(*names)]
         if not head.steps or missing:
             self._no_head(task, missing)
+        self._warn_of_other_task(task)
         steps, labels, width = [], {}, self.config.hidden_dim
         for step in head.steps:
             found = {part: str(self._find(*names)) for part, names in self._step_names(step).items()}
@@ -166,6 +171,13 @@ class _Checkpoint:
             steps.append(HeadStep(arrays["weight"], bias, step.activation, norm_weight, norm_bias))
             width = size
         return StoredHead(tuple(steps), head.pooling, self.config.layer_norm_eps, labels)
+
+    def _warn_of_other_task(self, task: str) -> None:
+        """Warn where the configuration says that a classifier was trained for another task."""
+        named = self.settings.values.get("architectures")
+        made_for = [str(name) for name in named if "For" in str(name)] if isinstance(named, list) else []
+        if task in _CLASSIFIERS and made_for and not any(name.endswith(_CLASSIFIERS[task]) for name in made_for):
+            logger.warning("%s: its head is of %s, and is used as a %s", self.tensors.where, ", ".join(made_for), _TASKS[task])
 
     def _step_names(self, step: Step) -> dict[str, list[str]]:
         """Return the names that each tensor of a step may have."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import mmap
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,18 +14,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.checkpoint.folder import CheckpointError, confined, own_file, read_json
+from fastattn.checkpoint.folder import CheckpointError, confined, own_file, read_json, whole_file
+from fastattn.checkpoint.pickles import load_pickle
 from fastattn.runtime.rounding import rounding
 
-__all__ = ["Tensors", "remove_other_weights", "weight_files"]
+__all__ = ["ADAPTER_FILES", "SINGLE", "Tensors", "checkpoint_files", "pickles", "remove_other_weights", "weight_files"]
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-_OTHERS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".ckpt", ".bin", ".safetensors")
+_OTHERS = (".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+_PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+# Files with such endings that hold no weights of a model.
+_NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "adapter_model", "openvino")
+# The most files that an error lists.
+_MOST_LISTED = 8
 # Files with all weights, in the order of the search; an index of several files may replace each of them.
-_SINGLE = ("model.safetensors", "pytorch_model.bin")
-# In earlier versions torch.load(weights_only=True) can run code of the file: CVE-2025-32434.
-_TORCH = (2, 6)
-_ADVICE = "with transformers installed, AutoModel.from_pretrained(folder).save_pretrained(folder) writes model.safetensors"
+SINGLE = ("model.safetensors", "pytorch_model.bin")
+# A LoRA adapter's settings, and its tensors in one of two files.
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 Array = NDArray[np.float32]
 
@@ -47,8 +51,9 @@ class Tensors:
     reading it kills the process (SIGBUS).
     """
 
-    def __init__(self, folder: Path) -> None:
-        files = [path for path in weight_files(folder) if path.suffix != ".json"]
+    def __init__(self, folder: Path, files: list[Path] | None = None) -> None:
+        if files is None:
+            files = [path for path in weight_files(folder) if path.suffix != ".json"]
         self.where = str(files[0] if len(files) == 1 else files[0].parent)
         self._entries: dict[str, _Entry] = {}
         self._arrays: dict[str, Array] = {}
@@ -78,10 +83,15 @@ class Tensors:
             self._arrays[name] = entry.load()
         return self._arrays[name]
 
+    def change(self, name: str, shape: tuple[int, ...], load: Callable[[], Array]) -> None:
+        """Let a tensor be what `load` returns, of float32."""
+        self._entries[name] = self._entries[name]._replace(shape=shape, dtype="F32", load=load)
+        self._arrays.pop(name, None)
+
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the weight files, safetensors if there are any; an index of several files comes first."""
-    for single in _SINGLE:
+    for single in SINGLE:
         index = folder / f"{single}.index.json"
         if (folder / single).exists():
             return [own_file(folder / single)]
@@ -92,25 +102,46 @@ def weight_files(folder: Path) -> list[Path]:
                 raise CheckpointError(f"{index}: has no weight_map")
             names = {str(name): name for name in weight_map.values()}
             return [index, *(own_file(confined(folder, name, index)) for name in names.values())]
-    others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHERS)
-    found = f"; not supported: {', '.join(others)}" if others else ""
-    raise FileNotFoundError(f"{folder}: no model.safetensors and no model.safetensors.index.json{found}")
+    raise FileNotFoundError(f"{folder}: no model.safetensors, pytorch_model.bin or index of several{_others(folder)}")
 
 
-def remove_other_weights(folder: Path, kept: str) -> None:
-    """Remove the files that `weight_files` would find before `kept`."""
-    for name in (name for single in _SINGLE for name in (single, f"{single}.index.json")):
-        if name == kept:
-            return
-        (folder / name).unlink(missing_ok=True)
+def _others(folder: Path) -> str:
+    """Name the weights in a folder, and those one level below, that are not read, and say what to do."""
+    paths = [path for path in (*folder.glob("*"), *folder.glob("*/*")) if not path.name.startswith(_NO_WEIGHTS)]
+    others = sorted(path.relative_to(folder).as_posix() for path in paths if path.suffix in _OTHERS)
+    if not others:
+        return ""
+    found = f"; not supported: {', '.join(others[:_MOST_LISTED])}{', ...' if len(others) > _MOST_LISTED else ''}"
+    if pickles(folder):
+        return f"{found}: `fastattn convert {folder}` writes model.safetensors of the tensors in a pickle"
+    if all(name.endswith(".onnx") for name in others):
+        return f"{found}: ONNX holds a program instead of named weights; take the checkpoint that it was exported from"
+    return f"{found}: take safetensors or pytorch_model.bin from the model's source"
+
+
+def pickles(folder: Path) -> list[Path]:
+    """Return the files that may hold pickled weights."""
+    return sorted(path for path in folder.iterdir() if path.suffix in _PICKLED and not path.name.startswith(_NO_WEIGHTS))
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the files of which an encoder is read: configuration, weights, and those of an adapter."""
+    adapter = [own_file(folder / name) for name in ADAPTER_FILES if (folder / name).exists()]
+    return [folder / "config.json", *weight_files(folder), *adapter]
+
+
+def remove_other_weights(folder: Path, kept: Iterable[str]) -> None:
+    """Remove the files, of weights or an adapter, that would be read in place of those to be kept, or beside them."""
+    for name in (*(name for single in SINGLE for name in (single, f"{single}.index.json")), *ADAPTER_FILES):
+        if name not in kept:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _map(path: Path) -> dict[str, _Entry]:
     """Return the tensors of a safetensors file, mapped into memory."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    whole_file(path)
     try:
         with safe_open(path, framework="numpy"):
             pass
@@ -148,32 +179,15 @@ def _view(mapped: mmap.mmap, shape: tuple[int, ...], dtype: str, offset: int) ->
 
 
 def _unpickle(path: Path) -> dict[str, _Entry]:
-    """Return the tensors of a pickled file, read by torch without running the code that a pickle may hold."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError as error:
-        raise CheckpointError(
-            f"{path}: refused, because a pickle can run any code when it is read, and torch, which can read the tensors alone, "
-            f"is not installed; {_ADVICE}"
-        ) from error
-    if tuple(int(number) for number in torch.__version__.split(".")[:2]) < _TORCH:
-        raise CheckpointError(
-            f"{path}: refused, because a pickle can run any code when it is read by torch {torch.__version__}; torch from "
-            f"{'.'.join(map(str, _TORCH))} on can read the tensors alone; {_ADVICE}"
-        )
-    try:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:
-            # Files from before torch 1.6 cannot be memory-mapped.
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CheckpointError(f"{path}: refused by torch.load(weights_only=True): {reason}; {_ADVICE}") from error
+    """Return the tensors of a pickled file."""
+    found = load_pickle(path)
+    import torch
+
     if not isinstance(found, dict) or not all(torch.is_tensor(tensor) for tensor in found.values()):
-        raise CheckpointError(f"{path}: expected a dict of tensors by name, found a {type(found).__name__} with other values")
+        raise CheckpointError(
+            f"{path}: expected a dict of tensors by name, found a {type(found).__name__} with other values; "
+            f"`fastattn convert {path.parent}` takes the tensors out of it"
+        )
     names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     return {
         name: _Entry(path, tuple(tensor.shape), names.get(tensor.dtype, str(tensor.dtype)), partial(_array, tensor))

@@ -140,6 +140,20 @@ def info() -> None:
 
 
 @app.command()
+def convert(folder: Annotated[Path, typer.Argument(help="A model folder with pickled weights.")]) -> None:
+    """Write model.safetensors of the pickled weights in FOLDER.
+
+    Every tensor is kept, of heads too, and only tensors are read: no code of the pickle runs.  An existing
+    model.safetensors is not replaced.  Needs torch.
+    """
+    from fastattn.cli.convert import convert_lines
+
+    with reported():
+        for line in convert_lines(folder):
+            output.print(line, markup=False, soft_wrap=True)
+
+
+@app.command()
 def warmup() -> None:
     """Compile every kernel for this CPU and keep it on disk."""
     from fastattn.cli.warmup import warm_up

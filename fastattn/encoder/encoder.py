@@ -72,6 +72,12 @@ class Encoder(TorchNames):
         self.parameters_count = sum(int(array.size) for array in {id(array): array for array in parameters.values()}.values())
         self._tables = Tables(config, self._packed.positions, self._packed.relative)
 
+    def __repr__(self) -> str:
+        """Sizes, parameters and precision."""
+        c = self.config
+        sizes = f"num_layers={c.num_layers}, num_heads={c.num_heads}, hidden_dim={c.hidden_dim}, ff_dim={c.ff_dim}"
+        return f"Encoder({sizes}, vocab_size={c.vocab_size}, {self.parameters_count:,} parameters, float32)"
+
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the tables, which are computed again."""
         return {name: value for name, value in vars(self).items() if name != "_tables"}

@@ -173,9 +173,14 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "weights are text": (
         lambda p: (p / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n" * 3),
         CheckpointError,
-        r"model\.safetensors: not a complete safetensors file",
+        r"model\.safetensors: is a Git LFS pointer, not the file: run `git lfs pull`",
     ),
-    "only a pickle": (only_a_pickle, CheckpointError, r"pytorch_model\.bin: refused.*save_pretrained"),
+    "configuration is a pointer": (
+        lambda p: (p / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        CheckpointError,
+        r"config\.json: is a Git LFS pointer",
+    ),
+    "only a pickle": (only_a_pickle, CheckpointError, r"pytorch_model\.bin: refused"),
     "integer weights": (integers, CheckpointError, r"has dtype I64, supported: F64, F32, F16, BF16"),
     "tensor missing": (
         lambda p: write_safetensors(p / "model.safetensors", without(f"{QUERY}.weight")),

@@ -12,7 +12,8 @@ import numpy as np
 
 from fastattn.checkpoint.folder import CheckpointError, own_file, read_object, transformer_folder
 from fastattn.checkpoint.hub import find_model
-from fastattn.checkpoint.weights import remove_other_weights, weight_files
+from fastattn.checkpoint.missing import check_folder
+from fastattn.checkpoint.weights import checkpoint_files, remove_other_weights
 from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.heads import EncoderForSequenceClassification
 from fastattn.runtime.files import write_file, write_json
@@ -118,8 +119,7 @@ class Transformer(Module):
             supported = ", ".join(_TASKS)
             raise CheckpointError(f"{path}: transformer_task {self.transformer_task!r} is not supported; supported: {supported}")
         self.do_lower_case = bool(settings.get("do_lower_case"))
-        if not (self.folder / "config.json").exists():
-            raise FileNotFoundError(f"{self.folder / 'config.json'}: no such file: there is no model in this folder")
+        check_folder(self.folder, tokenizer=True)
         processing = {**settings.get("processor_kwargs", {}), **given}
         steps = {name: value for name, value in processing.items() if name in STEPS}
         self._tokenizer = load_tokenizer(self.folder, do_lower_case=self.do_lower_case, given=steps)
@@ -268,14 +268,14 @@ class Transformer(Module):
             for name in self._stamps:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 write_file(target / name, own_file(self.folder / name))
-            remove_other_weights(target, list(self._stamps)[1])
+            remove_other_weights(target, self._stamps)
         self.tokenizer.save_pretrained(target)
         write_json(target / "sentence_bert_config.json", self.get_config_dict())
 
 
 def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
     """Return the size and modification time of the configuration and weight files, by name."""
-    paths = [folder / "config.json", *weight_files(folder)]
+    paths = checkpoint_files(folder)
     stats = [path.stat() for path in paths]
     return {path.relative_to(folder).as_posix(): (s.st_size, s.st_mtime_ns) for path, s in zip(paths, stats, strict=True)}
 

@@ -18,7 +18,7 @@ from fastattn.kernels.ops.rms_norm import rms_norm
 from fastattn.kernels.ops.rotary_embedding import rotary_embedding
 from fastattn.kernels.ops.softmax import softmax
 from fastattn.pytorch.accelerate import FallbackWarning, accelerate, restore
-from fastattn.runtime.version import __version__
+from fastattn.runtime.version import __version__ as __version__
 from fastattn.text.cross_encoder import CrossEncoder
 from fastattn.text.sentence_transformer import SentenceTransformer
 

@@ -197,7 +197,7 @@ def _can_start(count: int) -> bool:
 
 @contextlib.contextmanager
 def _without_threads() -> Iterator[None]:
-    """Choose the layer workqueue: tbb aborts the process where it is refused a thread; here nothing is handed to the missing ones."""
+    """Choose the layer workqueue, which starts without threads; tbb aborts the process where it is refused one."""
     chosen, config.THREADING_LAYER = config.THREADING_LAYER, "workqueue"
     try:
         yield
@@ -216,7 +216,9 @@ def threading_layer() -> str:
                     return layer
                 _alone = not _can_start(config.NUMBA_NUM_THREADS + _HELPERS)
                 if _alone:
-                    warnings.warn("fastattn: the system refuses new threads: kernels run in one thread", RuntimeWarning, stacklevel=2)
+                    warnings.warn(
+                        "fastattn: the system refuses new threads: kernels run in one thread", RuntimeWarning, stacklevel=2
+                    )
                 _load_tbb()
                 _keep_freed_arrays()
                 # Numba reads the start method of processes, which fixes it: set_start_method would fail from then on.

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.kernels.ops.softmax import softmax
 from fastattn.runtime.memory import check_large
-from fastattn.runtime.rounding import rounding
 from fastattn.text.base import TextModel
 from fastattn.text.compatibility import as_dtype, as_tensors, call_limit, check_call, check_mappings, check_torch, renamed
 from fastattn.text.inputs import Pairs, pairs_of, texts_of
@@ -318,8 +317,7 @@ class CrossEncoder(OlderCrossEncoderNames, ModelActivation, TextModel):
             for batch in batches:
                 logits[batch.rows] = pipeline.features(batch, skip)[SCORES]
         self.counts = batches.counts
-        with rounding():
-            scores: Any = np.asarray(activation(logits), np.float32)
+        scores: Any = np.asarray(activation(logits), np.float32)
         if scores.shape[:1] != (len(pairs),) or 0 in scores.shape[1:]:
             raise ValueError(f"activation_fn must return a row for each of {len(pairs)} pairs, got shape {scores.shape}")
         if self.num_labels == 1 and scores.ndim > 1:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastattn
+from soak._child import missing
 from soak._digest import LAYERS, digest, elsewhere
 from soak._poison import FULL_NAN, encoder_cases, op_cases
 from soak._sweep import FUNCTIONS, Function, sweep
@@ -107,12 +108,15 @@ def test_layer_norm_far_from_0() -> None:
         assert np.abs(fastattn.layer_norm(x) - truth).max() < 4 * np.spacing(np.float32(np.abs(truth).max()))
 
 
-def test_the_same_bits_in_every_process_and_threading_layer() -> None:
-    here = digest()
-    assert digest() == here
-    for layer, threads in zip(LAYERS, (1, 2, 2), strict=True):
-        found, used = elsewhere(layer, threads)
-        assert (found, used) == (here, layer)
+def test_the_same_bits_again() -> None:
+    assert digest() == digest()
+
+
+@pytest.mark.parametrize(("layer", "threads"), zip(LAYERS, (1, 2, 2), strict=True))
+def test_the_same_bits_in_every_process_and_threading_layer(layer: str, threads: int) -> None:
+    if reason := missing(layer):
+        pytest.skip(reason)
+    assert elsewhere(layer, threads) == (digest(), layer)
 
 
 def test_the_sweep_notices(monkeypatch: pytest.MonkeyPatch) -> None:

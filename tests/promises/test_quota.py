@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fastattn.cli.info import facts
 from fastattn.runtime import threads as _threads
 from soak._child import LAYERS, missing, run_child
 from tests.support.cases import JIT
@@ -50,8 +51,24 @@ def test_the_quota_bounds_the_threads(cpus: float, threads: int, monkeypatch: py
     _threads.threading_layer()
     monkeypatch.setattr(_threads.parallel, "_get_num_threads", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(_threads, "_quota", float(cpus))
+    monkeypatch.setattr(_threads, "_settings", None)
+    monkeypatch.setattr(_threads, "_cpu_quota", lambda: float(cpus))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert _threads.thread_count() == threads
+
+
+@pytest.mark.parametrize(("value", "threads"), [("1", 1), ("3", 3), ("3,1", 3), (" 2 ", 2), ("64", 4), ("0", 4), ("", 4), ("x", 4)])
+def test_omp_num_threads(value: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first number of OpenMP's list is a limit beside the others, and `fastattn info` says which limit applies."""
+    _threads.threading_layer()
+    monkeypatch.setattr(_threads.parallel, "_get_num_threads", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(_threads, "_settings", None)
+    monkeypatch.setattr(_threads, "_cpu_quota", lambda: float("inf"))
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert _threads.thread_count() == threads
+    decided = "OMP_NUM_THREADS" if threads < 4 else "NUMBA_NUM_THREADS"
+    assert dict(facts())["threads"].startswith(f"{threads}, by {decided} (then ")
 
 
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity of processes")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastattn import SentenceTransformer
+from fastattn import Encoder, SentenceTransformer
 from fastattn.text import pipeline
 from fastattn.text.pipeline import Pipeline
 from soak._child import ROOT
@@ -128,6 +128,7 @@ def test_several_threads_at_once(model: SentenceTransformer) -> None:
 def test_texts_that_are_taken_away_meanwhile(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastattn.text.pipeline._SLICE", 4)
     texts = ["a cat"] * 20
+    model.encode("a cat")
     embed = Pipeline.embed
 
     def taking(self: Pipeline, *arguments: Any) -> Any:
@@ -167,3 +168,28 @@ def test_no_progress_bar_without_stderr(model: SentenceTransformer, monkeypatch:
     expected = model.encode(TEXTS)
     monkeypatch.setattr(sys, "stderr", None)
     assert np.array_equal(model.encode(TEXTS, show_progress_bar=True), expected)
+
+
+@pytest.mark.parametrize("prompt", [None, "query: "])
+def test_kernels_are_loaded_before_the_bar_starts(
+    prompt: str | None, model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first compilation takes half a minute, and would be counted in the first texts a second."""
+    model.set_pooling_include_prompt(False)
+    happened: list[str] = []
+    bar, run = pipeline._progress_bar, Encoder.forward_packed
+
+    def shown(*arguments: Any) -> Any:
+        happened.append("bar")
+        return bar(*arguments)
+
+    def encoded(encoder: Encoder, ids: Any, *rest: Any, **options: Any) -> Any:
+        happened.append(f"{len(ids)} tokens")
+        return run(encoder, ids, *rest, **options)
+
+    monkeypatch.setattr(pipeline, "_progress_bar", shown)
+    monkeypatch.setattr(Encoder, "forward_packed", encoded)
+    for _ in range(2):
+        model.encode("a cat", prompt=prompt)
+    count = f"{len(ids_of((prompt or '') + 'a cat'))} tokens"
+    assert happened == ["1 tokens", "bar", count, "bar", count]

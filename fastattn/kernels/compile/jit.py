@@ -46,7 +46,9 @@ def compile_cached(fn: F, **options: Any) -> Any:
     fn.__qualname__ = f"{fn.__qualname__}-{tag}"
     dispatcher = numba.njit(**OPTIONS, **options)(fn)
     if tag is None:
-        say_once("unknown", "fastattn: compiled kernels are not kept: the loader of fastattn.kernels shows neither source nor byte code")
+        say_once(
+            "unknown", "fastattn: compiled kernels are not kept: the loader of fastattn.kernels shows neither source nor byte code"
+        )
     else:
         dispatcher._cache = KernelCache(fn)
     return dispatcher

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastattn.kernels.ops.gelu import gelu
 from fastattn.kernels.ops.softmax import softmax
+from fastattn.runtime.rounding import rounding
 
 __all__ = ["TORCH_ACTIVATIONS", "Activation", "NamedActivation", "activation_name", "find_activation", "resolve_activation"]
 
@@ -98,6 +99,10 @@ def activation_name(function: Any) -> str:
 
 def resolve_activation(function: Any) -> Activation:
     """Return an activation, given as a name, a function or a torch module, as a function of arrays."""
+    return rounding()(_resolved(function))
+
+
+def _resolved(function: Any) -> Activation:
     if isinstance(function, str):
         if function in TORCH_ACTIVATIONS:
             return TORCH_ACTIVATIONS[function]

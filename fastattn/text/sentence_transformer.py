@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 _OUTPUTS = (SENTENCE, TOKENS, None)
 
 
-class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, ModelTruncation, TextModel):
+class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransformerNames, TextModel):
     """Text embedding model, a drop-in for ``sentence_transformers.SentenceTransformer``.
 
     The embedding of a text is bit for bit the same in every batch, in every order and with any number of threads.  Calls are

@@ -39,6 +39,11 @@ _TASKS = {
 }
 # Tasks whose heads have the same names, and what the classes for them are called in transformers.
 _CLASSIFIERS = {"sequence-classification": "ForSequenceClassification", "token-classification": "ForTokenClassification"}
+# How a missing head is made: a random one would give random answers.
+_ADD = {
+    "sequence-classification": "; to add one, train it: sentence_transformers.CrossEncoder(folder, num_labels=1) makes "
+    "an untrained head, and its save_pretrained a folder that is read here"
+}
 # The most tensors that an error lists.
 _MOST_LISTED = 8
 
@@ -205,7 +210,7 @@ class _Checkpoint:
         made_for = self.settings.values.get("architectures")
         raise CheckpointError(
             f"{self.tensors.where}: there is no {_TASKS[task]} ({lacks}); tensors beside the encoder's: {there}; "
-            f"architectures in config.json: {made_for!r}"
+            f"architectures in config.json: {made_for!r}{_ADD.get(task, '')}"
         )
 
     def _labels(self, name: str) -> dict[int, str]:

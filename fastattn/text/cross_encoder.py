@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class CrossEncoder(OlderCrossEncoderNames, ModelActivation, TextModel):
+class CrossEncoder(ModelActivation, OlderCrossEncoderNames, TextModel):
     """Model that scores pairs of texts, a drop-in for ``sentence_transformers.CrossEncoder``.
 
     The scores of a pair are bit for bit the same in every batch, in every order and with any number of threads.  Calls are

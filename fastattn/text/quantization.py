@@ -58,6 +58,13 @@ def quantize_embeddings(
         embedding is not finite.
     MemoryError
         The result and its temporary arrays need more than the free memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastattn import quantize_embeddings
+    >>> quantize_embeddings(np.array([[0.5, -1.0, 2.0, 0.1, -3.0, -0.2, -0.7, 1.0]]), "ubinary")
+    array([[177]], dtype=uint8)
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")

@@ -178,6 +178,12 @@ def community_detection(
     -------
     list of list of int
         Indices of the members of each group, the centre first; the largest group first.  A row is in one group at most.
+
+    Examples
+    --------
+    >>> from fastattn.util import community_detection
+    >>> community_detection([[1.0, 0.0], [0.0, 1.0], [2.0, 0.1], [3.0, 0.0]], min_community_size=2)
+    [[0, 3, 2]]
     """
     if len(embeddings) < max(1, min_community_size):
         return []

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 _OUTPUTS = (SENTENCE, TOKENS, None)
 
 
-class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, ModelTruncation, TextModel):
+class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransformerNames, TextModel):
     """Text embedding model, a drop-in for ``sentence_transformers.SentenceTransformer``.
 
     The embedding of a text is bit for bit the same in every batch, in every order and with any number of threads.  Calls are
@@ -104,6 +104,14 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, ModelT
     References
     ----------
     Reimers and Gurevych 2019, arXiv:1908.10084, section 3.
+
+    Examples
+    --------
+    >>> from fastattn import SentenceTransformer
+    >>> model = SentenceTransformer()
+    >>> rows = model.encode(["A cat sits on the mat.", "The kitten rests.", "Stocks fell."])
+    >>> rows.shape, int(model.similarity(rows[0], rows[1:]).argmax())
+    ((3, 384), 0)
     """
 
     model_type = "SentenceTransformer"
@@ -221,9 +229,6 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, ModelT
         precision: Literal["float32"] | None = ...,
         convert_to_numpy: Literal[True] = ...,
         convert_to_tensor: Literal[False] = ...,
-        device: Any = ...,
-        normalize_embeddings: bool = ...,
-        truncate_dim: int | None = ...,
         **kwargs: Any,
     ) -> NDArray[np.float32]: ...
     @overload

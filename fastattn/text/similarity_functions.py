@@ -207,7 +207,14 @@ def truncate_embeddings(embeddings: Any, truncate_dim: int | None) -> Any:
 
 
 class SimilarityFunction(Enum):
-    """Similarity functions of embeddings, whose values are the names that `SentenceTransformer` takes."""
+    """Similarity functions of embeddings, whose values are the names that `SentenceTransformer` takes.
+
+    Examples
+    --------
+    >>> from fastattn import SimilarityFunction
+    >>> SimilarityFunction.to_similarity_fn("dot")([1.0, 2.0], [[3.0, 1.0]])
+    array([[5.]], dtype=float32)
+    """
 
     COSINE = "cosine"
     DOT_PRODUCT = "dot"

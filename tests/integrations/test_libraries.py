@@ -65,7 +65,9 @@ def assert_same_keywords(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(*scores, atol=2e-4)  # KeyBERT rounds scores to four digits
 
 
-def test_bertopic(model: SentenceTransformer, peer: Any, documents: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bertopic(
+    model: SentenceTransformer, peer: Any, documents: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     bertopic = module("bertopic")
     decomposition, cluster = module("sklearn.decomposition"), module("sklearn.cluster")
 
@@ -78,6 +80,12 @@ def test_bertopic(model: SentenceTransformer, peer: Any, documents: list[str], m
 
     expected = topics(peer)
     assert topics(bertopic_backend(model)) == expected
+    fitted = bertopic.BERTopic(embedding_model=bertopic_backend(model), umap_model=decomposition.PCA(5, random_state=0))
+    fitted.hdbscan_model = cluster.KMeans(6, n_init=5, random_state=0)
+    fitted.fit(documents)
+    fitted.save(str(tmp_path / "topics"), serialization="pickle")
+    again = bertopic.BERTopic.load(str(tmp_path / "topics"))
+    assert again.find_topics("compression of files", top_n=3) == fitted.find_topics("compression of files", top_n=3)
     own = importlib.import_module("bertopic.backend._sentencetransformers")
     monkeypatch.setattr(own, "SentenceTransformer", SentenceTransformer)
     assert topics(own.SentenceTransformerBackend(model)) == expected

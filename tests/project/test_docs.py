@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import fastattn
-from fastattn import integrations, modules, reference
+from fastattn import integrations, modules, reference, util
 from fastattn.checkpoint.families import FAMILIES
 from tests.support import pages
 
@@ -102,6 +102,7 @@ class TestSite:
         names = [f"fastattn.{name}" for name in fastattn.__all__]
         for module in (reference, modules, integrations):
             names += [f"{module.__name__}.{name}" for name in module.__all__]
+        names += [f"fastattn.util.{name}" for name in util.__all__ if name not in fastattn.__all__]
         anchors = set().union(*(read(path).anchors for path in (site / "reference").glob("*.html")))
         assert sorted(set(names) - anchors) == []
 

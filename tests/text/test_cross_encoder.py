@@ -268,7 +268,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], type[Exception], 
         lambda p: write_model(p, pooling("mean")),
         {},
         CheckpointError,
-        "there is no head for sequence classification",
+        r"there is no head for sequence classification.*; to add one, train it: sentence_transformers\.CrossEncoder\(folder",
     ),
     "modules without a score": (
         lambda p: write_model(p, pooling("mean"), model_type="CrossEncoder"),

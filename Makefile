@@ -13,11 +13,12 @@ OPS := $(wildcard fastattn/kernels/ops/[!_]*.py)
 OP_TESTS := $(OPS:fastattn/kernels/ops/%.py=tests/kernels/test_%.py)
 TESTS ?=
 BENCH ?=
+OP ?= softmax
 # Quick tests: a file for each part of the path of a text.
 QUICK := tests/project/test_layout.py $(OP_TESTS) tests/encoder/test_encoder.py tests/checkpoint/test_checkpoint.py \
 	tests/tokenizer/test_tokenizer.py tests/text/test_sentence_transformer.py
 
-.PHONY: help demo docs test test-peers quick test-nojit test-bounds lint bench bench-quick bench-ops bench-smoke soak soak-smoke clean
+.PHONY: help demo docs test test-peers quick op test-nojit test-bounds lint bench bench-quick bench-ops bench-smoke soak soak-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -37,6 +38,9 @@ quick: $(VENV)/dev.stamp ## lint and the tests that most changes need: of ops, e
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -x -q $(QUICK)
+
+op: $(VENV)/dev.stamp ## the tests of one op, its rules and its docstrings: make op OP=softmax
+	$(BIN)/python -m pytest -x -q tests/kernels/test_$(OP).py tests/reference tests/project/test_layout.py tests/project/test_docstrings.py
 
 # RuntimeWarning is ignored because NumPy warns of inf - inf; compiled code does not.
 test-nojit: $(VENV)/dev.stamp ## the op tests with the kernels as plain Python, small shapes

@@ -51,8 +51,8 @@ ATTENTION_HEADS = 8
 ATTENTION_TOKENS = (128, 512, 2048, 8192)
 ATTENTION_SIZES = (32, 64)
 ELEMENTS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
-# Row lengths: attention scores, MiniLM's hidden states and its feed-forward expansion.
-ROW_LENGTHS = {"softmax": 128, "layer_norm": 384, "layer_norm, residual": 384, "rms_norm": 384, "gelu": 1536}
+# Row lengths of attention scores and of MiniLM's feed-forward expansion; that of all others is MiniLM's hidden states.
+ROW_LENGTHS = {"softmax": 128, "gelu": MINILM.ff}
 # Memory traffic: arrays of the input's shape that are read or written once.
 STREAMS = {"softmax": 2, "layer_norm": 2, "layer_norm, residual": 3, "gelu": 2}
 
@@ -64,7 +64,7 @@ def normal(*shape: int, seed: int = 0) -> NDArray[Any]:
 
 def rows_of(op: str, elements: int) -> tuple[int, int]:
     """Return the shape (M, row length) of whole rows nearest to `elements`; below one row, a single shorter row."""
-    length = min(ROW_LENGTHS[op], elements)
+    length = min(ROW_LENGTHS.get(op, MINILM.hidden), elements)
     return max(1, round(elements / length)), length
 
 

@@ -17,17 +17,43 @@ from tests.support.models import C
 pytestmark = pytest.mark.jit
 
 
-def test_output_is_replaced_with_the_usual_permissions(model: str, lines: str, tmp_path: Path) -> None:
-    out = tmp_path / "out.npy"
-    out.write_bytes(b"old")
+@pytest.mark.skipif(os.name != "posix", reason="reads permissions")
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o660, None])
+def test_permissions_of_an_output(mode: int | None, tmp_path: Path) -> None:
+    """A replaced file keeps its permissions, and is as private while it is written; those of a new file follow the umask."""
+    path = tmp_path / "x.npy"
+    if mode is not None:
+        path.write_bytes(b"old")
+        path.chmod(mode)
     before = os.umask(0o027)
     try:
-        run("embed", lines, "-o", str(out), "-m", model)
+        with replacing(path) as file:
+            (temporary,) = tmp_path.glob(".x.npy.*.tmp")
+            assert temporary.stat().st_mode & 0o777 == (0o640 if mode is None else 0o600)
+            file.write(b"new")
     finally:
         os.umask(before)
-    assert np.load(out).shape == (3, C)
-    if os.name == "posix":
-        assert out.stat().st_mode & 0o777 == 0o640
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == (0o640 if mode is None else mode)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="changes owners")
+def test_owner_of_an_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.npy"
+    path.write_bytes(b"old")
+    os.chown(path, 1234, 4321)
+    path.chmod(0o640)
+    write_file(path, b"new")
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (1234, 4321, 0o640)
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError
+
+    # A user may not give the file to that group: its rights are for no other one.
+    monkeypatch.setattr(os, "chown", refuse)
+    write_file(path, b"newer")
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_end_of_a_link_is_replaced(model: str, lines: str, tmp_path: Path) -> None:

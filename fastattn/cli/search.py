@@ -28,7 +28,7 @@ _WITH_TEXTS = (".jsonl", ".ndjson")
 
 def search(
     file: Annotated[str, typer.Argument(help="A file of texts, as for embed, or the .npy file of their embeddings.")],
-    queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="What to look for; several are answered in turn.")],
+    queries: Annotated[list[str], typer.Argument(metavar="QUERY", help="What to look for; several queries are answered in turn.")],
     k: Annotated[int, typer.Option("-k", help="How many texts to show.", min=1)] = 5,
     texts: Annotated[
         str | None, typer.Option(help="The texts whose embeddings an .npy FILE holds.", metavar="FILE", show_default=False)

@@ -98,7 +98,7 @@ def check_space(path: Path, size: int) -> None:
         return
     if size > free:
         raise OSError(
-            errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: it needs {size / 1e6:,.1f} MB, free are {free / 1e6:,.1f} MB", str(path)
+            errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {size / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB free", str(path)
         )
 
 

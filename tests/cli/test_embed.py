@@ -83,6 +83,21 @@ def test_embed_counts_truncated_texts(model: str, tmp_path: Path) -> None:
     assert "warning: 1 text cut to 12 tokens: the rest is not in the embedding\n" in result.stderr
 
 
+def test_progress_without_a_terminal(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastattn.cli.embed._SLICE", 2)
+    monkeypatch.setattr("fastattn.cli.embed._EVERY", 0.0)
+    (tmp_path / "in.txt").write_text("the cat\na dog\nsat\n" + "dog " * 40 + "\nmat\n")
+    result = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model)
+    *progress, warning, closing = result.stderr.splitlines()
+    assert [re.fullmatch(r"(\d) of 5 texts, [\d,]+ tokens/s, \d+ s left", line).group(1) for line in progress] == ["2", "4"]  # type: ignore[union-attr]
+    assert warning.startswith("warning: 1 text cut")
+    assert closing.startswith("5 texts, 26 tokens, ")
+    texts = (tmp_path / "in.txt").read_text().splitlines()
+    assert np.array_equal(np.load(tmp_path / "out.npy"), SentenceTransformer(model).encode(texts))
+    quiet = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model, "--quiet")
+    assert quiet.stderr.splitlines() == [warning]
+
+
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_numbers_that_json_has_not(number: float, model: str, lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings = np.zeros((3, C), np.float32)

@@ -37,7 +37,7 @@ _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _SHADES = " ░▒▓█"
 # Dark blue to yellow, in the 256-colour palette.
-_COLOURS = (17, 18, 19, 55, 91, 127, 163, 169, 173, 178, 220, 227)
+_COLOURS = (17, 18, 24, 25, 31, 37, 36, 42, 78, 114, 156, 192, 228)
 
 
 @contextlib.contextmanager

@@ -150,12 +150,16 @@ BAD: dict[str, tuple[str, Callable[[Path], str], str]] = {
         )
     },
     "embeddings missing": ("search {}.npy query --texts {good}", GOOD, r"good\.txt\.npy: No such file"),
-    "heads do not divide": ("walkthrough hello --heads 7", str, "num_heads must divide hidden_dim"),
-    "dropout out of range": ("walkthrough hello --dropout 1", str, r"dropout must be in \[0, 1\)"),
-    "dim too large": ("walkthrough hello --dim 4000", str, "dim must be at most 256, got 4000"),
-    "too many heads": ("walkthrough hello --dim 120 --heads 120", str, "heads must be at most 16, got 120"),
-    "ff too large": ("walkthrough hello --ff 1025", str, "ff must be at most 1024, got 1025"),
-    "too many layers": ("walkthrough hello --layers 5000", str, "layers must be at most 6, got 5000"),
+    "heads do not divide": (
+        "walkthrough hello --heads 7",
+        str,
+        "--heads must divide --dim: 30 channels cannot be split among 7 heads",
+    ),
+    "dropout out of range": ("walkthrough hello --dropout 1", str, r"--dropout must be in \[0, 1\), got 1"),
+    "dim too large": ("walkthrough hello --dim 4000", str, "--dim must be at most 256, got 4000"),
+    "too many heads": ("walkthrough hello --dim 120 --heads 120", str, "--heads must be at most 16, got 120"),
+    "ff too large": ("walkthrough hello --ff 1025", str, "--ff must be at most 1024, got 1025"),
+    "too many layers": ("walkthrough hello --layers 5000", str, "--layers must be at most 6, got 5000"),
     "text too long": (f"walkthrough {'x' * 3000}", str, "text must have at most 256 characters, got 3000"),
     "no text": ("walkthrough |", str, "the text is empty"),
 }

@@ -50,9 +50,11 @@ def compare() -> None:
     Errors are the worst of all elements, in units of float32 eps, relative to the largest true value; the reference in
     float64 is the truth.  Times are medians of alternating runs.
     """
+    from fastattn.cli.compare import busy_cpus
     from fastattn.cli.compare import compare as comparisons
 
     with reported(prints=True), announced_compiling():
+        other_work = busy_cpus()
         output.print(f"{'':<21} {'':>16} {'error, eps':>13} {'time, ms':>17}", style="bold")
         output.print(f"{'':<21} {'shape':>16} {'ours':>6} {'NumPy':>6} {'ours':>8} {'NumPy':>8} {'ratio':>7}", style="bold")
         for found in comparisons():
@@ -62,6 +64,9 @@ def compare() -> None:
                 f"{found.seconds * 1e3:8.2f} {found.reference_seconds * 1e3:8.2f} {ratio:6.1f}x"
             )
         output.print("error: max|result - truth| / (eps max|truth|), eps = 2^-23", style="dim")
+        output.print("NumPy: the reference, written to be read and not to be fast", style="dim")
+        if other_work > 0.5:
+            note(f"warning: other programs kept {other_work:.1f} CPUs busy: these times say little", style="yellow")
 
 
 @app.command()

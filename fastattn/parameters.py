@@ -38,7 +38,7 @@ class Parameter(NamedTuple):
 # By stem: a parameter's name without ``.weight`` or ``.bias``, and without the layer.  Random weights are drawn in this order.
 OUTSIDE = {
     "embeddings.token": Parameter("table", ("vocab_size", "input_dim"), lambda config: config.vocab_size is not None),
-    "embeddings.position": Parameter("table", ("max_positions", "input_dim"), lambda config: config.positions == "learned"),
+    "embeddings.position": Parameter("table", ("position_rows", "input_dim"), lambda config: config.positions == "learned"),
     "embeddings.token_type": Parameter("table", ("type_vocab_size", "input_dim"), lambda config: config.type_vocab_size > 0),
     "embeddings.projection": Parameter("matrix", ("hidden_dim", "input_dim"), lambda config: config.embedding_dim is not None),
     "relative_bias": Parameter("table", ("relative_buckets", "num_heads"), lambda config: config.relative_buckets > 0),

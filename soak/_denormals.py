@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastattn
+from fastattn.cli.cases import Sizes, cases, ops
 from soak._poison import make
 
 Array = NDArray[Any]
@@ -24,29 +25,29 @@ def calls(small: bool) -> dict[str, Callable[[], Array]]:
         x = rng.standard_normal(shape).astype(np.float32)
         return x * DENORMAL if small else x
 
-    x, weight, bias = normal(256, 384), normal(384, 384), normal(384)
-    q, k, v = normal(3, 1, 12, 128, 32)
+    def shrunk(x: Any) -> Any:
+        return x * DENORMAL if small and isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+
+    q, v = normal(2, 1, 12, 128, 32)
     # Differences down to -100: the softmax weights of the lowest scores are denormal, or would be.
     spread = np.linspace(-100 if small else -10, 0, 384, dtype=np.float32)[None].repeat(256, 0)
     steep = q / DENORMAL * 10 if small else q
     hidden = normal(8 * 64, 40)
     offsets = np.arange(0, 8 * 64 + 1, 64)
-    tables = rng.standard_normal((2, 128, 16)).astype(np.float32)
     model = make("post")
     factor = np.float32(2.0**-66 if small else 1)
     tiny, tiny_weight = (rng.standard_normal(shape).astype(np.float32) * factor for shape in ((256, 384), (384, 384)))
+    public = ops()
+    plain = {}
+    for case in cases(Sizes(batch=2)):
+        first, *others = case.arrays
+        op, options = public[case.op], {name: shrunk(value) for name, value in case.options.items()}
+        plain[case.label] = case._replace(arrays=[shrunk(first), *others]).bound(op)
+        plain[f"{case.label}, all arrays"] = case._replace(arrays=[*map(shrunk, case.arrays)], options=options).bound(op)
     return {
-        "softmax": lambda: fastattn.softmax(x),
+        **plain,
         "softmax, small weights": lambda: fastattn.softmax(spread),
-        "layer_norm": lambda: fastattn.layer_norm(x, bias, bias, residual=x),
-        "rms_norm": lambda: fastattn.rms_norm(x, bias, residual=x),
-        "gelu": lambda: fastattn.gelu(x),
-        "gelu, tanh form": lambda: fastattn.gelu(x, approximate="tanh"),
-        "linear": lambda: fastattn.linear(x, weight, bias),
         "linear, small products": lambda: fastattn.linear(tiny, tiny_weight),
-        "rotary_embedding": lambda: fastattn.rotary_embedding(q, *tables),
-        "attention_weights": lambda: fastattn.attention_weights(q, k),
-        "attention": lambda: fastattn.scaled_dot_product_attention(q, k, v),
         "attention, small weights": lambda: fastattn.scaled_dot_product_attention(steep, steep, v),
         "encoder": lambda: model.forward_packed(hidden, offsets),
     }

@@ -10,7 +10,7 @@ import sys
 import numba
 import numpy as np
 
-import fastattn
+from fastattn.cli.cases import Sizes, cases, ops
 from fastattn.cli.info import facts
 from soak._child import LAYERS, ROOT
 from soak._poison import KINDS, make
@@ -22,24 +22,10 @@ def digest() -> str:
     """Return the hash of results on inputs that are large enough for several threads."""
     rng = np.random.default_rng(21)
 
-    def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape).astype(np.float32)
-
     found = hashlib.sha256()
-    x, weight = normal(700, 130), normal(170, 130)
-    q, k, v = normal(3, 2, 3, 150, 30)
-    for result in (
-        fastattn.softmax(x),
-        fastattn.layer_norm(x, residual=normal(700, 130)),
-        fastattn.rms_norm(x, residual=normal(700, 130)),
-        fastattn.gelu(x),
-        fastattn.gelu(x, approximate="tanh"),
-        fastattn.linear(x, weight, activation="silu"),
-        fastattn.scaled_dot_product_attention(q, k, v, is_causal=True),
-        fastattn.attention_weights(q, k),
-        fastattn.rotary_embedding(q, normal(150, 15), normal(150, 15)),
-    ):
-        found.update(result.tobytes())
+    public = ops()
+    for case in cases(Sizes(batch=3, heads=4, tokens=150, head_dim=30, ff_dim=170)):
+        found.update(case.bound(public[case.op])().tobytes())
     lengths = rng.integers(1, 60, 40)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     ids = rng.integers(0, 40, offsets[-1])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import fastattn
 from fastattn import Encoder, EncoderConfig
+from fastattn.cli.cases import Sizes, cases, ops
 
 Array = NDArray[Any]
 TEXTS = [
@@ -25,25 +26,13 @@ TEXTS = [
 
 def op_calls() -> dict[str, Callable[[], Array]]:
     """Calls of the ops, each on arrays large enough for several threads and on small arrays."""
-    rng = np.random.default_rng(0)
-
-    def normal(*shape: int) -> Array:
-        return rng.standard_normal(shape, np.float32)
-
-    q, short, rows, few = normal(2, 4, 150, 32), normal(1, 2, 9, 16), normal(900, 384), normal(3, 40)
-    weight, angles = normal(96, 384), normal(150, 16)
-    return {
-        "scaled_dot_product_attention": lambda: fastattn.scaled_dot_product_attention(q, q, q),
-        "scaled_dot_product_attention, short": lambda: fastattn.scaled_dot_product_attention(short, short, short, is_causal=True),
-        "attention_weights": lambda: fastattn.attention_weights(q, q),
-        "softmax": lambda: fastattn.softmax(rows),
-        "softmax, few": lambda: fastattn.softmax(few),
-        "layer_norm": lambda: fastattn.layer_norm(rows),
-        "rms_norm": lambda: fastattn.rms_norm(rows),
-        "gelu": lambda: fastattn.gelu(rows),
-        "linear": lambda: fastattn.linear(rows, weight),
-        "rotary_embedding": lambda: fastattn.rotary_embedding(q, angles, angles),
-    }
+    public = ops()
+    found = {}
+    for suffix, sizes in (("", Sizes(batch=6, tokens=150, ff_dim=96)), (", few", Sizes(1, 4, 9, 16, 40))):
+        for case in cases(sizes):
+            # The first case of an op is its plain call.
+            found.setdefault(case.op + suffix, case.bound(public[case.op]))
+    return found
 
 
 def encoder_calls() -> dict[str, Callable[[], Array]]:

@@ -56,29 +56,22 @@ def _growth(step: Callable[[int], Any], count: int, settle: int) -> dict[str, in
 def calls(count: int) -> dict[str, int]:
     """Call `encode`, an encoder and every op in turns, on short inputs of changing length."""
     import fastattn
+    from fastattn.cli.cases import Sizes, cases, ops
     from soak._small_model import write_model
 
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
         model = fastattn.SentenceTransformer(folder)
-    rng = np.random.default_rng(0)
-    xs = [rng.standard_normal((2, t, 8), np.float32) for t in range(1, 9)]
-    mask = np.ones((1, 8), bool)
+    public = ops()
+    lengths = [cases(Sizes(batch=1, heads=4, tokens=t, head_dim=8, ff_dim=8)) for t in range(1, 9)]
     texts = ["the cat", "a", "", "the cat sat on the mat " * 3]
-    tables = [fastattn.reference.rotary_tables(t, 8) for t in range(1, 9)]
-    rotary = [tuple(np.asarray(table, np.float32) for table in pair) for pair in tables]
+    # The same case at each length.
+    by_length = [[case.bound(public[case.op]) for case in same] for same in zip(*lengths, strict=True)]
     kinds: list[Callable[[int], Any]] = [
         lambda n: model.encode(texts[n % 4]),
         lambda n: model.encode(texts[: n % 4]),
         lambda n: model.encoder(np.full((2, n % 7 + 1), 3)),
-        lambda n: fastattn.softmax(xs[n % 8]),
-        lambda n: fastattn.layer_norm(xs[n % 8], residual=xs[n % 8]),
-        lambda n: fastattn.rms_norm(xs[n % 8], residual=xs[n % 8]),
-        lambda n: fastattn.gelu(xs[n % 8]),
-        lambda n: fastattn.linear(xs[n % 8], xs[7][0]),
-        lambda n: fastattn.scaled_dot_product_attention(*[xs[n % 8]] * 3, attn_mask=mask[:, : n % 8 + 1]),
-        lambda n: fastattn.attention_weights(xs[n % 8], xs[n % 8]),
-        lambda n: fastattn.rotary_embedding(xs[n % 8], *rotary[n % 8]),
+        *(lambda n, calls=calls: calls[n % 8]() for calls in by_length),
     ]
     return _growth(lambda i: kinds[i % len(kinds)](i // len(kinds)), count, min(5000, count))
 

@@ -26,7 +26,7 @@ def poison(scale: float) -> list[Row]:
 
 def denormals(scale: float) -> list[Row]:
     """Time each op with denormal numbers."""
-    found = slowdown(max(1.0, 60 * scale))
+    found = slowdown(max(4.0, 60 * scale))
     return [Row(f"{name} with denormal numbers, time", f"{ratio:.2f}x", "<= 1.5x", ratio <= 1.5) for name, ratio in found.items()]
 
 

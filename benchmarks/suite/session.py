@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks import ROOT
 from benchmarks.suite.export import export_key
+from benchmarks.suite.labels import duration, label, place
 from benchmarks.suite.library import Array
 from benchmarks.suite.limits import fma_flop
 from benchmarks.suite.own import encoder_options
@@ -86,8 +87,8 @@ class Session:
             cell["fma_limit"] = fma_flop(self.threads) / times["machine"]["median"]
             cell["cores_got"] = measured.timings["machine"].cores / self.threads
         self.cells.append(cell)
-        shown = ", ".join(f"{name} {1e3 * t.median:.4g}" for name, t in measured.timings.items())
-        sys.stderr.write(f"{row} {facts.get('model', '')} {case}: {shown} ms\n")
+        shown = ", ".join(f"{label(name)} {duration(t, quartiles=False)}" for name, t in times.items() if name != "machine")
+        sys.stderr.write(f"{row}, {place(cell)}: {shown}\n")
         for name, reason in measured.failures.items():
             sys.stderr.write(f"  {name} failed: {reason}\n")
         return cell, measured.timings

@@ -107,7 +107,8 @@ class _Checkpoint:
                     raise CheckpointError(f"{self.tensors.where}: tensor {f'{self.prefix}{block.name}.{part}'!r} is missing")
                 known.add(name)
                 shape = SCHEMA[stem].shape_in(self.config)
-                first = self.family.first_position(self.settings) if stem == "embeddings.position" else 0
+                # Rows before the padding's are not used.
+                first = (self.config.padding_idx or 0) if stem == "embeddings.position" else 0
                 parameters[f"{parameter}.{part}"] = self._block(name, block, shape if part == "weight" else shape[:1], first)
         self._check_for_more(known)
         return parameters

@@ -22,6 +22,9 @@ Array = NDArray[Any]
 Read = Callable[[str, Any], Array]
 
 _CLASSES = {family.model_class for family in FAMILIES.values()}
+# Model types whose forward runs as many layers as the configuration says: of layers that share weights, or at most.
+_COUNTED_BY_CONFIG = {"albert"}
+_CUT_BY_CONFIG = {"nomic_bert"}
 # A submodule of another class than these and the model's own may compute something else.
 _PARTS = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout, nn.ModuleList, nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU)
 
@@ -61,7 +64,10 @@ class Pretrained(NamedTuple):
         """Return the configuration and the parameters under the encoder's names, each as `read` gives it."""
         name = type(self.module).__name__
         try:
-            return encoder_of(Settings(Path(f"{name}.config"), self.module.config.to_dict()), _ModuleTensors(self.module, read))
+            settings = Settings(Path(f"{name}.config"), self.module.config.to_dict())
+            tensors = _ModuleTensors(self.module, read)
+            _take_layers(settings, tensors.names())
+            return encoder_of(settings, tensors)
         except CheckpointError as error:
             raise Unsupported(str(error)) from None
 
@@ -86,6 +92,21 @@ def read_pretrained(module: Any) -> Pretrained | None:
         if isinstance(part, nn.Embedding) and part.max_norm is not None:
             raise Unsupported(f"{name} has max_norm")
     return Pretrained(module)
+
+
+def _take_layers(settings: Settings, names: list[str]) -> None:
+    """Set the number of layers to that of the module, which runs all it has: layers may have been cut off or appended."""
+    values, model_type = settings.values, settings.values.get("model_type")
+    key = "n_layers" if "n_layers" in values else "num_hidden_layers"
+    if model_type not in FAMILIES or model_type in _COUNTED_BY_CONFIG:
+        return
+    prefixes = [alternative.layer for alternative in FAMILIES[model_type].names]
+    there = [i for i in range(len(names)) if any(name.startswith(layer(settings, i)) for layer in prefixes for name in names)]
+    count = max(there, default=-1) + 1
+    if count and (model_type not in _CUT_BY_CONFIG or count < settings.size(key)):
+        values[key] = count
+        if isinstance(values.get("layer_types"), list):
+            values["layer_types"] = values["layer_types"][:count]
 
 
 def shapes(name: str, tensor: Any) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.checkpoint.folder import CheckpointError, confined, own_file, read_json
+from fastattn.runtime.rounding import rounding
 
 __all__ = ["Tensors", "remove_other_weights", "weight_files"]
 
@@ -137,6 +138,7 @@ def _entry(path: Path, entry: Any, mapped: mmap.mmap, start: int) -> _Entry:
     return _Entry(path, shape, dtype, partial(_view, mapped, shape, dtype, start + first))
 
 
+@rounding()
 def _view(mapped: mmap.mmap, shape: tuple[int, ...], dtype: str, offset: int) -> Array:
     """Return a tensor of a mapped file: a view of float32, else a copy."""
     raw: NDArray[Any] = np.ndarray(shape, _DTYPES[dtype], buffer=mapped, offset=offset)

@@ -1,4 +1,4 @@
-"""Inputs for every op, in the shapes of a batch of a small encoder: `compare` and `warmup` run them."""
+"""Inputs for every op, in the shapes of an encoder: `compare`, `warmup` and trials of all ops run them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,22 @@ from numpy.typing import DTypeLike, NDArray
 import fastattn.kernels.ops
 from fastattn.config import EncoderConfig
 
-__all__ = ["MINILM", "Case", "cases", "ops"]
+__all__ = ["MINILM", "Case", "Sizes", "cases", "ops"]
 
 # The sizes of all-MiniLM-L6-v2.
 MINILM = EncoderConfig(
     num_layers=6, num_heads=12, hidden_dim=384, ff_dim=1536, positions="learned", vocab_size=1000, type_vocab_size=2
 )
+
+
+class Sizes(NamedTuple):
+    """Sizes of the inputs; the defaults are those of a batch of MINILM."""
+
+    batch: int = 4
+    heads: int = 12
+    tokens: int = 128
+    head_dim: int = 32
+    ff_dim: int = 1536
 
 
 class Case(NamedTuple):
@@ -50,16 +60,16 @@ def ops() -> dict[str, Callable[..., Any]]:
     return found
 
 
-def cases() -> list[Case]:
-    """Return the cases of every op; NotImplementedError if an op has no case."""
-    found = _cases()
+def cases(sizes: Sizes = Sizes()) -> list[Case]:  # noqa: B008  (immutable)
+    """Return the cases of every op; NotImplementedError if an op has no case. `heads` is a multiple of 4, `head_dim` of 2."""
+    found = _cases(*sizes)
     missing = ops().keys() - {case.op for case in found}
     if missing:
         raise NotImplementedError(f"fastattn/cli/cases.py has no inputs for {', '.join(sorted(missing))}: add a Case")
     return found
 
 
-def _cases() -> list[Case]:
+def _cases(batch: int, count: int, tokens: int, width: int, ff: int) -> list[Case]:
     from fastattn.reference import rotary_tables
 
     rng = np.random.default_rng(0)
@@ -67,32 +77,33 @@ def _cases() -> list[Case]:
     def normal(*shape: int) -> NDArray[np.float32]:
         return rng.standard_normal(shape, np.float32)
 
-    scores, tokens, wide = normal(12, 128, 128) * 3, normal(512, 384), normal(512, 1536)
-    up, bias = normal(1536, 384) / 20, normal(1536)
-    gain, shift = normal(384), normal(384)
-    heads = [normal(4, 12, 128, 32) for _ in range(3)]
-    grouped = [heads[0], heads[1][:, :3].copy(), heads[2][:, :3].copy()]
-    mask = rng.random((4, 1, 1, 128)) < 0.8
-    added = np.where(mask, normal(4, 1, 128, 128), -np.inf).astype(np.float32)
-    turned: list[NDArray[Any]] = [heads[0], *rotary_tables(128, 32)]
-    attention = "scaled_dot_product_attention"
+    rows, hidden = batch * tokens, count * width
+    scores, states, wide = normal(count, tokens, tokens) * 3, normal(rows, hidden), normal(rows, ff)
+    up, bias = normal(ff, hidden) / 20, normal(ff)
+    gain, shift = normal(hidden), normal(hidden)
+    heads = [normal(batch, count, tokens, width) for _ in range(3)]
+    grouped = [heads[0], heads[1][:, : count // 4].copy(), heads[2][:, : count // 4].copy()]
+    mask = rng.random((batch, 1, 1, tokens)) < 0.8
+    added = np.where(mask, normal(batch, 1, tokens, tokens), -np.inf).astype(np.float32)
+    turned: list[NDArray[Any]] = [heads[0], *rotary_tables(tokens, width)]
+    attention, shape = "scaled_dot_product_attention", f"{batch}x{count}x{tokens}x{width}"
     return [
-        Case("softmax", "softmax", "12x128x128", [scores], {}),
-        Case("layer_norm", "layer_norm", "512x384", [tokens, gain, shift], {}),
-        Case("layer_norm", "layer_norm, residual", "512x384", [tokens, gain, shift], {"residual": tokens[::-1].copy()}),
-        Case("rms_norm", "rms_norm", "512x384", [tokens, gain], {"eps": 1e-6}),
-        Case("rms_norm", "rms_norm, residual", "512x384", [tokens, gain], {"residual": tokens[::-1].copy(), "eps": 1e-6}),
-        Case("gelu", "gelu, erf", "512x1536", [wide], {}),
-        Case("gelu", "gelu, tanh", "512x1536", [wide], {"approximate": "tanh"}),
-        Case("linear", "linear", "512x384x1536", [tokens, up, bias], {}),
-        Case("linear", "linear, gelu", "512x384x1536", [tokens, up, bias], {"activation": "gelu"}),
-        Case(attention, "attention", "4x12x128x32", heads, {}),
-        Case(attention, "attention, causal", "4x12x128x32", heads, {"is_causal": True}),
-        Case(attention, "attention, mask", "4x12x128x32", [*heads, mask], {}),
-        Case(attention, "attention, added mask", "4x12x128x32", [*heads, added], {}),
-        Case(attention, "attention, window", "4x12x128x32", heads, {"window": (16, 16)}),
-        Case(attention, "attention, softcap", "4x12x128x32", heads, {"softcap": 20.0}),
-        Case(attention, "attention, grouped", "4x12/3x128x32", grouped, {"enable_gqa": True}),
-        Case("attention_weights", "attention weights", "4x12x128x32", heads[:2], {}),
-        Case("rotary_embedding", "rotary embedding", "4x12x128x32", turned, {}),
+        Case("softmax", "softmax", f"{count}x{tokens}x{tokens}", [scores], {}),
+        Case("layer_norm", "layer_norm", f"{rows}x{hidden}", [states, gain, shift], {}),
+        Case("layer_norm", "layer_norm, residual", f"{rows}x{hidden}", [states, gain, shift], {"residual": states[::-1].copy()}),
+        Case("rms_norm", "rms_norm", f"{rows}x{hidden}", [states, gain], {"eps": 1e-6}),
+        Case("rms_norm", "rms_norm, residual", f"{rows}x{hidden}", [states, gain], {"residual": states[::-1].copy(), "eps": 1e-6}),
+        Case("gelu", "gelu, erf", f"{rows}x{ff}", [wide], {}),
+        Case("gelu", "gelu, tanh", f"{rows}x{ff}", [wide], {"approximate": "tanh"}),
+        Case("linear", "linear", f"{rows}x{hidden}x{ff}", [states, up, bias], {}),
+        Case("linear", "linear, gelu", f"{rows}x{hidden}x{ff}", [states, up, bias], {"activation": "gelu"}),
+        Case(attention, "attention", shape, heads, {}),
+        Case(attention, "attention, causal", shape, heads, {"is_causal": True}),
+        Case(attention, "attention, mask", shape, [*heads, mask], {}),
+        Case(attention, "attention, added mask", shape, [*heads, added], {}),
+        Case(attention, "attention, window", shape, heads, {"window": (16, 16)}),
+        Case(attention, "attention, softcap", shape, heads, {"softcap": 20.0}),
+        Case(attention, "attention, grouped", f"{batch}x{count}/{count // 4}x{tokens}x{width}", grouped, {"enable_gqa": True}),
+        Case("attention_weights", "attention weights", shape, heads[:2], {}),
+        Case("rotary_embedding", "rotary embedding", shape, turned, {}),
     ]

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 import typer
 
@@ -76,6 +76,7 @@ def embed(
                 width = min(encoder.get_embedding_dimension(), truncate_dim or sys.maxsize)
                 # A digit and a comma for each number at the least.
                 check_space(out, len(texts.texts) * width * (4 if precision == "float32" and suffix == ".npy" else 1))
+            encoder._pipeline.load_kernels()
             start = time.perf_counter()
             chosen = {"prompt": prompt, "prompt_name": prompt_name, "normalize_embeddings": normalize, "truncate_dim": truncate_dim}
             embeddings, counts = _encode(encoder, texts.texts, chosen, quiet)
@@ -148,7 +149,7 @@ def _quantised(embeddings: NDArray[np.float32], precision: str) -> NDArray[Any]:
     """Quantise all embeddings together: they share their ranges."""
     from fastattn.text.quantization import quantize_embeddings
 
-    return embeddings if precision == "float32" else quantize_embeddings(embeddings, precision)
+    return embeddings if precision == "float32" else quantize_embeddings(embeddings, cast(Any, precision))
 
 
 def _summary(texts: Texts, counts: Counts, seconds: float) -> str:

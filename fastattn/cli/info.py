@@ -7,13 +7,12 @@ import os
 import platform
 from pathlib import Path
 
-import numba
 from llvmlite import binding
 
 from fastattn.checkpoint.hub import find_model
 from fastattn.kernels.compile.jit import cache_directory
 from fastattn.kernels.vector.target import TARGET
-from fastattn.runtime.threads import thread_count, threading_layer
+from fastattn.runtime.threads import thread_count, thread_limits, threading_layer
 
 __all__ = ["facts"]
 
@@ -28,7 +27,7 @@ def facts() -> list[tuple[str, str]]:
         ("CPU", f"{_cpu_name()} ({binding.get_host_cpu_name()})"),
         ("kernels for", f"{TARGET.name}, vectors of {TARGET.vector_bytes * 8} bits, {TARGET.registers} registers"),
         ("CPUs", f"{os.cpu_count()}"),
-        ("threads", f"{thread_count()} (NUMBA_NUM_THREADS {numba.config.NUMBA_NUM_THREADS})"),
+        ("threads", _threads()),
         ("threading layer", threading_layer()),
         ("kernel cache", "none: no folder is writable" if folder is None else f"{folder} ({kept} kernels)"),
         ("default model", _default_model()),
@@ -51,6 +50,14 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def _threads() -> str:
+    """Return the number of threads of a call, what sets it, and the other limits."""
+    count, limits = thread_count(), thread_limits()
+    least = [name for name, limit in limits.items() if limit == min(limits.values())]
+    others = [f"{name} {limit}" for name, limit in limits.items() if name not in least]
+    return f"{count}, by {' and '.join(least)}" + (f" (then {', '.join(others)})" if others else "")
 
 
 def _default_model() -> str:

@@ -1,9 +1,10 @@
-"""Output on the terminal: heat maps, one red line for an error, a line when kernels are compiled."""
+"""Output on the terminal: heat maps, one red line for an error, a line for what the package logs."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import typer
-from numba.core import event
 from numpy.typing import NDArray
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -95,26 +95,25 @@ def _exit(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-class _CompilingListener(event.Listener):  # type: ignore[misc]
-    """Announces once that kernels are being compiled."""
+class _Notes(logging.Handler):
+    """Prints records of the package's loggers as notes."""
 
-    said = False
-
-    def on_start(self, event: Any) -> None:
-        """Print the line at the first compilation."""
-        if not self.said:
-            self.said = True
-            note("compiling kernels for this CPU, once (about 20 s)")
-
-    def on_end(self, event: Any) -> None:
-        """Do nothing."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record's message."""
+        note(record.getMessage())
 
 
 @contextlib.contextmanager
 def announced_compiling() -> Iterator[None]:
-    """Print one line on stderr if kernels are compiled within this context."""
-    with event.install_listener("numba:compile", _CompilingListener()):
+    """Print what the package logs within this context, such as that kernels are compiled, a line each on stderr."""
+    logger, handler = logging.getLogger("fastattn"), _Notes(logging.WARNING)
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
         yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
 
 
 def note(message: str, *, style: str | None = None) -> None:

@@ -16,11 +16,13 @@ from fastattn.encoder import forward, layers, packing
 from fastattn.encoder.padding import pack, unpack
 from fastattn.encoder.recorder import Recorder
 from fastattn.encoder.tables import Tables
+from fastattn.encoder.torch_names import TorchNames
 from fastattn.kernels.encoder.pool import POOLINGS
 from fastattn.kernels.ops._arrays import Array, writable
 from fastattn.kernels.records import Batch, Result
 from fastattn.parameters import random_parameters
 from fastattn.runtime.memory import check_large
+from fastattn.runtime.rounding import rounding
 
 __all__ = ["Encoder", "EncoderConfig"]
 
@@ -30,7 +32,7 @@ _PLAIN: Any = ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")
 _IDS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
 
 
-class Encoder:
+class Encoder(TorchNames):
     """Transformer encoder.
 
     Parameters
@@ -232,7 +234,8 @@ class Encoder:
         if return_hidden_states or return_attention:
             if training and self.config.dropout > 0:
                 raise ValueError("return_hidden_states and return_attention show the encoder without dropout: leave out training")
-            recorder = Recorder(self.config, self._packed, real, hidden_states=return_hidden_states, attention=return_attention)
+            wanted = {"hidden_states": return_hidden_states, "attention": return_attention}
+            recorder = Recorder(self.config, self._packed, real.shape, np.flatnonzero(real), offsets, None, **wanted)
         packed = self._encode(rows, offsets, types, training=training, rng=rng, recorder=recorder, reserved_bytes=padded_bytes)
         out = unpack(packed, real)
         if recorder is None:
@@ -284,6 +287,7 @@ class Encoder:
         """
         return encode_rows(self, ids, offsets, token_type_ids, pooling, normalize, out)
 
+    @rounding()
     def _encode(
         self,
         x: Array,
@@ -297,8 +301,12 @@ class Encoder:
         rng: np.random.Generator | None = None,
         recorder: Recorder | None = None,
         reserved_bytes: int = 0,
+        keys: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
-        """Encode packed rows, after checking all that depends on the configuration."""
+        """Encode packed rows, after checking all that depends on the configuration.
+
+        `keys` (B,): the first keys[b] tokens of sequence b are seen, and the others only see; all by default.
+        """
         config, packed = self.config, self._packed
         c = config.hidden_dim
         if pooling not in POOLINGS:
@@ -316,8 +324,13 @@ class Encoder:
         types = np.empty(0, np.int32)
         if token_type_ids is not None and config.type_vocab_size:
             types = _row_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
-        longest = int(np.diff(offsets).max(initial=0))
-        positions = self._tables.positions(longest)
+        lengths = np.diff(offsets)
+        longest = int(lengths.max(initial=0))
+        embedded = self._tables.around_padding(packed.tokens, ids, offsets)
+        if embedded is None:
+            positions = self._tables.positions(longest)
+        else:
+            ids, input_embeds, positions = ids[:0], embedded, embedded[:0]
         shape = (len(offsets) - 1 if pooling else n, c)
         if out is None:
             reserved_bytes += 4 * shape[0] * c
@@ -330,7 +343,7 @@ class Encoder:
         if out.size == 0:
             return out
         rotary, relative = self._tables.rotary(longest), self._tables.relative(longest)
-        batch = Batch(offsets, ids, types, input_embeds, positions, rotary, relative)
+        batch = Batch(offsets, lengths if keys is None else keys, ids, types, input_embeds, positions, rotary, relative)
         if training and config.dropout > 0:
             if rng is None:
                 raise ValueError("rng must be a numpy.random.Generator where training applies dropout, got None")
@@ -365,6 +378,7 @@ def encode_rows(
     return encoder._encode(rows, offsets, token_type_ids, pooling, normalize, out, reserved_bytes=reserved_bytes)
 
 
+@rounding()
 def encode_with_mask(encoder: Encoder, x: Array, attn_mask: Array) -> Array:
     """Return hidden states (B, T, C) of all positions of x (B, T, C), which are not embedded; the mask is the attention op's."""
     return layers.forward_with_mask(encoder.config, encoder._packed, x, attn_mask)

@@ -16,8 +16,10 @@ from fastattn.config import EncoderConfig
 from fastattn.encoder.encoder import Encoder, encode_rows
 from fastattn.encoder.packed_linear import PackedLinear
 from fastattn.encoder.padding import pack, unpack
+from fastattn.encoder.torch_names import TorchNames
 from fastattn.kernels.ops.layer_norm import layer_norm
 from fastattn.runtime.memory import check_large
+from fastattn.runtime.rounding import rounding
 
 __all__ = [
     "EncoderForMaskedLM",
@@ -49,6 +51,7 @@ class _Step:
         widths = self.width * (1 if self._norm is None else 2) + (0 if first else self.inputs)
         return 4 * rows * int(widths)
 
+    @rounding()
     def __call__(self, x: Array) -> Array:
         """Map the rows of x (M, C_in)."""
         out = self._linear(x)
@@ -64,7 +67,7 @@ def _copy(array: Array | None) -> Array | None:
     return None if array is None else array.copy()
 
 
-class _EncoderWithHead:
+class _EncoderWithHead(TorchNames):
     """Base class of the encoders with a head.
 
     Parameters

@@ -101,14 +101,14 @@ def forward_with_dropout(config: EncoderConfig, packed: Packed, batch: Batch, rn
     """Return hidden states (N, C) of packed sequences, with dropout drawn from `rng` in the order of the tokens."""
     outside, heads, d = _outside(config, packed), config.num_heads, config.head_dim
     offsets, rotary, relative = batch.offsets, batch.rotary, batch.relative
-    tables = rotary.reshape(outside.rotary_tables, -1, 2, d // 2)
+    tables = rotary.reshape(outside.rotary_tables, -1, d)
 
     def attend(part: _Layer, qkv: Array) -> Array:
         context = np.empty((len(qkv), config.hidden_dim), np.float32)
         for start, stop in itertools.pairwise(offsets):
             q, k, v = qkv[start:stop].reshape(-1, 3, heads, d).transpose(1, 2, 0, 3)
             if rotary.size:
-                cos, sin = tables[part.rotary_table, : stop - start].swapaxes(0, 1)
+                cos, sin = np.split(tables[part.rotary_table, : stop - start], 2, axis=-1)
                 q, k = rotary_embedding(q, cos, sin), rotary_embedding(k, cos, sin)
             bias = bias_by_position(relative, heads, stop - start)
             each = scaled_dot_product_attention(q, k, v, bias, window=part.window)
@@ -119,7 +119,7 @@ def forward_with_dropout(config: EncoderConfig, packed: Packed, batch: Batch, rn
         kept = rng.random(x.shape, np.float32) >= config.dropout
         return np.asarray(x * kept / np.float32(1 - config.dropout), np.float32)
 
-    return _layers(config, packed, _embed(config, packed, outside, batch), attend, drop)
+    return _layers(config, packed, embed(config, packed, batch), attend, drop)
 
 
 def forward_with_mask(config: EncoderConfig, packed: Packed, x: Array, attn_mask: Array) -> Array:
@@ -134,8 +134,9 @@ def forward_with_mask(config: EncoderConfig, packed: Packed, x: Array, attn_mask
     return _layers(config, packed, np.ascontiguousarray(x).reshape(b * t, c), attend).reshape(b, t, c)
 
 
-def _embed(config: EncoderConfig, packed: Packed, outside: _Outside, batch: Batch) -> Array:
+def embed(config: EncoderConfig, packed: Packed, batch: Batch) -> Array:
     """Return the input of the first layer (N, C)."""
+    outside = _outside(config, packed)
     offsets, types, n, e = batch.offsets, batch.types, int(batch.offsets[-1]), config.input_dim
     x = packed.tokens.reshape(-1, e)[batch.ids] if batch.ids.size else batch.input_embeds.reshape(n, e).copy()
     if batch.positions.size:

@@ -18,6 +18,7 @@ from fastattn.kernels.records import Layer, Sizes
 from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.parameters import check_parameters
 from fastattn.runtime.memory import check_large
+from fastattn.runtime.rounding import rounding
 
 Array = NDArray[Any]
 
@@ -83,6 +84,7 @@ class _Arena:
         return out
 
 
+@rounding()
 def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
     """Pack the parameters into arrays that share no memory with them, nor with a file that they are mapped from."""
     check_parameters(config, parameters)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from fastattn.kernels.encoder.pool import POOLINGS, normalize_kernel, pool_kernel
 from fastattn.kernels.ops._arrays import workers_for
+from fastattn.runtime.rounding import rounding
 
 __all__ = ["normalize", "pool"]
 
@@ -14,6 +15,7 @@ __all__ = ["normalize", "pool"]
 _BYTES_PER_US = 1e4
 
 
+@rounding()
 def pool(hidden: NDArray[np.float32], offsets: NDArray[np.int64], mode: str, skip: int = 0) -> NDArray[np.float32]:
     """Return a vector for each of the packed sequences hidden (N, C); the first `skip` tokens of each are left out.
 
@@ -27,6 +29,7 @@ def pool(hidden: NDArray[np.float32], offsets: NDArray[np.int64], mode: str, ski
     return out
 
 
+@rounding()
 def normalize(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return rows (B, C) divided by their lengths, ``x / max(||x||, 1e-12)``."""
     out = np.array(rows, np.float32, order="C")

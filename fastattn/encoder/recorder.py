@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,15 +19,26 @@ from fastattn.runtime.memory import check_fits
 class Recorder:
     """A batch's hidden states and attention weights, filled in after each step of a forward that goes by rows.
 
-    `real` (B, T) marks the tokens that are encoded; the others stay 0.
+    `flat` (N,) has each row's place in the batch of `shape` (B, T), of which the other places stay 0; `keys` as in
+    `Encoder._encode`.
     """
 
     def __init__(
-        self, config: EncoderConfig, packed: Packed, real: NDArray[np.bool_], *, hidden_states: bool, attention: bool
+        self,
+        config: EncoderConfig,
+        packed: Packed,
+        shape: tuple[int, ...],
+        flat: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        keys: NDArray[np.int64] | None,
+        *,
+        hidden_states: bool,
+        attention: bool,
     ) -> None:
-        self._config, self._packed, self._real = config, packed, real
-        self._places = [_place(row) for row in real]
-        (b, t), layers = real.shape, config.num_layers
+        (b, t), layers = shape, config.num_layers
+        self._config, self._packed, self._flat = config, packed, flat
+        self._places = [flat[start:stop] % t for start, stop in itertools.pairwise(offsets)]
+        self._keys = np.diff(offsets) if keys is None else keys
         shapes = {"hidden states": (layers + 1, b, t, config.hidden_dim), "attention": (layers, b, config.num_heads, t, t)}
         wanted = {"hidden states": hidden_states, "attention": attention}
         # In Python's integers, which do not overflow; `own` is the working memory of the forward.
@@ -41,28 +54,30 @@ class Recorder:
             self._weigh(layer, qkv, relative)
         elif step != HEADS and self.hidden_states.size:
             following = {EMBED_ROWS: 0, TAIL_ROWS: layer + 1}.get(step, -1)
-            self.hidden_states[following][self._real] = x.reshape(-1, self._config.hidden_dim)
+            rows = x.reshape(-1, self._config.hidden_dim)
+            self.hidden_states[following].reshape(-1, rows.shape[1])[self._flat] = rows
 
     def _weigh(self, layer: int, qkv: Array, relative: Array) -> None:
         heads, at = self._config.num_heads, self._packed.layer(layer)
         window = (at.left, at.right)
         rows, start = qkv.reshape(-1, 3, heads, self._config.head_dim), 0
         for b, place in enumerate(self._places):
-            count = int(self._real[b].sum())
+            count, seen = len(place), place[: self._keys[b]]
             query, key = rows[start : start + count, :2].transpose(1, 2, 0, 3)
-            start += count
+            key, start = key[:, : len(seen)], start + count
             bias = bias_by_position(relative, heads, count)
+            bias = bias if bias is None else bias[:, :, : len(seen)]
             target = self.attention[layer, b]
-            if isinstance(place, slice):
-                attention_weights(query, key, bias, window=window, out=target[:, place, place])
+            first, last = _span(place), _span(seen)
+            if isinstance(first, slice) and isinstance(last, slice):
+                attention_weights(query, key, bias, window=window, out=target[:, first, last])
             else:
-                target[:, place[:, None], place[None, :]] = attention_weights(query, key, bias, window=window)
+                target[:, place[:, None], seen[None, :]] = attention_weights(query, key, bias, window=window)
 
 
-def _place(real: NDArray[np.bool_]) -> slice | NDArray[np.int64]:
-    """Return the positions of a row's real tokens: a slice if they are contiguous."""
-    found = np.flatnonzero(real)
-    if len(found) and found[-1] - found[0] + 1 != len(found):
-        return found
-    first = int(found[0]) if len(found) else 0
-    return slice(first, first + len(found))
+def _span(places: NDArray[np.int64]) -> slice | None:
+    """Return consecutive places as a slice; None for others."""
+    if not len(places):
+        return slice(0, 0)
+    first, count = int(places[0]), len(places)
+    return slice(first, first + count) if (places == np.arange(first, first + count)).all() else None

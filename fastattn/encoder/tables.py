@@ -64,8 +64,24 @@ class Tables:
         if config.positions == "learned":
             if longest > config.max_positions:
                 raise ValueError(f"a sequence of {longest} tokens is longer than the {config.max_positions} positions of the model")
-            return self._learned
+            return self._learned if config.padding_idx is None else self._learned[config.input_dim :]
         return self._sines.up_to(longest) if config.positions == "sinusoidal" else _NONE
+
+    def around_padding(self, tokens: Array, ids: Array, offsets: Array) -> Array | None:
+        """Return token embeddings with their positions added, flat, for packed ids among which is `padding_idx`; None for others.
+
+        `tokens`: the table of token embeddings, flat.
+        """
+        config = self._config
+        if config.padding_idx is None or config.positions != "learned" or not (padding := ids == config.padding_idx).any():
+            return None
+        counted = np.cumsum(~padding)
+        before = np.concatenate([[0], counted])[offsets[:-1]]
+        places = np.where(padding, 0, counted - np.repeat(before, np.diff(offsets)))
+        self.positions(int(places.max()))
+        width = config.input_dim
+        check_large(8 * ids.size * width, "embeddings of {} tokens", ids.size)
+        return (tokens.reshape(-1, width)[ids] + self._learned.reshape(-1, width)[places]).reshape(-1)
 
     def rotary(self, longest: int) -> Array:
         """Return the table of each base in `thetas`, (tables, T, D) flat: cosines, then sines; empty for none."""

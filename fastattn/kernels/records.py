@@ -151,11 +151,13 @@ class Model(NamedTuple):
 class Batch(NamedTuple):
     """Packed sequences: token ids and types, or rows `input_embeds` in place of token embeddings, and tables for their places.
 
-    Sequence s is tokens offsets[s] .. offsets[s + 1] - 1.  positions (T, E), rotary (tables, T, D) with the cosines of a place
-    before its sines, relative (H, 2 T - 1) with a head's bias for each distance: T the longest sequence; empty where absent.
+    Sequence s is tokens offsets[s] .. offsets[s + 1] - 1, of which the first keys[s] are seen.  positions (T, E), rotary
+    (tables, T, D) with the cosines of a place before its sines, relative (H, 2 T - 1) with a head's bias for each distance: T the
+    longest sequence; empty where absent.
     """
 
     offsets: Any
+    keys: Any
     ids: Any
     types: Any
     input_embeds: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fastattn.checkpoint.families import FAMILIES
 from fastattn.pytorch.fallback import FallbackNotices, FallbackWarning
@@ -11,7 +11,7 @@ from fastattn.pytorch.fallback import FallbackNotices, FallbackWarning
 if TYPE_CHECKING:
     from fastattn.pytorch.forward import Forward
 
-__all__ = ["FallbackWarning", "accelerate", "restore"]
+__all__ = ["Calls", "FallbackWarning", "accelerate", "calls", "restore"]
 
 M = TypeVar("M")
 
@@ -52,10 +52,15 @@ def accelerate(module: M) -> M:
 
     Notes
     -----
-    Padded positions come back as zeros, where the attention mask of transformers has 0 or ``src_key_padding_mask`` is True.
+    Every position is computed, as in the original: those in the padding see the tokens of their sequence.  A position that sees
+    nothing, in a sequence that is all padding, is where torch.nn may return NaN and the kernels a finite number.
+
     The first call packs a copy of the weights, as does the first call after a change: a load, an optimiser step, a new
-    submodule.  Writes to single elements through ``.data`` or NumPy can go unnoticed: call `accelerate` again after them.
-    Copies and pickles of the module are accelerated too; `restore` undoes it.
+    submodule.  Embedding tables are not copied: every write to them takes effect.  Of the other matrices, writes through
+    ``.data`` or NumPy are noticed from a 32nd of the rows or columns on, where they are neighbours; writes to less, such as a
+    single row or element, can go unnoticed: call `accelerate` again after them.
+
+    `calls` tells how often the kernels ran.  Copies and pickles of the module are accelerated too; `restore` undoes it.
     """
     root = _root(module)
     from fastattn.pytorch.kinds import find_forwards
@@ -77,6 +82,48 @@ def accelerate(module: M) -> M:
         reasons = "; ".join(dict.fromkeys(left))
         warnings.warn(f"only a part was accelerated ({parts}): {reasons}", FallbackWarning, stacklevel=2)
     return module
+
+
+class Calls(NamedTuple):
+    """The calls of an accelerated module.
+
+    Attributes
+    ----------
+    kernels : int
+        Calls that ran the kernels.
+    fallbacks : dict of str to int
+        Calls that ran the original forward, by reason.
+    """
+
+    kernels: int
+    fallbacks: dict[str, int]
+
+
+def calls(module: Any) -> dict[str, Calls]:
+    """Count the calls of accelerated modules since `accelerate`.
+
+    Parameters
+    ----------
+    module : torch.nn.Module, or an object with one as ``model``
+        An accelerated module, or one that holds accelerated modules.
+
+    Returns
+    -------
+    dict of str to Calls
+        By the name of each accelerated module inside `module`, which is "" for itself; empty if there is none.
+
+    Raises
+    ------
+    ImportError
+        torch is not installed.
+    TypeError
+        `module` is not a torch module and holds none as ``model``.
+    """
+    root = _root(module)
+    from fastattn.pytorch.forward import Forward
+
+    forwards = {name: part.__dict__.get("forward") for name, part in root.named_modules()}
+    return {name: Calls(f.kernel_calls, dict(f.fallbacks)) for name, f in forwards.items() if isinstance(f, Forward)}
 
 
 def restore(module: M) -> M:

@@ -6,6 +6,7 @@ import functools
 import inspect
 import threading
 import types
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +19,9 @@ from fastattn.pytorch.snapshot import Snapshot
 
 Array = NDArray[Any]
 
-_GRADIENTS = "gradients are recorded: call it under torch.inference_mode() or torch.no_grad()"
+_GRADIENTS = (
+    "gradients are recorded: call it under torch.inference_mode() or torch.no_grad(), or freeze it with requires_grad_(False)"
+)
 _TRAINING = "it is in training mode: call eval() on it first"
 
 
@@ -47,8 +50,17 @@ class Forward:
         self._required = [p.name for p in parameters if p.default is p.empty]
         self._lock = threading.Lock()
         self._made: _Made | None = None
+        # Calls by the kernels, and by the original for each reason.
+        self.kernel_calls = 0
+        self.fallbacks: Counter[str] = Counter()
 
     stands_in = True
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what a method has, such as `__self__` and `__code__`, from the original."""
+        if name.startswith("__") and "__wrapped__" in self.__dict__:
+            return getattr(self.__dict__["__wrapped__"], name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle as a new forward of the copied module."""
@@ -56,13 +68,19 @@ class Forward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the kernels, or the original forward with one warning."""
-        original: Callable[..., Any] = self.__wrapped__  # type: ignore[attr-defined]
+        original: Callable[..., Any] = self.__wrapped__
         if torch.compiler.is_compiling():
             return original(*args, **kwargs)
         try:
-            return self._attempt(args, kwargs)
+            found = self._attempt(args, kwargs)
         except NotAccelerated as error:
             reason = error
+        else:
+            with self._lock:
+                self.kernel_calls += 1
+            return found
+        with self._lock:
+            self.fallbacks[str(reason)] += 1
         self._notices.warn(type(self.module).__name__, reason)
         return original(*args, **kwargs)
 
@@ -149,6 +167,6 @@ def _check_modes() -> None:
 def _only_captures(hook: Any) -> bool:
     """Tell whether a hook is transformers' own for hidden states or attentions, which it leaves on the module.
 
-    It records only during a forward that returns them, and the kernels do not take such a call.
+    It records only while the original forward runs.
     """
     return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"

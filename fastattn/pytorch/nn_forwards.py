@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fastattn.checkpoint.torch_errors import NotAccelerated
 from fastattn.checkpoint.torch_nn import Stack, check_attention, read_stack
 from fastattn.encoder.encoder import Encoder, encode_with_mask
+from fastattn.encoder.every_position import Order, encode, order
 from fastattn.encoder.packed_linear import PackedLinear
 from fastattn.encoder.padding import pack, unpack
 from fastattn.kernels.ops.attention import scaled_dot_product_attention
@@ -43,10 +44,7 @@ class _Layers:
 
 
 class StackForward(Forward):
-    """Forward of a TransformerEncoder or of one layer.
-
-    Positions that `src_key_padding_mask` ignores come back as zeros.
-    """
+    """Forward of a TransformerEncoder or of one layer."""
 
     def plan(self) -> _Layers:
         """Pack the weights."""
@@ -71,32 +69,41 @@ class StackForward(Forward):
         if arguments.get("is_causal") and mask is None:
             raise NotAccelerated("is_causal is set without a mask: torch takes it only as a hint about the mask")
         hidden = None if padding is None else ignored(padding)
-        out = np.empty((t, b, c) if swap else (b, t, c), np.float32)
-        target = out.swapaxes(0, 1) if swap else out
         causal = mask is not None and is_causal(mask)
+        encoder = plan.encoder(causal)
+        placed = None
         if (mask is None or causal) and (padding is None or hidden is not None):
-            _encode(plan.encoder(causal), x, hidden, target)
+            placed = order(np.ones((b, t), np.bool_) if hidden is None else ~hidden)
+        if placed is not None and hidden is not None and mask is None and self._leaves_out_padding(src, placed):
+            found = _encode_tokens(plan.stack, encoder, x, hidden)
+        elif placed is not None and (placed.is_given or not causal):
+            found = encode(encoder, placed.rows(x), placed)[0]
         else:
-            encoder = plan.encoder(causal)
             whole = attention_mask(mask, padding, heads)
-            if whole is not None:
-                target[...] = encode_with_mask(encoder, x, whole)
-        result = torch.from_numpy(out)
+            assert whole is not None
+            found = encode_with_mask(encoder, x, whole)
+        result = torch.from_numpy(np.ascontiguousarray(found.swapaxes(0, 1)) if swap else found)
         if plan.stack.after is not None:
             result = plan.stack.after(result)
-            target = result.detach().numpy().swapaxes(0, 1) if swap else result.detach().numpy()
-        if hidden is not None:
-            target[hidden] = 0
         return result if batched else result[0]
 
+    def _leaves_out_padding(self, src: Array, placed: Order) -> bool:
+        """Tell whether torch would turn the batch into a nested tensor, so that padding is zeros behind the layers."""
+        if src.ndim != 3 or not getattr(self.module, "use_nested_tensor", False) or not torch.backends.mha.get_fastpath_enabled():
+            return False
+        if not placed.is_given and not getattr(self.module, "mask_check", True):
+            raise NotAccelerated("mask_check is False, and padding comes before a token")
+        return placed.is_given
 
-def _encode(encoder: Encoder, x: Array, hidden: Array | None, out: Array) -> None:
-    """Write the hidden states of x (B, T, C) to `out`, but not at positions that `hidden` marks."""
-    batch = pack(x, None if hidden is None else ~hidden)
-    if out.flags.c_contiguous and len(batch.rows) == batch.real.size:
-        encoder.forward_packed(batch.rows, batch.offsets, out=out.reshape(batch.rows.shape))
-    else:
-        unpack(encoder.forward_packed(batch.rows, batch.offsets), batch.real, out)
+
+def _encode_tokens(stack: Stack, encoder: Encoder, x: Array, hidden: Array) -> Array:
+    """Return hidden states (B, T, C) of the tokens; those of padding, which `hidden` marks, are zeros before a final norm."""
+    batch = pack(x, ~hidden)
+    found = unpack(encoder.forward_packed(batch.rows, batch.offsets), batch.real)
+    if stack.norm is not None:
+        with torch.no_grad():
+            found[hidden] = stack.norm(torch.zeros(x.shape[2])).numpy()
+    return found
 
 
 class _Projections:

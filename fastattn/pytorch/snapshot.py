@@ -18,7 +18,8 @@ _OPTIONS = ("eps", "normalized_shape", "approximate", "max_norm")
 # Attributes of every module; parameters, submodules and hooks among them are compared one by one.
 _STATE = frozenset(nn.Module().__dict__)
 # Elements of each parameter that are compared in every call: a fused optimiser or `.data` writes without a new version number.
-_SAMPLES = 4
+# Those of a matrix lie on its diagonal: a write to a 32nd of its rows or columns that are neighbours, or to more, shows.
+_SAMPLES = 32
 
 
 class Snapshot:
@@ -81,5 +82,14 @@ def _record(slots: Any, key: str) -> tuple[Any, ...]:
     version = None if tensor.is_inference() else tensor._version
     view = None
     if tensor.dtype is torch.float32 and tensor.numel() and tensor.is_contiguous():
-        view = tensor.detach().numpy().reshape(-1)[:: max(1, tensor.numel() // _SAMPLES)]
+        view = _diagonal(tensor.detach().numpy())
     return slots, key, tensor, version, tensor.data_ptr(), view, b"" if view is None else view.tobytes()
+
+
+def _diagonal(x: Any) -> Any:
+    """Return a view of elements at even distances along all axes at once, at least `_SAMPLES` where there are so many."""
+    rows = x.reshape(len(x), -1)
+    if rows.shape[1] == 1 or len(rows) < _SAMPLES:
+        return x.reshape(-1)[:: max(1, x.size // _SAMPLES)]
+    height, width = len(rows) // _SAMPLES, rows.shape[1] // _SAMPLES
+    return x.reshape(-1)[:: height * rows.shape[1] + width]

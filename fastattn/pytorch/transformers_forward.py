@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import threading
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
 from fastattn.checkpoint.torch_errors import NotAccelerated, Unsupported
-from fastattn.checkpoint.torch_transformers import read_pretrained
-from fastattn.encoder.encoder import Encoder
-from fastattn.encoder.padding import pack, unpack
-from fastattn.pytorch.arrays import IDS, array
+from fastattn.encoder.every_position import encode
 from fastattn.pytorch.forward import Forward
-
-Array = NDArray[Any]
+from fastattn.pytorch.pretrained_inputs import Inputs, Model, read_inputs
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
-_TAKEN = (*_INPUTS, "return_dict", "use_cache", "output_hidden_states", "output_attentions")
+_FLAGS = ("output_hidden_states", "output_attentions")
+_TAKEN = (*_INPUTS, "return_dict", "use_cache", *_FLAGS)
 _ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
-_MASKS = (torch.bool, torch.int64, torch.int32, torch.uint8, torch.float32)
 # Relative to the largest value: rounding errors stay far below, a different computation is far above.
 _PROBE_LIMIT = 1e-3
 
@@ -36,76 +26,42 @@ class _Form(NamedTuple):
     names: list[str]
 
 
-class _Model:
-    """The packed weights, and the parts of the module that a call uses."""
+class _Plan:
+    """The packed weights, and what comparisons with the original found."""
 
     def __init__(self, module: Any) -> None:
-        pretrained = read_pretrained(module)
-        if pretrained is None:
-            raise Unsupported("its class was changed")
-        self.module = module
-        self.config, self._parameters = pretrained.read(array)
-        self.encoder = Encoder(self.config, parameters=self._parameters)
-        self.padding_id = getattr(module.embeddings, "padding_idx", None)
-        self._body: Encoder | None = None
-        self._lock = threading.Lock()
-        # By (output_hidden_states, output_attentions): the form of the output, or the reason why the original runs.
-        self.forms: dict[tuple[bool, bool], _Form | str] = {}
-
-    def body(self) -> Encoder:
-        """Return the encoder without its embeddings, packed when it is first needed."""
-        with self._lock:
-            if self._body is None:
-                positions = None if self.config.positions == "learned" else self.config.positions
-                config = dataclasses.replace(
-                    self.config, vocab_size=None, type_vocab_size=0, embedding_dim=None, positions=positions
-                )
-                kept = {name: value for name, value in self._parameters.items() if not name.startswith("embeddings.")}
-                self._body = Encoder(config, parameters=kept)
-            return self._body
-
-    def embed(self, arguments: dict[str, Any]) -> Array:
-        """Return the embeddings (B, T, C), computed by the module's own parts."""
-        part = self.module.embeddings
-        known = inspect.signature(type(part).forward).parameters
-        names = ("input_ids", "token_type_ids", "position_ids", "inputs_embeds")
-        with torch.no_grad():
-            x = part(**{name: arguments.get(name) for name in names if name in known})
-            project = getattr(self.module, "embeddings_project", None)
-            project = project or getattr(getattr(self.module, "encoder", None), "embedding_hidden_mapping_in", None)
-            return array("the embedding", x if project is None else project(x))
-
-    def pool(self, hidden: Any) -> Any:
-        """Return the output of the module's pooler; None without a pooler."""
-        pooler = getattr(self.module, "pooler", None)
-        if isinstance(pooler, nn.Linear):
-            return self.module.pooler_activation(pooler(hidden[:, 0]))
-        return None if pooler is None else pooler(hidden)
+        self.model = Model(module)
+        # By the further outputs that are asked for: the form of the output, or the reason why the original runs.
+        self.forms: dict[tuple[str, ...], _Form | str] = {}
+        # Whether a position that sees no token gets what the original gives it.
+        self.blank: bool | None = None
 
 
 class PretrainedForward(Forward):
-    """Forward of an encoder of transformers.  Positions where the attention mask has 0 come back as zeros."""
+    """Forward of an encoder of transformers."""
 
-    def plan(self) -> _Model:
+    def plan(self) -> _Plan:
         """Pack the weights, and compare a small batch with the original."""
-        model = _Model(self.module)
-        model.forms[False, False] = self._form(model, ())
-        return model
+        plan = _Plan(self.module)
+        plan.forms[()] = self._form(plan.model, ())
+        return plan
 
-    def run(self, plan: _Model, arguments: dict[str, Any]) -> Any:
+    def run(self, plan: _Plan, arguments: dict[str, Any]) -> Any:
         """Encode `input_ids` or `inputs_embeds`."""
         wanted = self._wanted(arguments)
         as_tuple = self._as_tuple(arguments)
-        flags = "output_hidden_states" in wanted, "output_attentions" in wanted
-        if flags not in plan.forms:
+        if wanted not in plan.forms:
             try:
-                plan.forms[flags] = self._form(plan, wanted)
+                plan.forms[wanted] = self._form(plan.model, wanted)
             except NotAccelerated as reason:
-                plan.forms[flags] = str(reason)
-        form = plan.forms[flags]
+                plan.forms[wanted] = str(reason)
+        form = plan.forms[wanted]
         if isinstance(form, str):
             raise NotAccelerated(form)
-        found = _compute(plan, arguments, *flags)
+        inputs = read_inputs(plan.model, arguments)
+        if inputs.sees_nothing and not self._is_blank_alike(plan):
+            raise NotAccelerated("a padded position sees no token, and this model's attention then returns a mean of all")
+        found = _compute(plan.model, inputs, wanted)
         out = form.output(last_hidden_state=found["last_hidden_state"])
         for name in form.names[1:]:
             out[name] = found.get(name, ())
@@ -114,7 +70,7 @@ class PretrainedForward(Forward):
     def _wanted(self, arguments: dict[str, Any]) -> tuple[str, ...]:
         """Return the further outputs that are asked for; `NotAccelerated` for arguments that the kernels do not take."""
         settings, wanted = self.module.config, []
-        for name in ("output_hidden_states", "output_attentions"):
+        for name in _FLAGS:
             value = arguments.get(name)
             value = getattr(settings, name, False) if value is None else value
             if value is not True and value is not False and value is not None:
@@ -146,132 +102,69 @@ class PretrainedForward(Forward):
             raise NotAccelerated("return_dict is False, and the model has no pooler")
         return wanted is False
 
-    def _form(self, model: _Model, wanted: tuple[str, ...]) -> _Form:
+    def _form(self, model: Model, wanted: tuple[str, ...]) -> _Form:
         """Return the class and names of the original's output, after comparing the results for a small padded batch.
 
         The comparison finds changes that neither the configuration nor the submodules show: a patched method, another version
         of transformers.
         """
-        size = min(7, model.config.max_positions)
+        size, padding = min(7, model.config.max_positions), model.padding_id
         ids = torch.arange(2 * size).reshape(2, size) * 31 % (model.config.vocab_size or 1)
         mask = torch.ones(2, size, dtype=torch.int64)
+        if padding is not None:
+            ids[ids == padding] = (padding + 1) % (model.config.vocab_size or 1)
         if size > 3:
-            mask[1, size - 3 :] = 0
-        arguments = {"input_ids": ids, "attention_mask": mask}
-        if model.padding_id is not None:
-            ids[ids == model.padding_id] += 1
-        with torch.no_grad():
-            theirs = self.__wrapped__(**arguments, return_dict=True, **dict.fromkeys(wanted, True))  # type: ignore[attr-defined]
-            ours = _compute(model, arguments, "output_hidden_states" in wanted, "output_attentions" in wanted)
+            # With a window, each of them sees a token.
+            padded = slice(size - min(3, 3 if model.window is None else model.window), size)
+            mask[1, padded] = 0
+            ids[1, padded] = ids[1, padded] if padding is None else padding
+        theirs, ours = self._both(model, {"input_ids": ids, "attention_mask": mask}, wanted)
         names = [name for name, value in theirs.items() if value is not None]
         if names[0] != "last_hidden_state" or not set(ours) <= set(names) or any(len(theirs[n]) for n in set(names) - set(ours)):
             raise Unsupported(f"its output has {', '.join(names)}, and the kernels make {', '.join(ours)}")
-        real = mask.numpy().astype(bool)
         for name in ours:
             several = name in ("hidden_states", "attentions")
             pairs = zip(ours[name], theirs[name], strict=False) if several else [(ours[name], theirs[name])]
-            if len(ours[name]) != len(theirs[name]) or not all(_alike(a.numpy(), b.numpy(), real) for a, b in pairs):
+            if len(ours[name]) != len(theirs[name]) or not all(_alike(*pair) for pair in pairs):
                 raise Unsupported(f"on a few tokens its {name} differs from the kernels' result")
         return _Form(type(theirs), names)
 
+    def _is_blank_alike(self, plan: _Plan) -> bool:
+        """Tell whether the kernels compute what the original computes for a sequence without a real token."""
+        if plan.blank is None:
+            ids = torch.arange(3)[None] % (plan.model.config.vocab_size or 1)
+            theirs, ours = self._both(plan.model, {"input_ids": ids, "attention_mask": torch.zeros_like(ids)}, ())
+            plan.blank = _alike(ours["last_hidden_state"], theirs["last_hidden_state"])
+        return plan.blank
 
-def _alike(ours: Array, theirs: Array, real: Array) -> bool:
-    """Tell whether two results are the same up to rounding at real tokens."""
-    if ours.shape != theirs.shape:
+    def _both(self, model: Model, arguments: dict[str, Any], wanted: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
+        """Return the outputs of the original and of the kernels."""
+        # A flag that the call leaves out is the configuration's.
+        flags = {name: name in wanted for name in _FLAGS if name in wanted or getattr(self.module.config, name, False)}
+        original: Any = self.__wrapped__
+        with torch.no_grad():
+            return original(**arguments, return_dict=True, **flags), _compute(model, read_inputs(model, arguments), wanted)
+
+
+def _alike(ours: Any, theirs: Any) -> bool:
+    """Tell whether two results are the same up to rounding."""
+    if ours.shape != theirs.shape or not theirs.isfinite().all():
         return False
-    if ours.ndim == 4:  # (B, H, T, T)
-        ours, theirs = ours.swapaxes(1, 2), theirs.swapaxes(1, 2)
-    if ours.ndim > 2:
-        ours, theirs = ours[real], theirs[real]
-    return bool(np.isfinite(theirs).all() and np.abs(ours - theirs).max() <= _PROBE_LIMIT * np.abs(theirs).max())
+    return bool((ours - theirs).abs().max() <= _PROBE_LIMIT * theirs.abs().max())
 
 
-def _compute(model: _Model, arguments: dict[str, Any], hidden_states: bool, attentions: bool) -> dict[str, Any]:
+def _compute(model: Model, inputs: Inputs, wanted: tuple[str, ...]) -> dict[str, Any]:
     """Return the outputs under their names."""
-    encoder, source, real, types = _inputs(model, arguments)
-    found: dict[str, Any] = {}
-    if hidden_states or attentions:
-        out, *more = encoder(source, real, token_type_ids=types, return_hidden_states=hidden_states, return_attention=attentions)
-        names = [name for name, asked in (("hidden_states", hidden_states), ("attentions", attentions)) if asked]
-        found = {name: tuple(map(torch.from_numpy, arrays)) for name, arrays in zip(names, more, strict=True)}
-    else:
-        out = _encode(encoder, source, real, types)
-    hidden = torch.from_numpy(out)
+    hidden_states, attentions = (flag in wanted for flag in _FLAGS)
+    hidden, states, weights = encode(
+        inputs.encoder, inputs.rows, inputs.placed, inputs.token_types, hidden_states=hidden_states, attention=attentions
+    )
+    found: dict[str, Any] = {"last_hidden_state": torch.from_numpy(hidden)}
+    pooled = model.pool(found["last_hidden_state"])
+    if pooled is not None:
+        found["pooler_output"] = pooled
     if hidden_states:
-        found["hidden_states"] = (*found["hidden_states"][:-1], hidden)
-    pooled = model.pool(hidden)
-    return {"last_hidden_state": hidden} | ({} if pooled is None else {"pooler_output": pooled}) | found
-
-
-def _encode(encoder: Encoder, source: Array, real: Array | None, types: Array | None) -> Array:
-    """Return hidden states (B, T, C) of ids (B, T) or embeddings (B, T, C)."""
-    batch = pack(source, real, types)
-    return unpack(encoder.forward_packed(batch.rows, batch.offsets, token_type_ids=batch.token_types), batch.real)
-
-
-def _inputs(model: _Model, arguments: dict[str, Any]) -> tuple[Encoder, Array, Array | None, Array | None]:
-    """Return an encoder and its inputs: ids or embeddings, the real tokens (None: all), token types."""
-    ids = arguments.get("input_ids")
-    embeds = arguments.get("inputs_embeds")
-    if ids is not None:
-        x = array("input_ids", ids, IDS)
-        if x.ndim != 2:
-            raise NotAccelerated(f"input_ids has shape {x.shape}, not (B, T)")
-    else:
-        x = array("inputs_embeds", embeds)
-        if x.ndim != 3 or x.shape[2] != model.config.input_dim:
-            raise NotAccelerated(f"inputs_embeds has shape {x.shape}, not (B, T, {model.config.input_dim})")
-    b, t = x.shape[:2]
-    if not t:
-        raise NotAccelerated("there are no tokens")
-    real = _real(arguments.get("attention_mask"), (b, t))
-    types = arguments.get("token_type_ids")
-    if types is not None:
-        types = array("token_type_ids", types, IDS)
-        if types.shape != (b, t):
-            raise NotAccelerated(f"token_type_ids has shape {types.shape} instead of {(b, t)}")
-    relative = model.config.positions != "learned" or model.config.relative_buckets > 0
-    if real is not None and not _starts_at_zero(real):
-        raise NotAccelerated("a sequence begins with padding: its first position, which heads read, would be zeros")
-    if relative and real is not None and (real[:, 1:] > real[:, :-1]).any():
-        raise NotAccelerated("the mask has holes, and in this model positions are relative")
-    usual = _usual_positions(model, arguments.get("position_ids"), None if ids is None else x, real, (b, t))
-    if not usual and model.config.positions != "learned":
-        raise NotAccelerated("position_ids are not 0, 1, 2, ...")
-    if usual and ids is not None:
-        return model.encoder, x, real, types
-    return model.body(), model.embed(arguments), real, None
-
-
-def _real(mask: Any, shape: tuple[int, int]) -> Array | None:
-    """Return an attention mask (B, T) as bool, True for a real token; None without a mask."""
-    if mask is None:
-        return None
-    found = array("attention_mask", mask, _MASKS)
-    if found.shape != shape:
-        raise NotAccelerated(f"attention_mask has shape {found.shape} instead of (B, T) = {shape}")
-    return found if found.dtype == np.bool_ else found != 0
-
-
-def _starts_at_zero(real: Array) -> bool:
-    """Tell whether each sequence that has a real token has one at position 0."""
-    return bool((real[:, 0] | ~real.any(axis=1)).all())
-
-
-def _usual_positions(model: _Model, position_ids: Any, ids: Array | None, real: Array | None, shape: tuple[int, int]) -> bool:
-    """Tell whether the real tokens of each sequence have the positions 0, 1, 2, ..."""
-    first = 0 if model.padding_id is None else model.padding_id + 1
-    if position_ids is not None:
-        places = array("position_ids", position_ids, IDS)
-        if places.shape not in (shape, (1, shape[1])):
-            raise NotAccelerated(f"position_ids has shape {places.shape} instead of {shape}")
-        places = np.broadcast_to(places - first, shape)
-    elif model.padding_id is not None and ids is not None:
-        # RoBERTa and MPNet count positions by the ids that are not the padding id; the mask has no effect on the count.
-        counted = ids != model.padding_id
-        places = np.where(counted, np.cumsum(counted, axis=1) - 1, -1)
-    else:
-        places = np.broadcast_to(np.arange(shape[1]), shape)
-    if real is None:
-        return bool((places == np.arange(shape[1])).all())
-    return bool((places == np.cumsum(real, axis=1) - 1)[real].all())
+        found["hidden_states"] = (*map(torch.from_numpy, states[:-1]), found["last_hidden_state"])
+    if attentions:
+        found["attentions"] = tuple(map(torch.from_numpy, weights))
+    return found

@@ -11,7 +11,7 @@ from fastattn.reference.ops import softmax, widened
 Array: TypeAlias = NDArray[Any]
 
 
-@np.errstate(invalid="ignore", over="ignore")
+@np.errstate(invalid="ignore", over="ignore", under="ignore")
 def attention_weights(
     query: Array,
     key: Array,
@@ -77,7 +77,7 @@ def attention_weights(
     return np.where(no_key, 0, softmax(scores)).astype(query.dtype)
 
 
-@np.errstate(invalid="ignore", over="ignore")
+@np.errstate(invalid="ignore", over="ignore", under="ignore")
 def scaled_dot_product_attention(
     query: Array,
     key: Array,

@@ -19,6 +19,7 @@ def embeddings(
     token_type_ids: Array | None = None,
     *,
     positions: str | None = None,
+    padding_idx: int | None = None,
     layer_norm_eps: float = 1e-12,
 ) -> Array:
     """Input of the first layer, ``projection(layer_norm(token[x] + position[t] + token_type[...]))``.
@@ -35,6 +36,8 @@ def embeddings(
         Zeros by default.
     positions : {"learned", "sinusoidal", "rotary", None}
         The positions to add, counted from 0; "rotary" adds nothing here.
+    padding_idx : int, optional
+        Token id that has row 0 of the learned table wherever it stands; the other ids have rows 1, 2, ... in their order.
     layer_norm_eps : float
         Added to the variance.
 
@@ -56,7 +59,11 @@ def embeddings(
     hidden = parameters["embeddings.token.weight"][x] if is_ids else x  # (..., T, E)
     num_tokens, hidden_dim = hidden.shape[-2:]
     if positions == "learned":
-        hidden = hidden + parameters["embeddings.position.weight"][:num_tokens]
+        places = np.arange(num_tokens)
+        if padding_idx is not None:
+            counted = x != padding_idx if is_ids else np.ones(x.shape[:-1], bool)  # (..., T)
+            places = np.cumsum(counted, axis=-1) * counted
+        hidden = hidden + parameters["embeddings.position.weight"][places]
     elif positions == "sinusoidal":
         hidden = hidden + sinusoidal_positions(num_tokens, hidden_dim).astype(hidden.dtype)
     elif positions not in ("rotary", None):
@@ -231,6 +238,7 @@ def encoder(
     norm_first: bool = False,
     layer_norm_eps: float = 1e-12,
     positions: str | None = None,
+    padding_idx: int | None = None,
     is_causal: bool = False,
     rotary_theta: float = 10000.0,
     local_rotary_theta: float | None = None,
@@ -265,6 +273,8 @@ def encoder(
         Added to the variance.
     positions : {"learned", "sinusoidal", "rotary", None}
         Positions, counted from 0: added to the embeddings, or (rotary) a rotation of queries and keys.
+    padding_idx : int, optional
+        Argument of `embeddings`.
     is_causal : bool
         Token t sees tokens 0 .. t.
     rotary_theta : float
@@ -303,7 +313,8 @@ def encoder(
     attention = np.zeros((num_layers if return_attention else 0, b_all, num_heads, t_all, t_all), weight.dtype)
     for b in range(b_all):
         types = None if token_type_ids is None else token_type_ids[b, real[b]]
-        hidden = embeddings(parameters, x[b, real[b]], types, positions=positions, layer_norm_eps=layer_norm_eps)
+        choices: dict[str, Any] = {"positions": positions, "padding_idx": padding_idx, "layer_norm_eps": layer_norm_eps}
+        hidden = embeddings(parameters, x[b, real[b]], types, **choices)
         table = parameters.get("relative_bias.weight")
         bias = None if table is None else relative_bias(table, len(hidden), relative_max_distance)  # (H, T, T)
         for index in range(num_layers):

@@ -18,7 +18,7 @@ Array: TypeAlias = NDArray[Any]
 _erf64 = np.vectorize(math.erf, otypes=[np.float64])
 
 
-@np.errstate(invalid="ignore", over="ignore")
+@np.errstate(invalid="ignore", over="ignore", under="ignore")
 def softmax(x: Array, axis: int = -1) -> Array:
     """Softmax along one axis, ``exp(x - max x) / sum(exp(x - max x))``.
 
@@ -45,7 +45,7 @@ def softmax(x: Array, axis: int = -1) -> Array:
     return np.asarray(result, dtype=x.dtype)
 
 
-@np.errstate(invalid="ignore", over="ignore")
+@np.errstate(invalid="ignore", over="ignore", under="ignore")
 def layer_norm(
     x: Array,
     weight: Array | None = None,
@@ -94,7 +94,7 @@ def layer_norm(
     return result.astype(x.dtype)
 
 
-@np.errstate(invalid="ignore", over="ignore", divide="ignore")
+@np.errstate(invalid="ignore", over="ignore", under="ignore", divide="ignore")
 def rms_norm(x: Array, weight: Array | None = None, *, residual: Array | None = None, eps: float | None = None) -> Array:
     """RMS norm, ``z / sqrt(mean z^2 + eps) * weight`` with ``z = x + residual``.
 
@@ -130,7 +130,7 @@ def rms_norm(x: Array, weight: Array | None = None, *, residual: Array | None = 
     return result.astype(x.dtype)
 
 
-@np.errstate(invalid="ignore", over="ignore")
+@np.errstate(invalid="ignore", over="ignore", under="ignore")
 def gelu(x: Array, *, approximate: str = "none") -> Array:
     """Gaussian error linear unit, ``x Phi(x) = x / 2 (1 + erf(x / sqrt 2))``.
 
@@ -167,7 +167,7 @@ def gelu(x: Array, *, approximate: str = "none") -> Array:
     return np.asarray(0.5 * wide * gate, dtype=x.dtype)
 
 
-@np.errstate(invalid="ignore", over="ignore")
+@np.errstate(invalid="ignore", over="ignore", under="ignore")
 def linear(x: Array, weight: Array, bias: Array | None = None, *, activation: str | None = None) -> Array:
     """Product with a weight matrix, ``activation(x weight^T + bias)``.
 
@@ -198,7 +198,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, activation: st
     return _activate(result, activation).astype(x.dtype)
 
 
-@np.errstate(invalid="ignore", over="ignore")
+@np.errstate(invalid="ignore", over="ignore", under="ignore")
 def rotary_embedding(x: Array, cos: Array, sin: Array) -> Array:
     """Rotary positions, ``x cos + rotate_half(x) sin`` with ``rotate_half((a, b)) = (-b, a)`` for the halves of a row.
 
@@ -234,7 +234,7 @@ def _erf(x: Array) -> Array:
     return np.asarray(_erf64(x.astype(np.float64)), dtype=x.dtype)
 
 
-@np.errstate(invalid="ignore", over="ignore")
+@np.errstate(invalid="ignore", over="ignore", under="ignore")
 def _activate(x: Array, activation: str | None) -> Array:
     """Apply an activation by its name; silu is ``x / (1 + exp(-x))``."""
     if activation is None:

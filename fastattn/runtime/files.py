@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["check_space", "replacing", "write_file", "write_json"]
+__all__ = ["check_space", "lfs_pointer", "replacing", "write_file", "write_json"]
 
+# First line of a Git LFS pointer, which stands for a file that was not downloaded.
+_POINTER = b"version https://git-lfs"
 # Errors of a full or broken disk: the operating system names no file in them.
 _DISK_ERRORS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS") if hasattr(errno, name)}
 # Seconds after which the temporary file of a killed process is removed: a live process can compute for hours between writes.
@@ -100,6 +102,14 @@ def check_space(path: Path, size: int) -> None:
         raise OSError(
             errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {size / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB free", str(path)
         )
+
+
+def lfs_pointer(content: Path | bytes) -> bool:
+    """Tell whether a file, given by its path or its content, is a Git LFS pointer instead of the file itself."""
+    if isinstance(content, bytes):
+        return content.startswith(_POINTER)
+    with content.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
 
 
 def write_file(path: Path, content: bytes | Path) -> None:

@@ -6,6 +6,8 @@ import os
 import threading
 from collections.abc import Callable
 
+from fastattn.runtime.threads import starts_greenlets
+
 # Seconds between two calls of `stop`.
 _STOP_INTERVAL = 0.005
 # Seconds between two checks that the worker thread is alive.  In Windows, where a signal does not end a wait, it is shorter.
@@ -18,9 +20,9 @@ def interruptible(call: Callable[[], object], stop: Callable[[], object] | None)
 
     Python runs signal handlers in its main thread, between two bytecode instructions, and a kernel is a single instruction: a
     worker thread makes the call while the main thread waits.  `stop` is called until the call has ended; with None, the call
-    runs on by itself.
+    runs on by itself.  A greenlet does not run while its thread waits, so the call is made at once where `threading` starts those.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or starts_greenlets():
         call()
         return
     # `begun` decides a race: either the worker thread starts the call, or an exception arrives first and the call never starts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import multiprocessing
@@ -10,7 +11,9 @@ import pathlib
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import types
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba
@@ -22,7 +25,7 @@ from numba.np.ufunc import parallel
 
 from fastattn.runtime.control_groups import control_groups
 
-__all__ = ["JIT", "thread_count", "threading_layer", "workqueue_lock"]
+__all__ = ["JIT", "starts_greenlets", "thread_count", "thread_limits", "threading_layer", "workqueue_lock"]
 
 JIT = not config.DISABLE_JIT
 
@@ -36,6 +39,10 @@ _threaded = False
 _forked = False
 _inherited: str | None = None
 _of_many = False
+# Whether the system refuses the threads that the layer would start.
+_alone = False
+# Threads that a call may start beside the layer's own: one waits for signals, one tokenises.
+_HELPERS = 2
 
 
 class _Fork(threading.local):
@@ -160,20 +167,64 @@ def _keep_freed_arrays() -> None:
     np.empty(8 << 20, np.uint8)
 
 
+def starts_greenlets() -> bool:
+    """Tell whether `threading` starts greenlets: gevent and eventlet put functions of Python in the place of the system's."""
+    return not isinstance(_thread.start_new_thread, types.BuiltinFunctionType)
+
+
+def _can_start(count: int) -> bool:
+    """Tell whether the system lets this process start so many threads, by starting them.
+
+    tbb aborts the process and workqueue waits for ever where a thread is refused.
+    """
+    if starts_greenlets():
+        return True
+    end = threading.Event()
+    threads = [threading.Thread(target=end.wait, daemon=True) for _ in range(count)]
+    started = []
+    try:
+        for thread in threads:
+            thread.start()
+            started.append(thread)
+    except RuntimeError:
+        return False
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()
+    return True
+
+
+@contextlib.contextmanager
+def _without_threads() -> Iterator[None]:
+    """Choose the layer workqueue: tbb aborts the process where it is refused a thread; here nothing is handed to the missing ones."""
+    chosen, config.THREADING_LAYER = config.THREADING_LAYER, "workqueue"
+    try:
+        yield
+    finally:
+        config.THREADING_LAYER = chosen
+
+
 def threading_layer() -> str:
     """Start Numba's threads if they are not running, and return the name of their layer: tbb, omp or workqueue."""
-    global layer, _threaded
+    global _alone, layer, _threaded
     if layer is None:
         with _layer_lock:
             if layer is None:
                 if not JIT:
                     layer = "none"
                     return layer
+                _alone = not _can_start(config.NUMBA_NUM_THREADS + _HELPERS)
+                if _alone:
+                    warnings.warn(
+                        "fastattn: the system refuses new threads: kernels run in one thread", RuntimeWarning, stacklevel=2
+                    )
                 _load_tbb()
                 _keep_freed_arrays()
                 # Numba reads the start method of processes, which fixes it: set_start_method would fail from then on.
                 chosen = multiprocessing.get_start_method(allow_none=True)
-                parallel._launch_threads()
+                with _without_threads() if _alone else contextlib.nullcontext():
+                    parallel._launch_threads()
                 if chosen is None:
                     multiprocessing.set_start_method(None, force=True)
                 # To tbb, the thread that started it is the main thread.
@@ -199,28 +250,45 @@ def _quota_of(folder: pathlib.Path) -> float:
     return float("inf")
 
 
-_quota: float | None = None
+_settings: dict[str, int] | None = None
+
+
+def _read_settings() -> dict[str, int]:
+    """Return the limits that last as long as the process."""
+    found = {}
+    # OpenMP's list has a number for each depth of nesting; what is no number, OpenMP ignores.
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if first.isdecimal() and int(first) > 0:
+        found["OMP_NUM_THREADS"] = int(first)
+    if (quota := _cpu_quota()) != float("inf"):
+        found["the control group"] = max(1, int(quota + 0.5))
+    if _alone:
+        found["the limit on processes"] = 1
+    return found
+
+
+def thread_limits() -> dict[str, int]:
+    """Return each limit on the threads of a call, by what sets it; the least applies."""
+    global _settings, _threaded
+    threading_layer()
+    if not JIT:
+        return {"NUMBA_DISABLE_JIT": 1}
+    if _forked and not _survives():
+        return {"the fork": 1}
+    if not _threaded and threading.get_ident() != _MAIN:
+        _threaded = True
+    if _settings is None:
+        _settings = _read_settings()
+    # Not numba.get_num_threads, which takes a lock shared with all forked children: if one is killed, nobody releases it.
+    found = {"NUMBA_NUM_THREADS": int(parallel._get_num_threads()), **_settings}
+    if hasattr(os, "sched_getaffinity"):
+        found["the affinity mask"] = len(os.sched_getaffinity(0))
+    return found
 
 
 def thread_count() -> int:
-    """Return the number of threads that a call may use: the least of Numba's setting, the affinity mask and the CPU quota.
+    """Return the number of threads that a call may use: the least of `thread_limits`.
 
     1 in a child that was forked after the kernels ran, if the layer cannot start threads there.
     """
-    global _quota, _threaded
-    threading_layer()
-    if not JIT:
-        return 1
-    if _forked and not _survives():
-        return 1
-    if not _threaded and threading.get_ident() != _MAIN:
-        _threaded = True
-    if _quota is None:
-        _quota = _cpu_quota()
-    # Not numba.get_num_threads, which takes a lock shared with all forked children: if one is killed, nobody releases it.
-    count = int(parallel._get_num_threads())
-    if hasattr(os, "sched_getaffinity"):
-        count = min(count, len(os.sched_getaffinity(0)))
-    if _quota != float("inf"):
-        count = min(count, max(1, int(_quota + 0.5)))
-    return max(1, count)
+    return max(1, min(thread_limits().values()))

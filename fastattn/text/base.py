@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,18 +15,19 @@ from numpy.typing import NDArray
 from fastattn.checkpoint.folder import CheckpointError
 from fastattn.checkpoint.hub import find_model
 from fastattn.encoder.padding import pack, unpack
+from fastattn.encoder.torch_names import check_device
+from fastattn.runtime.version import __version__
 from fastattn.text.batches import TextBatch, groups, joined, tokenize
 from fastattn.text.compatibility import (
     CardData,
-    Device,
     as_tensors,
-    check_device,
-    check_loading,
+    call_limit,
     check_mappings,
     is_tensor,
+    loading_dtype,
     processing_arguments,
 )
-from fastattn.text.inputs import checked
+from fastattn.text.inputs import items_of
 from fastattn.text.model_folder import ModelSettings, read_model_settings, read_modules_of, write_model_folder
 from fastattn.text.modules import Module, Transformer
 from fastattn.text.older_names import OlderTextModelNames
@@ -99,7 +101,7 @@ class TextModel(OlderTextModelNames):
             raise ValueError(f'backend must be "torch" (its default; torch is not used), got {backend!r}')
         check_mappings(model_kwargs=model_kwargs, processor_kwargs=processor_kwargs, config_kwargs=config_kwargs)
         given = given_prompts(prompts)
-        check_loading(model_kwargs, config_kwargs)
+        self._dtype = loading_dtype(model_kwargs, config_kwargs)
         processing = processing_arguments(processor_kwargs)
         self.folder: Path | None = None
         settings: ModelSettings | None = None
@@ -118,12 +120,9 @@ class TextModel(OlderTextModelNames):
                         f"modules[{i}] must be one of fastattn.modules, got {kind}; a model of another library can be saved, "
                         "and its folder loaded here"
                     )
-        self._settings = settings or ModelSettings({}, None, None, None, None)
+        self._settings = settings or ModelSettings({}, None, None, None, None, {})
         self._pipeline = Pipeline(chosen)
-        if "model_max_length" in processing:
-            self.max_seq_length = processing["model_max_length"]
-        if "truncation_side" in processing:
-            self.tokenizer.truncation_side = processing["truncation_side"]
+        self._first_module()._configure(processing)
         self.prompts: dict[str, str] = {**self._default_prompts(), **self._settings.prompts, **given}
         self.default_prompt_name = default_prompt_name or self._settings.default_prompt_name
         if self.default_prompt_name is not None:
@@ -134,7 +133,8 @@ class TextModel(OlderTextModelNames):
                     raise
                 raise CheckpointError(f"{self.folder}: its default_prompt_name: {error}") from error
         self.counts = Counts(0, 0, 0)
-        self.model_card_data = CardData() if model_card_data is None else model_card_data
+        name = self.folder if model_name_or_path is None else model_name_or_path
+        self.model_card_data = CardData(None if name is None else str(name)) if model_card_data is None else model_card_data
 
     def _default_prompts(self) -> dict[str, str]:
         return {}
@@ -156,8 +156,9 @@ class TextModel(OlderTextModelNames):
         return iter(self._pipeline.modules)
 
     def __repr__(self) -> str:
-        """Show the class and its modules."""
-        lines = [f"  ({i}): {module!r}" for i, module in enumerate(self)]
+        """Show the class, the folder and the modules."""
+        lines = [] if self.folder is None else [f"  folder: {self.folder}"]
+        lines += [f"  ({i}): {module!r}" for i, module in enumerate(self)]
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
     def _first_module(self) -> Transformer:
@@ -167,14 +168,14 @@ class TextModel(OlderTextModelNames):
         return self[-1]
 
     @property
-    def device(self) -> Device:
-        """The device: always the CPU."""
-        return Device("cpu")
+    def transformers_model(self) -> Any:
+        """The encoder, with its head if it has one."""
+        return self._first_module().auto_model
 
     @property
-    def dtype(self) -> np.dtype[np.float32]:
-        """Dtype of the arithmetic: float32."""
-        return np.dtype(np.float32)
+    def config(self) -> Any:
+        """The encoder's configuration, which has the values of ``config.json`` under transformers' names too."""
+        return self.transformers_model.config
 
     @property
     def max_seq_length(self) -> int:
@@ -218,7 +219,7 @@ class TextModel(OlderTextModelNames):
         prompt : str, optional
             Text that is put before each input.
         **kwargs
-            ``task`` is ignored, for compatibility.
+            ``processing_kwargs`` as in a call of the model; ``task`` is ignored, for compatibility.
 
         Returns
         -------
@@ -233,12 +234,11 @@ class TextModel(OlderTextModelNames):
         ValueError
             An argument is unknown, or a text is not valid Unicode.
         """
-        if unknown := set(kwargs) - {"task"}:
-            raise ValueError(f"preprocess has no argument {', '.join(sorted(unknown))}")
-        if not len(inputs):
+        transformer = self._pipeline_of(call_limit(type(self).preprocess, kwargs)).transformer
+        tokenizer, limit = transformer.tokenizer, transformer.max_seq_length
+        texts, prompt = items_of(inputs), prompt or ""
+        if not texts:
             return {}
-        tokenizer = self.tokenizer
-        texts, prompt, limit = checked(inputs), prompt or "", self.max_seq_length
         found = joined([tokenize(tokenizer, texts[group], prompt, limit, group.start) for group in groups(texts, prompt)])
         width = max(map(len, found.ids))
         columns: dict[str, Any] = {"input_ids": _padded(found.ids, width, tokenizer.pad_token_id or 0)}
@@ -247,8 +247,17 @@ class TextModel(OlderTextModelNames):
         columns["attention_mask"] = _padded([np.ones(len(row), np.int32) for row in found.ids], width, 0)
         columns["modality"] = "text"
         if prompt:
-            columns["prompt_length"] = tokenizer.prefix_length(prompt, self.max_seq_length)
+            columns["prompt_length"] = tokenizer.prefix_length(prompt, limit)
         return columns
+
+    def _pipeline_of(self, limit: int | None) -> Pipeline:
+        """Return the pipeline, or one with another maximum number of tokens."""
+        if limit is None:
+            return self._pipeline
+        transformer = copy.copy(self._pipeline.transformer)
+        transformer._tokenizer = copy.copy(transformer._tokenizer)
+        transformer.max_seq_length = limit
+        return Pipeline([transformer, *self._pipeline.modules[1:]])
 
     def forward(self, input: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Apply the modules to a padded batch, such as `preprocess` returns.
@@ -315,7 +324,7 @@ class TextModel(OlderTextModelNames):
 
     def save(
         self,
-        path: str,
+        path: str | None,
         model_name: str | None = None,
         create_model_card: bool = True,
         train_datasets: list[str] | None = None,
@@ -326,7 +335,7 @@ class TextModel(OlderTextModelNames):
         Parameters
         ----------
         path : str
-            Folder to write; created if missing.
+            Folder to write; created if missing.  None writes nothing.
         model_name : str, optional
             Ignored, for compatibility.
         create_model_card : bool
@@ -341,6 +350,8 @@ class TextModel(OlderTextModelNames):
         ValueError
             `safe_serialization` is false.
         """
+        if path is None:
+            return
         if not safe_serialization:
             raise ValueError("safe_serialization must be True: weights are written as safetensors, never pickled")
         readme = self.folder / "README.md" if create_model_card and self.folder is not None else None
@@ -348,7 +359,8 @@ class TextModel(OlderTextModelNames):
 
     def _saved_settings(self) -> dict[str, Any]:
         """Return the content of ``config_sentence_transformers.json``."""
-        return {"model_type": self.model_type, "prompts": self.prompts, "default_prompt_name": self.default_prompt_name}
+        prompts = {"prompts": self.prompts, "default_prompt_name": self.default_prompt_name}
+        return {"model_type": self.model_type, "__version__": {**self._settings.versions, "fastattn": __version__}, **prompts}
 
 
 def _prompt_length(input: Mapping[str, Any]) -> int:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 import numpy as np
+from numpy.typing import DTypeLike
+
+from fastattn.encoder.torch_names import check_device
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_DTYPES = ("float32", "auto", "None")
+_DTYPES = {"float32": np.float32, "auto": np.float32, "None": np.float32, "float16": np.float16}
 # Loading options of transformers: accepted and ignored.
 _LOADING = ("cache_dir", "local_files_only", "revision", "token", "trust_remote_code")
 _MODEL_KWARGS = (*_LOADING, "attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors")
+# Options of a tokenizer's call that are so already.
+_PROCESSING = (("truncation", True), ("truncation", "longest_first"), ("padding", True), ("padding", "longest"))
 _PROCESSOR_KWARGS = (*_LOADING, "clean_up_tokenization_spaces", "padding_side", "use_fast")
 
 
@@ -37,32 +44,38 @@ def renamed(*dropped: str, **names: str) -> Callable[[F], F]:
     return decorate
 
 
-class Device(str):
-    """A device name with an attribute ``type``, like ``torch.device``."""
-
-    __slots__ = ()
-
-    @property
-    def type(self) -> str:
-        """The device name."""
-        return str(self)
-
-
 class CardData:
-    """Store for the metrics of sentence-transformers' evaluators."""
+    """Data of a model card that evaluators and wrappers read: names of the model, and the metrics that they store.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    base_model : str, optional
+        Name or folder from which the model was loaded.
+    """
+
+    def __init__(self, base_model: str | None = None) -> None:
+        self.base_model = base_model
+        self.base_model_revision: str | None = None
+        self.model_id: str | None = None
+        self.model_name: str | None = None
+        self.language: list[str] = []
+        self.license: str | None = None
+        self.tags: list[str] = []
+        self.train_datasets: list[dict[str, Any]] = []
+        self.eval_datasets: list[dict[str, Any]] = []
         self.metrics: dict[str, Any] = {}
 
     def set_evaluation_metrics(self, evaluator: Any, metrics: dict[str, Any], epoch: int = 0, step: int = 0) -> None:
         """Merge `metrics` into the attribute of that name."""
         self.metrics.update(metrics)
 
+    def set_base_model(self, model_id: str, revision: str | None = None) -> None:
+        """Set the base model."""
+        self.base_model, self.base_model_revision = model_id, revision
 
-def check_device(device: Any) -> None:
-    """Raise a ValueError unless `device` is None or the CPU."""
-    if device is not None and str(device) not in ("cpu", "cpu:0"):
-        raise ValueError(f'device must be None or "cpu", got {str(device)!r}')
+    def set_model_id(self, model_id: str) -> None:
+        """Set the model's name on the Hub."""
+        self.model_id = model_id
 
 
 def check_mappings(**given: Any) -> None:
@@ -72,17 +85,25 @@ def check_mappings(**given: Any) -> None:
             raise TypeError(f"{name} must be a mapping or None, got {type(value).__name__}")
 
 
-def check_loading(model_kwargs: Mapping[str, Any] | None, config_kwargs: Mapping[str, Any] | None) -> None:
-    """Raise a ValueError for a loading option that would change the result."""
+def loading_dtype(model_kwargs: Mapping[str, Any] | None, config_kwargs: Mapping[str, Any] | None) -> np.dtype[Any]:
+    """Return the dtype of the results; ValueError for a loading option that would change them otherwise."""
+    dtype: DTypeLike = np.float32
     for name, value in (model_kwargs or {}).items():
         if name in ("dtype", "torch_dtype"):
-            if str(value).removeprefix("torch.") not in _DTYPES:
-                raise ValueError(f'model_kwargs: {name} must be float32 or "auto", got {value!r}')
+            given = value if isinstance(value, str) else getattr(value, "__name__", str(value))
+            if (key := given.removeprefix("torch.")) not in _DTYPES:
+                raise ValueError(f'model_kwargs: {name} must be float32, float16 or "auto", got {value!r}{_no_bfloat16(key)}')
+            dtype = _DTYPES[key]
         elif name not in _MODEL_KWARGS:
             raise ValueError(f"model_kwargs: {name} is not supported; supported: dtype, {', '.join(_MODEL_KWARGS)}")
     for name in config_kwargs or {}:
         if name not in _LOADING:
             raise ValueError(f"config_kwargs: {name} is not supported; supported: {', '.join(_LOADING)}")
+    return np.dtype(dtype)
+
+
+def _no_bfloat16(name: str) -> str:
+    return ": NumPy has no bfloat16, and the kernels compute in float32" if name == "bfloat16" else ""
 
 
 def processing_arguments(processor_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -97,10 +118,33 @@ def processing_arguments(processor_kwargs: Mapping[str, Any] | None) -> dict[str
     return {name: given[name] for name in used if name in given}
 
 
-def check_call(batch_size: int, device: Any, pool: Any, chunk_size: int | None, unknown: set[str], name: str) -> None:
+def call_limit(method: Callable[..., Any], given: Mapping[str, Any]) -> int | None:
+    """Return the maximum number of tokens in ``processing_kwargs``; ValueError for an argument that a method does not have."""
+    known = {"task", "processing_kwargs"}
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{method.__name__} has no argument {name}{_nearest(name, method)}")
+    limit = None
+    for part, options in (given.get("processing_kwargs") or {}).items():
+        for name, value in options.items():
+            if part in ("text", "common") and name == "max_length":
+                limit = value
+            elif part not in ("text", "common") or (name, value) not in _PROCESSING:
+                raise ValueError(
+                    f"processing_kwargs: {part} with {name}={value!r} is not supported; supported: text with max_length"
+                )
+    return limit
+
+
+def _nearest(name: str, method: Callable[..., Any]) -> str:
+    """Return the hint to an argument with a name like `name`."""
+    names: Iterable[str] = inspect.signature(method).parameters
+    near = [other for other in names if len(name) > 3 and other.startswith(name[:-2])] or difflib.get_close_matches(name, names, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def check_call(batch_size: int, device: Any, pool: Any, chunk_size: int | None) -> None:
     """Check the arguments that `encode` and `predict` share."""
-    if unknown:
-        raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}")
     if batch_size <= 0:
         raise ValueError(f"batch_size must be a positive integer, got {batch_size}")
     if chunk_size is not None and chunk_size <= 0:
@@ -135,3 +179,12 @@ def as_tensors(result: Any) -> Any:
     if isinstance(result, (np.ndarray, np.generic)):
         return importlib.import_module("torch").from_numpy(np.asarray(result))
     return result
+
+
+def as_dtype(result: Any, dtype: np.dtype[Any]) -> Any:
+    """Convert float32 arrays, also inside lists and dicts, to a dtype."""
+    if isinstance(result, list):
+        return [as_dtype(item, dtype) for item in result]
+    if isinstance(result, dict):
+        return {name: as_dtype(item, dtype) for name, item in result.items()}
+    return result.astype(dtype, copy=False) if getattr(result, "dtype", None) == np.float32 else result

@@ -6,29 +6,35 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastattn.checkpoint.folder import CheckpointError, read_object, transformer_folder
+from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.kernels.ops.softmax import softmax
 from fastattn.runtime.memory import check_large
+from fastattn.runtime.rounding import rounding
 from fastattn.text.base import TextModel
-from fastattn.text.compatibility import as_tensors, check_call, check_mappings, check_torch, renamed
-from fastattn.text.inputs import pairs_of
+from fastattn.text.compatibility import as_dtype, as_tensors, call_limit, check_call, check_mappings, check_torch, renamed
+from fastattn.text.inputs import Pairs, pairs_of, texts_of
 from fastattn.text.model_folder import ModelSettings, check_modules, read_modules_of
 from fastattn.text.modules import Module, Transformer
-from fastattn.text.modules.activations import activation_name, find_activation, resolve_activation
+from fastattn.text.modules.activations import activation_name, resolve_activation
 from fastattn.text.modules.module import SCORES
 from fastattn.text.older_names import OlderCrossEncoderNames
 from fastattn.text.prompts import resolve_prompt
+from fastattn.text.scores import ModelActivation
 
 __all__ = ["CrossEncoder"]
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
 
-class CrossEncoder(OlderCrossEncoderNames, TextModel):
+class CrossEncoder(OlderCrossEncoderNames, ModelActivation, TextModel):
     """Model that scores pairs of texts, a drop-in for ``sentence_transformers.CrossEncoder``.
 
     The scores of a pair are bit for bit the same in every batch, in every order and with any number of threads.  Calls are
@@ -171,19 +177,6 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
             return [Transformer(transformer_folder(folder), transformer_task="sequence-classification", **options)]
         return read_modules_of(folder, **options)
 
-    def _stored_activation(self) -> str:
-        """Return the name of the activation that the model folder names, or of the default."""
-        default, path = "Sigmoid" if self.num_labels == 1 else "Identity", self._first_module().folder / "config.json"
-        config = read_object(path)
-        inner = config.get("sentence_transformers")
-        found = self._settings.activation or (inner.get("activation_fn") if isinstance(inner, dict) else None)
-        if (found := found or config.get("sbert_ce_default_activation_function")) is None:
-            return default
-        try:
-            return find_activation(str(found), default)
-        except ValueError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-
     @property
     def model(self) -> Any:
         """The encoder with its head."""
@@ -202,26 +195,6 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
             raise ValueError(f"max_seq_length must be an integer from {least} to {module.max_positions}, got {value!r}")
         module.max_seq_length = value
 
-    @property
-    def activation_fn(self) -> Any:
-        """Activation function of the logits."""
-        return self._activation_fn
-
-    @activation_fn.setter
-    def activation_fn(self, value: str | Callable[..., Any]) -> None:
-        resolve_activation(value)
-        self._activation_fn = value
-
-    def get_default_activation_fn(self) -> Any:
-        """Return the activation that the model folder names, or the default.
-
-        Returns
-        -------
-        callable
-            A function of an array.
-        """
-        return resolve_activation(self._stored_activation())
-
     def is_singular_input(self, inputs: Any) -> bool:
         """Tell whether `inputs` is a single pair.
 
@@ -236,10 +209,31 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
         """
         return isinstance(inputs, (list, tuple, np.ndarray)) and len(inputs) > 0 and isinstance(inputs[0], str)
 
+    @overload
+    def predict(self, inputs: Pairs, *, convert_to_tensor: Literal[True], **kwargs: Any) -> torch.Tensor: ...
+    @overload
+    def predict(self, inputs: Pairs, *, convert_to_numpy: Literal[False], **kwargs: Any) -> list[torch.Tensor]: ...
+    @overload
+    def predict(
+        self,
+        inputs: list[tuple[str, str]] | list[list[str]] | NDArray[Any],
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        show_progress_bar: bool | None = ...,
+        activation_fn: str | Callable[..., Any] | None = ...,
+        apply_softmax: bool | None = ...,
+        convert_to_numpy: Literal[True] = ...,
+        convert_to_tensor: Literal[False] = ...,
+        **kwargs: Any,
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def predict(self, inputs: Pairs, *args: Any, **kwargs: Any) -> Any: ...
+
     @renamed("num_workers", sentences="inputs", activation_fct="activation_fn")
     def predict(
         self,
-        inputs: Sequence[Any] | Iterable[Any],
+        inputs: Pairs,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
@@ -286,7 +280,8 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
         chunk_size : int, optional
             Ignored, for compatibility.
         **kwargs
-            ``sentences`` is an alias of `inputs`; ``task`` is ignored, for compatibility.
+            ``sentences`` is an alias of `inputs`; ``processing_kwargs`` as in `SentenceTransformer.encode`; ``task`` is ignored,
+            for compatibility.
 
         Returns
         -------
@@ -305,7 +300,8 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
         MemoryError
             The scores need more than the free memory; raised before the computation starts.
         """
-        check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "predict")
+        limit = call_limit(CrossEncoder.predict, kwargs)
+        check_call(batch_size, device, pool, chunk_size)
         if convert_to_tensor or not convert_to_numpy:
             check_torch()
         single = self.is_singular_input(inputs)
@@ -314,14 +310,16 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         activation = resolve_activation(self.activation_fn if activation_fn is None else activation_fn)
         text = resolve_prompt(self.prompts, self.default_prompt_name, prompt, prompt_name)
-        skip = self._pipeline.prompt_tokens(text)
+        pipeline = self._pipeline_of(limit)
+        skip = pipeline.prompt_tokens(text)
         check_large(4 * len(pairs) * self.num_labels, "scores of shape {}", (len(pairs), self.num_labels))
         logits = np.empty((len(pairs), self.num_labels), np.float32)
-        with self._pipeline.batches(pairs, text, show_progress_bar=bool(show_progress_bar), title="Scoring") as batches:
+        with pipeline.batches(pairs, text, show_progress_bar=bool(show_progress_bar), title="Scoring") as batches:
             for batch in batches:
-                logits[batch.rows] = self._pipeline.features(batch, skip)[SCORES]
+                logits[batch.rows] = pipeline.features(batch, skip)[SCORES]
         self.counts = batches.counts
-        scores: Any = np.asarray(activation(logits), np.float32)
+        with rounding():
+            scores: Any = np.asarray(activation(logits), np.float32)
         if scores.shape[:1] != (len(pairs),) or 0 in scores.shape[1:]:
             raise ValueError(f"activation_fn must return a row for each of {len(pairs)} pairs, got shape {scores.shape}")
         if self.num_labels == 1 and scores.ndim > 1:
@@ -329,7 +327,8 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
         if apply_softmax and scores.ndim > 1:
             scores = softmax(scores)
         if convert_to_tensor or not convert_to_numpy:
-            scores = as_tensors(np.ascontiguousarray(scores))
+            # Arrays are float32 always, as sentence-transformers' are.
+            scores = as_tensors(np.ascontiguousarray(as_dtype(scores, self._dtype)))
             scores = scores if convert_to_tensor else list(scores)
         return scores[0] if single else scores
 
@@ -380,14 +379,15 @@ class CrossEncoder(OlderCrossEncoderNames, TextModel):
         """
         if self.num_labels != 1:
             raise ValueError(f"rank needs a model with one label, and this one has {self.num_labels}: use predict")
-        documents = list(documents)
+        documents = texts_of(documents, "documents")
+        # By keyword, because a subclass may have overridden `predict`, with other positions.
         scores = self.predict(
-            [(query, document) for document in documents],
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            activation_fn,
+            inputs=[(query, document) for document in documents],
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            activation_fn=activation_fn,
             device=device,
             pool=pool,
             chunk_size=chunk_size,

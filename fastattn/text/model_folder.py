@@ -38,6 +38,8 @@ class ModelSettings(NamedTuple):
         Number of channels of an embedding to keep.
     activation : object
         Name of the activation of the scores.
+    versions : dict of str to object
+        Versions of the libraries that wrote the folder.
     """
 
     prompts: dict[str, str]
@@ -45,6 +47,7 @@ class ModelSettings(NamedTuple):
     similarity: Any
     truncate_dim: int | None
     activation: Any
+    versions: dict[str, Any]
 
 
 def read_model_settings(folder: Path, model_type: str) -> ModelSettings | None:
@@ -73,6 +76,7 @@ def read_model_settings(folder: Path, model_type: str) -> ModelSettings | None:
         similarity=settings.get("similarity_fn_name"),
         truncate_dim=truncate_dim,
         activation=settings.get("activation_fn"),
+        versions=versions if isinstance(versions := settings.get("__version__"), dict) else {},
     )
 
 

@@ -1,4 +1,4 @@
-"""Methods of sentence-transformers under their older names, and methods that change nothing here."""
+"""Methods of sentence-transformers and torch under other names, and methods that change nothing here."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from fastattn.text.compatibility import check_device
+import numpy as np
+
+from fastattn.encoder.torch_names import TorchNames, check_device
+from fastattn.text.modules import Module
 from fastattn.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["OlderCrossEncoderNames", "OlderSentenceTransformerNames", "OlderTextModelNames"]
 
-Model = TypeVar("Model")
+Loaded = TypeVar("Loaded", bound="OlderSentenceTransformerNames")
+Model = TypeVar("Model", bound="OlderTextModelNames")
 
 
-class OlderTextModelNames:
+class OlderTextModelNames(TorchNames):
     """Older names of `TextModel`'s methods, and methods that change nothing."""
 
     max_seq_length: int
     tokenizer: Tokenizer
     preprocess: Callable[..., dict[str, Any]]
     save: Callable[..., None]
+    __iter__: Callable[[], Iterator[Module]]
 
     @property
     def processor(self) -> Tokenizer:
@@ -69,7 +74,13 @@ class OlderTextModelNames:
         path, model_name, create_model_card, train_datasets, safe_serialization : optional
             As in `save`.
         """
-        self.save(path, model_name, create_model_card, train_datasets, safe_serialization)
+        self.save(
+            path,
+            model_name=model_name,
+            create_model_card=create_model_card,
+            train_datasets=train_datasets,
+            safe_serialization=safe_serialization,
+        )
 
     def get_backend(self) -> str:
         """Return "torch", the default of the argument `backend`.
@@ -91,45 +102,36 @@ class OlderTextModelNames:
         """
         return []
 
-    def eval(self: Model) -> Model:
-        """Return the model, which never trains.
+    def half(self: Model) -> Model:
+        """Return the results as float16 from now on; the computation stays in float32.
 
         Returns
         -------
         TextModel
             Itself.
         """
+        self._dtype = np.dtype(np.float16)
         return self
 
-    def to(self: Model, device: Any = None, *args: Any, **kwargs: Any) -> Model:
-        """Return the model, which is on the CPU already.
+    def children(self) -> Iterator[Module]:
+        """Iterate over the modules, as over the model itself.
 
-        Parameters
-        ----------
-        device : {None, "cpu"}
-            For compatibility; only the CPU is supported.
-        *args
-            Ignored, for compatibility.
-        **kwargs
-            Ignored, for compatibility.
-
-        Returns
-        -------
-        TextModel
-            Itself.
+        Yields
+        ------
+        Module
+            A module.
         """
-        check_device(device)
-        return self
+        return iter(self)
 
-    def cpu(self: Model) -> Model:
-        """Return the model, which is on the CPU already.
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Iterate over the modules and their names: "0", "1", ...
 
-        Returns
-        -------
-        TextModel
-            Itself.
+        Yields
+        ------
+        (str, Module)
+            A name and a module.
         """
-        return self
+        return ((str(i), module) for i, module in enumerate(self))
 
     def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
         """Return a value for the argument `pool`; no process is started, because a call uses all threads of this process.
@@ -204,11 +206,11 @@ class OlderSentenceTransformerNames:
             As in `encode`.
         """
         return self.encode(
-            sentences,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
+            inputs=sentences,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
             precision=precision,
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
@@ -225,6 +227,21 @@ class OlderSentenceTransformerNames:
             As from `get_embedding_dimension`.
         """
         return self.get_embedding_dimension()
+
+    @classmethod
+    def load(cls: type[Loaded], input_path: str) -> Loaded:
+        """Load a model folder: the constructor under its old name.
+
+        Parameters
+        ----------
+        input_path : str
+            The folder.
+
+        Returns
+        -------
+        SentenceTransformer
+        """
+        return cls(input_path)  # type: ignore[call-arg]
 
     @contextlib.contextmanager
     def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn.runtime.rounding import rounding
+from fastattn.runtime.threads import starts_greenlets
 from fastattn.text.batches import LONG, TextBatch, characters, groups, joined, pack, tokenize
 from fastattn.text.modules import Module, Normalize, Pooling, Transformer
 from fastattn.text.modules.module import SENTENCE, TOKENS, token_names
@@ -87,6 +89,8 @@ class Pipeline:
         self._mode: str | None = None
         self._unit = False
         self._rest = self.modules[1:]
+        # Whether prompt tokens are left out, in calls whose kernels are loaded.
+        self._loaded: set[bool] = set()
         first, rest = (self._rest[0], self._rest[1:]) if self._rest else (None, [])
         if isinstance(first, Pooling) and len(first.modes) == 1 and not any(map(_reads_tokens, rest)):
             self._mode, self._rest = first.modes[0], rest
@@ -114,6 +118,7 @@ class Pipeline:
         found = (tokenize(tokenizer, inputs[group], prompt, limit, group.start) for group in groups(inputs, prompt))
         return sum(len(row) for part in found for row in part.ids)
 
+    @rounding()
     def embed(self, batch: TextBatch, prompt_tokens: int = 0) -> NDArray[np.float32]:
         """Return the embeddings (B, C) of a batch; pooling may leave out the first `prompt_tokens` tokens of each text."""
         if self._mode is None or prompt_tokens:
@@ -126,6 +131,7 @@ class Pipeline:
             module._apply(features, batch.offsets, 0)
         return features[SENTENCE]
 
+    @rounding()
     def features(self, batch: TextBatch, prompt_tokens: int = 0) -> dict[str, NDArray[np.float32]]:
         """Return the outputs of all modules for a batch, (N, C) or (B, C) by name; `prompt_tokens` as in `embed`."""
         found = self.transformer.model.forward_packed(batch.ids, batch.offsets, token_type_ids=batch.types)
@@ -134,12 +140,24 @@ class Pipeline:
             module._apply(features, batch.offsets, prompt_tokens)
         return features
 
+    def load_kernels(self, prompt_tokens: int = 0) -> None:
+        """Load the kernels that a call needs, or compile them, by a batch of one token; the clock of a call starts afterwards."""
+        skips = prompt_tokens > 0
+        if skips in self._loaded:
+            return
+        one = TextBatch(np.zeros(1, np.int64), np.zeros(1, np.int32), None, np.array([0, 1]), 0)
+        run: Callable[[TextBatch, int], object] = self.features if skips or self._mode is None else self.embed
+        run(one, prompt_tokens)
+        self._loaded.add(skips)
+
     @contextlib.contextmanager
     def batches(self, inputs: Sequence[Any], prompt: str, *, show_progress_bar: bool = False, title: str) -> Iterator[Batches]:
         """Tokenise texts, or pairs of texts, into batches; the end of the `with` stops the tokenising thread.
 
         Memory beside the inputs and results: the token ids of two slices and one batch, for any number of inputs.
         """
+        if len(inputs):
+            self.load_kernels(self.prompt_tokens(prompt))
         with (
             _progress_bar(len(inputs), show_progress_bar, title) as advance,
             contextlib.closing(self._tokenized(inputs, prompt)) as found,
@@ -162,8 +180,10 @@ class Pipeline:
                 parts.append(tokenize(tokenizer, texts[group], prompt, limit, start + group.start))
             return pack(joined(parts), vocab_size, tokenizer, start)
 
-        if total <= _SLICE and _is_short(inputs):
-            yield from packed(0)
+        if starts_greenlets() or (total <= _SLICE and _is_short(inputs)):
+            # A greenlet would tokenise nothing while the kernels compute, and in a thread of gevent's pool it never ends.
+            for start in range(0, total, _SLICE):
+                yield from packed(start)
             return
         thread = ThreadPoolExecutor(1)
 
@@ -214,7 +234,7 @@ def _progress_bar(total: int, show: bool, title: str) -> Iterator[Callable[[int]
     if not show or sys.stderr is None:
         yield lambda count: None
         return
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     # tqdm's lock reads the start method of processes, which fixes it: set_start_method would fail from then on.
     chosen = multiprocessing.get_start_method(allow_none=True)

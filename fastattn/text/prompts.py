@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from fastattn.text.compatibility import check_mappings, renamed
 
@@ -14,8 +14,7 @@ __all__ = ["given_prompts", "prompted", "resolve_prompt"]
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def given_prompts(prompts: Mapping[str, str | None] | None) -> dict[str, str]:
@@ -46,17 +45,21 @@ def resolve_prompt(prompts: Mapping[str, str], default_name: str | None, prompt:
     return prompts[name]
 
 
-def prompted(encode: Callable[P, R], task: str, names: Sequence[str], summary: str) -> Callable[P, R]:
+def prompted(encode: F, task: str, names: Sequence[str], summary: str) -> F:
     """Make the method ``encode_<task>``: `encode` with the first prompt of `names` that the model has, unless a prompt is given.
 
     Signature and docstring are those of `encode`, with another summary.
     """
+    signature = inspect.signature(encode)
 
-    def method(self: Any, inputs: Any, prompt_name: str | None = None, prompt: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        if prompt_name is None and prompt is None:
-            prompt_name = next((name for name in names if name in self.prompts), None)
-        # `self.encode`, because a subclass may have overridden `encode`.
-        return self.encode(inputs, prompt_name, prompt, *args, task=task, **kwargs)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        given |= given.pop("kwargs", {})
+        model = given.pop("self")
+        if given.get("prompt_name") is None and given.get("prompt") is None:
+            given["prompt_name"] = next((name for name in names if name in model.prompts), None)
+        # `model.encode` by keyword, because a subclass may have overridden it, with other positions.
+        return model.encode(task=task, **given)
 
     choice = " or ".join(f'"{name}"' for name in names)
     described = inspect.cleandoc(encode.__doc__ or "").partition("\n")[2]
@@ -67,4 +70,4 @@ def prompted(encode: Callable[P, R], task: str, names: Sequence[str], summary: s
     method.__doc__ = (
         f"{summary}\n\n`encode` with the prompt {choice}, the first that the model has, unless another is given.\n{described}"
     )
-    return cast("Callable[P, R]", renamed(sentences="inputs")(method))
+    return cast("F", renamed(sentences="inputs")(method))

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastattn.runtime.memory import check_large
+from fastattn.runtime.rounding import rounding
 from fastattn.text.similarity import as_float
 
-__all__ = ["PRECISIONS", "quantize_embeddings"]
+__all__ = ["PRECISIONS", "Precision", "quantize_embeddings"]
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 # Fewer calibration rows than this give unreliable ranges.
 _FEW = 100
 
 
+@rounding()
 def quantize_embeddings(
-    embeddings: Any, precision: str, ranges: ArrayLike | None = None, calibration_embeddings: ArrayLike | None = None
+    embeddings: Any, precision: Precision, ranges: ArrayLike | None = None, calibration_embeddings: ArrayLike | None = None
 ) -> Any:
     """Quantise embeddings, as sentence-transformers does.
 
@@ -59,7 +62,9 @@ def quantize_embeddings(
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     scalar = precision in ("int8", "uint8")
-    if isinstance(embeddings, list) and len(embeddings) and np.ndim(embeddings[0]) == 2:
+    if isinstance(embeddings, list) and not embeddings:
+        return []
+    if isinstance(embeddings, list) and np.ndim(embeddings[0]) == 2:
         if scalar and ranges is None:
             rows = np.concatenate(embeddings) if calibration_embeddings is None else as_float(calibration_embeddings)
             ranges = _ranges(rows, precision, calibrated=calibration_embeddings is not None) if len(rows) else None
@@ -88,7 +93,7 @@ def quantize_embeddings(
     return level.astype(np.uint8) if precision == "uint8" else (level - 128).astype(np.int8)
 
 
-def _ranges(rows: NDArray[np.float32], precision: str, *, calibrated: bool) -> NDArray[np.float32]:
+def _ranges(rows: NDArray[np.float32], precision: Precision, *, calibrated: bool) -> NDArray[np.float32]:
     """Return the least and the largest value of each channel, (2, C)."""
     if not calibrated:
         if rows.ndim == 1 or len(rows) == 1:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,25 +16,29 @@ from fastattn.encoder.pooling import normalize
 from fastattn.runtime.memory import check_large
 from fastattn.text.base import TextModel
 from fastattn.text.batches import TextBatch
-from fastattn.text.compatibility import as_tensors, check_call, check_torch, renamed
-from fastattn.text.inputs import texts_of
+from fastattn.text.compatibility import as_dtype, as_tensors, call_limit, check_call, check_torch, renamed
+from fastattn.text.inputs import Inputs, Text, is_single, items_of
 from fastattn.text.model_folder import ModelSettings, check_modules, read_modules_of
 from fastattn.text.modules import Module, Pooling, Transformer
 from fastattn.text.modules.module import SENTENCE, TOKENS
 from fastattn.text.older_names import OlderSentenceTransformerNames
 from fastattn.text.prompts import prompted, resolve_prompt
-from fastattn.text.quantization import PRECISIONS, quantize_embeddings
+from fastattn.text.quantization import PRECISIONS, Precision, quantize_embeddings
 from fastattn.text.similarity import ModelSimilarity
 from fastattn.text.token_embeddings import check_room, text_features
+from fastattn.text.truncation import ModelTruncation, check_truncate_dim
 
 __all__ = ["SentenceTransformer"]
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
 _OUTPUTS = (SENTENCE, TOKENS, None)
 
 
-class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextModel):
+class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, ModelTruncation, TextModel):
     """Text embedding model, a drop-in for ``sentence_transformers.SentenceTransformer``.
 
     The embedding of a text is bit for bit the same in every batch, in every order and with any number of threads.  Calls are
@@ -65,7 +68,8 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
     token, use_auth_token : bool or str, optional
         Access token for private models on the Hub; `use_auth_token` is the old name.
     model_kwargs : mapping, optional
-        ``dtype`` may be float32 or "auto"; loading options of transformers are ignored, other keys are an error.
+        ``dtype``: float32, "auto", or float16, which is the type of the embeddings while the computation stays in float32.
+        Loading options of transformers are ignored, other keys are an error.
     processor_kwargs : mapping, optional
         ``model_max_length``, ``truncation_side``, ``do_lower_case``; also accepted as ``tokenizer_kwargs``.
     config_kwargs : mapping, optional
@@ -129,7 +133,7 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
             raise ValueError("token and use_auth_token are the same: give token")
         # Checked before the model is loaded.
         self.similarity_fn_name = similarity_fn_name
-        _check_truncate_dim(truncate_dim)
+        check_truncate_dim(truncate_dim)
         super().__init__(
             model_name_or_path,
             modules=modules,
@@ -173,40 +177,76 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
         """The encoder."""
         return self._pipeline.transformer.encoder
 
-    @property
-    def truncate_dim(self) -> int | None:
-        """Number of channels of an embedding that are kept; None keeps all."""
-        return self._truncate_dim
-
-    @truncate_dim.setter
-    def truncate_dim(self, value: int | None) -> None:
-        _check_truncate_dim(value)
-        self._truncate_dim = None if value is None else int(value)
-
     def is_singular_input(self, inputs: Any) -> bool:
-        """Tell whether `inputs` is a single text.
+        """Tell whether `inputs` is a single text: a str, a dict or a 0-d array.
 
         Parameters
         ----------
-        inputs : str or iterable of str
+        inputs : object
             As in `encode`.
 
         Returns
         -------
         bool
         """
-        return isinstance(inputs, str)
+        return is_single(inputs)
+
+    @overload
+    def encode(self, inputs: Inputs, *, convert_to_tensor: Literal[True], **kwargs: Any) -> torch.Tensor: ...
+    @overload
+    def encode(self, inputs: Text, *, convert_to_numpy: Literal[False], **kwargs: Any) -> torch.Tensor: ...
+    @overload
+    def encode(self, inputs: Inputs, *, convert_to_numpy: Literal[False], **kwargs: Any) -> list[torch.Tensor]: ...
+    @overload
+    def encode(self, inputs: Text, *, output_value: Literal["token_embeddings"], **kwargs: Any) -> NDArray[np.float32]: ...
+    @overload
+    def encode(self, inputs: Inputs, *, output_value: Literal["token_embeddings"], **kwargs: Any) -> list[NDArray[np.float32]]: ...
+    @overload
+    def encode(self, inputs: Text, *, output_value: None, **kwargs: Any) -> dict[str, Any]: ...
+    @overload
+    def encode(self, inputs: Inputs, *, output_value: None, **kwargs: Any) -> list[dict[str, Any]]: ...
+    @overload
+    def encode(
+        self,
+        inputs: Inputs,
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        show_progress_bar: bool | None = ...,
+        output_value: Literal["sentence_embedding"] = ...,
+        precision: Literal["float32"] | None = ...,
+        convert_to_numpy: Literal[True] = ...,
+        convert_to_tensor: Literal[False] = ...,
+        device: Any = ...,
+        normalize_embeddings: bool = ...,
+        truncate_dim: int | None = ...,
+        **kwargs: Any,
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def encode(
+        self,
+        inputs: Inputs,
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        show_progress_bar: bool | None = ...,
+        output_value: Literal["sentence_embedding", "token_embeddings"] | None = ...,
+        precision: Precision | None = ...,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: bool = ...,
+        **kwargs: Any,
+    ) -> Any: ...
 
     @renamed(sentences="inputs")
     def encode(
         self,
-        inputs: str | Iterable[str],
+        inputs: Inputs,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
-        output_value: str | None = "sentence_embedding",
-        precision: str | None = "float32",
+        output_value: Literal["sentence_embedding", "token_embeddings"] | None = "sentence_embedding",
+        precision: Precision | None = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         device: Any = None,
@@ -224,7 +264,8 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
         Parameters
         ----------
         inputs : str or iterable of str
-            One text or several texts; also accepted as ``sentences``.
+            One text or several texts; also accepted as ``sentences``.  A text may be a dict ``{"text": ...}``, and several
+            inputs may be pairs of texts, which become two segments.
         prompt_name : str, optional
             Name of the prompt that is put before each text.
         prompt : str, optional
@@ -252,7 +293,8 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
         chunk_size : int, optional
             Ignored, for compatibility.
         **kwargs
-            ``sentences`` is an alias of `inputs`; ``task`` is ignored, for compatibility.
+            ``sentences`` is an alias of `inputs`; ``processing_kwargs={"text": {"max_length": ...}}`` is the maximum number of
+            tokens for this call; ``task`` is ignored, for compatibility.
 
         Returns
         -------
@@ -264,7 +306,8 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
         Raises
         ------
         TypeError
-            A text is not a str; the message gives its index and type.
+            An input is neither a str nor a pair of str, or `inputs` gives no texts, such as a table; the message gives the index
+            and type.
         ValueError
             An argument is unknown or has an unsupported value, or a text is not valid Unicode.
         ImportError
@@ -274,7 +317,8 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
         RuntimeError
             Another thread removed texts from the list during the call.
         """
-        check_call(batch_size, device, pool, chunk_size, set(kwargs) - {"task"}, "encode")
+        limit = call_limit(SentenceTransformer.encode, kwargs)
+        check_call(batch_size, device, pool, chunk_size)
         precision = precision or "float32"
         if output_value not in _OUTPUTS:
             raise ValueError(f"output_value must be one of {', '.join(map(repr, _OUTPUTS))}, got {output_value!r}")
@@ -284,14 +328,16 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
             raise ValueError(f"precision must be float32 where output_value is None, got {precision!r}")
         if output_value == TOKENS and self._pipeline.transformer.output_name != TOKENS:
             raise ValueError(f"output_value {TOKENS!r} is not available: the head of this model turns tokens into scores")
-        _check_truncate_dim(truncate_dim)
+        check_truncate_dim(truncate_dim)
         if convert_to_tensor or not convert_to_numpy:
             check_torch()
-        texts = texts_of(inputs)
+        single = self.is_singular_input(inputs)
+        texts = items_of([inputs] if single else inputs)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         text = resolve_prompt(self.prompts, self.default_prompt_name, prompt, prompt_name)
-        skip = self._pipeline.prompt_tokens(text)
+        pipeline = self._pipeline_of(limit)
+        skip = pipeline.prompt_tokens(text)
         width = min(self._width, self._width if self.truncate_dim is None else self.truncate_dim)
         width = width if truncate_dim is None else min(self._width, truncate_dim)
         result: Any
@@ -301,23 +347,25 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
             check_large(4 * len(texts) * width * copies, "embeddings of shape {}", (len(texts), width))
             result = np.empty((len(texts), width), np.float32)
         else:
-            check_room(self._pipeline, texts, text)
+            check_room(pipeline, texts, text)
             result = [None] * len(texts)
-        with self._pipeline.batches(texts, text, show_progress_bar=show_progress_bar, title="Embedding") as batches:
+        with pipeline.batches(texts, text, show_progress_bar=show_progress_bar, title="Embedding") as batches:
             for batch in batches:
                 if output_value == SENTENCE:
                     result[batch.rows] = self._embeddings(batch, skip, width, normalize_embeddings)
                     continue
-                for row, features in zip(batch.rows, text_features(self._pipeline, batch, skip, text, width), strict=True):
+                for row, features in zip(batch.rows, text_features(pipeline, batch, skip, text, width), strict=True):
                     result[row] = features if output_value is None else features[output_value]
         self.counts = batches.counts
         if precision != "float32":
             result = quantize_embeddings(result, precision)
+        if self._dtype != np.float32:
+            result = as_dtype(result, self._dtype)
         if convert_to_tensor or not convert_to_numpy:
             result = as_tensors(result)
             if output_value == SENTENCE and not convert_to_tensor:
                 result = list(result)
-        return result[0] if isinstance(inputs, str) else result
+        return result[0] if single else result
 
     def _embeddings(self, batch: TextBatch, skip: int, width: int, unit: bool) -> NDArray[np.float32]:
         rows = self._pipeline.embed(batch, skip)
@@ -328,16 +376,6 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
 
     encode_query = prompted(encode, "query", ["query"], "Embed queries.")
     encode_document = prompted(encode, "document", ["document", "passage", "corpus"], "Embed documents.")
-
-    def get_embedding_dimension(self) -> int:
-        """Return the number of channels of an embedding.
-
-        Returns
-        -------
-        int
-            C, or `truncate_dim` if less.
-        """
-        return self._width if self.truncate_dim is None else min(self._width, self.truncate_dim)
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
         """Set whether pooling includes the tokens of a prompt.
@@ -352,43 +390,6 @@ class SentenceTransformer(OlderSentenceTransformerNames, ModelSimilarity, TextMo
                 module.include_prompt = include_prompt
                 break
 
-    @contextlib.contextmanager
-    def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
-        """Keep only the first `truncate_dim` channels of embeddings within this context.
-
-        Parameters
-        ----------
-        truncate_dim : int, optional
-            Number of channels; None keeps all.
-        """
-        before, self.truncate_dim = self.truncate_dim, truncate_dim
-        try:
-            yield
-        finally:
-            self.truncate_dim = before
-
-    @staticmethod
-    def load(input_path: str) -> SentenceTransformer:
-        """Load a model folder: the constructor under its old name.
-
-        Parameters
-        ----------
-        input_path : str
-            The folder.
-
-        Returns
-        -------
-        SentenceTransformer
-        """
-        return SentenceTransformer(input_path)
-
     def _saved_settings(self) -> dict[str, Any]:
         shortened = {} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}
         return {**super()._saved_settings(), "similarity_fn_name": self.similarity_fn_name, **shortened}
-
-
-def _check_truncate_dim(truncate_dim: int | None) -> None:
-    if truncate_dim is None:
-        return
-    if not isinstance(truncate_dim, int | np.integer) or isinstance(truncate_dim, bool) or truncate_dim < 1:
-        raise ValueError(f"truncate_dim must be a positive integer or None, got {truncate_dim!r}")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, TypeAlias, get_args, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastattn.encoder.pooling import normalize
 from fastattn.runtime.memory import check_large
+from fastattn.runtime.rounding import rounding
 from fastattn.text.compatibility import as_tensors, is_tensor
 
 __all__ = ["SIMILARITIES", "ModelSimilarity", "as_float", "similarity", "similarity_pairwise"]
 
-SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
+SIMILARITIES: tuple[str, ...] = get_args(Similarity)
+_Rows: TypeAlias = NDArray[Any] | Sequence[NDArray[Any]] | Sequence[Sequence[float]]
 
 
-def similarity(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDArray[np.float32]:
+@rounding()
+def similarity(first: ArrayLike, second: ArrayLike, name: Similarity = "cosine") -> NDArray[np.float32]:
     """Similarity of each row of a matrix to each row of another matrix.
 
     Parameters
@@ -55,7 +60,8 @@ def similarity(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDA
     return result
 
 
-def similarity_pairwise(first: ArrayLike, second: ArrayLike, name: str = "cosine") -> NDArray[np.float32]:
+@rounding()
+def similarity_pairwise(first: ArrayLike, second: ArrayLike, name: Similarity = "cosine") -> NDArray[np.float32]:
     """Similarity of each row of a matrix to the same row of another matrix.
 
     Parameters
@@ -120,7 +126,7 @@ class ModelSimilarity:
     SUPPORTED_SIMILARITY_FN_NAMES: ClassVar[tuple[str, ...]] = SIMILARITIES
 
     @property
-    def similarity_fn_name(self) -> str:
+    def similarity_fn_name(self) -> Similarity:
         """Name of the similarity function: "cosine", "dot", "euclidean" or "manhattan"."""
         return self._similarity_fn_name or "cosine"
 
@@ -130,7 +136,12 @@ class ModelSimilarity:
         name = getattr(value, "value", value)
         if name is not None and name not in SIMILARITIES:
             raise ValueError(f"similarity_fn_name must be one of {', '.join(SIMILARITIES)}, got {name!r}")
-        self._similarity_fn_name: str | None = name
+        self._similarity_fn_name: Similarity | None = name
+
+    @overload
+    def similarity(self, embeddings1: _Rows, embeddings2: _Rows) -> NDArray[np.float32]: ...
+    @overload
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any: ...
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Similarity of each of `embeddings1` to each of `embeddings2`, by `similarity_fn_name`.
@@ -149,6 +160,11 @@ class ModelSimilarity:
         """
         found = similarity(embeddings1, embeddings2, self.similarity_fn_name)
         return as_tensors(found) if is_tensor(embeddings1) or is_tensor(embeddings2) else found
+
+    @overload
+    def similarity_pairwise(self, embeddings1: _Rows, embeddings2: _Rows) -> NDArray[np.float32]: ...
+    @overload
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any: ...
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Similarity of each of `embeddings1` to the same row of `embeddings2`, by `similarity_fn_name`.

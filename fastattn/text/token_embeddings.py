@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 
 from fastattn.runtime.memory import LARGE, check_fits, free_bytes
-from fastattn.text.batches import TextBatch
+from fastattn.text.batches import TextBatch, characters
 from fastattn.text.modules.module import SENTENCE
 from fastattn.text.pipeline import Pipeline
 
 __all__ = ["check_room", "text_features"]
 
 
-def check_room(pipeline: Pipeline, texts: Sequence[str], prompt: str) -> None:
+def check_room(pipeline: Pipeline, texts: Sequence[Any], prompt: str) -> None:
     """Raise a MemoryError if the token embeddings of all texts need more than the free memory."""
     transformer = pipeline.transformer
     token = 4 * transformer.encoder.config.hidden_dim
     # An upper bound first, one token per byte: counting the tokens takes time.
-    special = transformer.tokenizer.num_special + len(prompt.encode("utf-8", "replace"))
-    most = sum(min(transformer.max_seq_length, 4 * len(text) + special) for text in texts)
+    pairs = len(texts) > 0 and not isinstance(texts[0], str)
+    special = transformer.tokenizer.num_special_tokens_to_add(pairs) + len(prompt.encode("utf-8", "replace"))
+    most = sum(min(transformer.max_seq_length, 4 * characters(text) + special) for text in texts)
     free = free_bytes() if token * most >= LARGE else None
     if free is not None and token * most > free:
         check_fits(token * pipeline.count_tokens(texts, prompt), f"token embeddings of {len(texts)} texts")

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_inputs", "check_pair", "check_unicode", "longest_first"]
+__all__ = ["check_inputs", "check_pair", "check_unicode", "kind_of", "longest_first"]
 
 
 # Largest id that the tokenizers library accepts, and largest length to which a text is padded.
 _MOST_ID = 2**32 - 1
 LONGEST = 2**31 - 1
+# Types of pandas' missing values beside None and NaN.
+_MISSING = ("NAType", "NaTType")
 
 
 def check_inputs(inputs: Sequence[Any], name: str) -> bool:
@@ -27,12 +29,21 @@ def check_inputs(inputs: Sequence[Any], name: str) -> bool:
 
 def check_pair(item: Any, name: str, wanted: str = "a pair of str") -> None:
     """Raise a TypeError unless `item` is a pair of str."""
-    if not isinstance(item, (list, tuple, np.ndarray)) or len(item) != 2:
-        size = f" of {len(item)}" if isinstance(item, (list, tuple)) else ""
-        raise TypeError(f"{name} must be {wanted}, got {type(item).__name__}{size}")
+    if not isinstance(item, (list, tuple, np.ndarray)) or np.ndim(item) == 0 or len(item) != 2:
+        raise TypeError(f"{name} must be {wanted}, got {kind_of(item)}")
     for side, text in enumerate(item):
         if not isinstance(text, str):
-            raise TypeError(f"{name}[{side}] must be a str, got {type(text).__name__}")
+            raise TypeError(f"{name}[{side}] must be a str, got {kind_of(text)}")
+
+
+def kind_of(item: Any) -> str:
+    """Return what an error message calls an input: its type, and its length, or that it may be a missing value."""
+    kind = type(item).__name__
+    if item is None or kind in _MISSING or (isinstance(item, float) and item != item):
+        return f"{kind}, perhaps a missing value"
+    if isinstance(item, np.ndarray) and item.ndim == 0:
+        return f"{kind} of 0 dimensions"
+    return f"{kind} of {len(item)}" if isinstance(item, (list, tuple, np.ndarray)) else kind
 
 
 def check_unicode(text: str, name: str) -> None:

@@ -9,13 +9,13 @@ import base64
 import contextlib
 import json
 import math
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastattn.checkpoint.folder import CheckpointError
+from fastattn.runtime.files import lfs_pointer
+from fastattn.tokenizer.faults import sound
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -35,18 +35,6 @@ _SHRINKING = ("StripAccents", "Strip", "Nmt")
 _ATOM = re.compile(r"(?:\\[dDsSwW]|\[\^?[^\[\]\\&^]+\]|[^\\.^$|?*+(){}\[\]])([?*+]|\{[0-9]{1,6}(?:,[0-9]{0,6})?\})?")
 
 
-@contextlib.contextmanager
-def sound(source: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn an exception or a Rust panic of the tokenizers library into a CheckpointError."""
-    try:
-        yield
-    except BaseException as error:
-        # The library raises plain Exception, and a BaseException if its Rust code panics.
-        if type(error) is not Exception and type(error).__name__ != "PanicException":
-            raise
-        raise CheckpointError(f"{source}: not a tokenizer: {error}") from error
-
-
 def read_backend(path: Path) -> Backend:
     """Read a ``tokenizer.json``; CheckpointError unless its work and its output are bounded by the length of the text.
 
@@ -56,8 +44,11 @@ def read_backend(path: Path) -> Backend:
     """
     from tokenizers import Tokenizer as Backend
 
+    raw = path.read_bytes()
+    if lfs_pointer(raw):
+        raise CheckpointError(f"{path}: is a Git LFS pointer, not the file: run `git lfs pull` in its folder")
     try:
-        text = path.read_text("utf-8")
+        text = raw.decode()
         content = json.loads(text, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
@@ -69,10 +60,17 @@ def read_backend(path: Path) -> Backend:
         _check_added(path, steps)
     with sound(path):
         backend = Backend.from_str(text)
-        empty = [token.content for token in backend.get_added_tokens_decoder().values() if _vanishes(backend, token)]
+        check_backend(path, backend)
+    return backend
+
+
+def check_backend(path: Path, backend: Backend) -> None:
+    """Check a tokenizer after a change of its steps or added tokens: a CheckpointError as in `read_backend`."""
+    parts = {"normalizer": backend.normalizer, "pre_tokenizer": backend.pre_tokenizer}
+    _check_steps(path, {name: None if part is None else json.loads(part.__getstate__()) for name, part in parts.items()})
+    empty = [token.content for token in backend.get_added_tokens_decoder().values() if _vanishes(backend, token)]
     if empty:
         raise CheckpointError(f"{path}: its normalizer turns the added token {empty[0]!r:.50} into an empty text")
-    return backend
 
 
 def _vanishes(backend: Backend, token: AddedToken) -> bool:

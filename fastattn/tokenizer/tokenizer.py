@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 from fastattn.checkpoint.folder import CheckpointError, own_file, read_object
 from fastattn.runtime.files import write_file, write_json
 from fastattn.tokenizer.calls import TokenizerCalls
+from fastattn.tokenizer.classes import ANY
+from fastattn.tokenizer.faults import call, sound
 from fastattn.tokenizer.inputs import check_unicode, longest_first
-from fastattn.tokenizer.limits import read_backend, sound
+from fastattn.tokenizer.limits import read_backend
 from fastattn.tokenizer.prefix import beginning, is_long, reads_word_by_word
-from fastattn.tokenizer.settings import NO_LIMIT, SPECIAL_TOKENS, read_tokenizer_settings
+from fastattn.tokenizer.settings import NO_LIMIT, SPECIAL_TOKENS, read_settings, special_tokens
+from fastattn.tokenizer.steps import apply_settings, prefix_space
+from fastattn.tokenizer.vocabulary import build_backend
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -26,9 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenIds", "Tokenizer", "load_tokenizer"]
 
-# transformers' class that loads any tokenizer.json.
-_ANY_CLASS = "PreTrainedTokenizerFast"
-_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt")
+_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.txt", "vocab.json", "merges.txt",
+)  # fmt: skip
+# Files of transformers before version 5, which a tokenizer may lack.
+_OLDER = ("special_tokens_map.json", "added_tokens.json")
 # The most words of a vocabulary that `_word` tries.
 _WORDS = 1000
 
@@ -69,8 +76,12 @@ class Tokenizer(TokenizerCalls):
         Tokens by role: "pad_token", "cls_token", ...
     model_input_names : sequence of str
         Names of the arrays that a call returns.
+    class_name : str
+        Tokenizer class of transformers.
     folder : path, optional
         Folder from which the tokenizer was read.
+    given : mapping, optional
+        Settings that were given in place of those in the folder.
 
     References
     ----------
@@ -88,7 +99,9 @@ class Tokenizer(TokenizerCalls):
         cut_left: bool = False,
         special_tokens: Mapping[str, str] | None = None,
         model_input_names: Sequence[str] = ("input_ids", "attention_mask"),
+        class_name: str = ANY.name,
         folder: str | os.PathLike[str] | None = None,
+        given: Mapping[str, Any] | None = None,
     ) -> None:
         backend.no_padding()
         backend.no_truncation()
@@ -97,7 +110,10 @@ class Tokenizer(TokenizerCalls):
         self.truncation_side = "left" if cut_left else "right"
         self.special_tokens_map = dict(special_tokens or {})
         self.model_input_names = list(model_input_names)
+        self.class_name = class_name
         self.name_or_path = "" if folder is None else str(folder)
+        self._given = dict(given or {})
+        self._side = self.truncation_side
         with sound(self.name_or_path):
             self._word = _word(backend)
             whole = backend.encode(self._word)
@@ -122,8 +138,10 @@ class Tokenizer(TokenizerCalls):
         if not isinstance(backend, Backend):
             kinds = "a fastattn, tokenizers or (fast) transformers tokenizer"
             raise TypeError(f"tokenizer must be {kinds}, got {type(tokenizer).__name__}")
+        copy = Backend.from_str(backend.to_str())
+        copy.encode_special_tokens = backend.encode_special_tokens
         return cls(
-            Backend.from_str(backend.to_str()),
+            copy,
             model_max_length=getattr(tokenizer, "model_max_length", like.model_max_length),
             cut_left=getattr(tokenizer, "truncation_side", like.truncation_side) == "left",
             special_tokens=getattr(tokenizer, "special_tokens_map", like.special_tokens_map),
@@ -185,22 +203,19 @@ class Tokenizer(TokenizerCalls):
         target = Path(save_directory)
         target.mkdir(parents=True, exist_ok=True)
         source = Path(self.name_or_path)
-        for name in _FILES:
-            if self.name_or_path and (source / name).is_file() and (source / name).resolve() != (target / name).resolve():
-                write_file(target / name, own_file(source / name))
         # A tokenizer that was given as an object has no folder: files in the target belong to another tokenizer.
-        given = not self.name_or_path or not (target / "tokenizer.json").is_file()
-        if given:
+        foreign = not self.name_or_path
+        if foreign or source.resolve() != target.resolve():
+            for name in _FILES:
+                if not foreign and (source / name).is_file():
+                    write_file(target / name, own_file(source / name))
+                elif name in _OLDER:
+                    (target / name).unlink(missing_ok=True)
+        written = foreign or bool(self._given) or not (target / "tokenizer.json").is_file()
+        if written:
             write_file(target / "tokenizer.json", self.backend_tokenizer.to_str(pretty=True).encode())
-        content = {"tokenizer_class": _ANY_CLASS} if given else read_object(target / "tokenizer_config.json")
-        said = {} if given else read_tokenizer_settings(target, self.backend_tokenizer)
-        wanted = {
-            "model_max_length": self.model_max_length,
-            "truncation_side": self.truncation_side,
-            "model_input_names": self.model_input_names,
-            **{name: self.special_tokens_map.get(name) for name in SPECIAL_TOKENS},
-        }
-        changed = {name: value for name, value in wanted.items() if given or said[name] != value}
+        content = {} if foreign else read_object(target / "tokenizer_config.json")
+        changed = {**self._given, **self._changes(target, content, written, foreign)}
         if changed:
             write_json(target / "tokenizer_config.json", {**content, **changed})
         special = {name: changed[name] for name in SPECIAL_TOKENS if name in changed}
@@ -208,6 +223,45 @@ class Tokenizer(TokenizerCalls):
         # special_tokens_map.json overrides tokenizer_config.json in transformers.
         if special and older.is_file():
             write_json(older, {**read_object(older), **special})
+
+    def _changes(self, target: Path, content: dict[str, Any], written: bool, foreign: bool) -> dict[str, Any]:
+        """Return what tokenizer_config.json must say, and a tokenizer read from the folder `target` would not do."""
+        wanted = {
+            "model_max_length": self.model_max_length,
+            "truncation_side": self.truncation_side,
+            "model_input_names": self.model_input_names,
+            **{name: self.special_tokens_map.get(name) for name in SPECIAL_TOKENS},
+        }
+        if foreign:
+            wanted["tokenizer_class"] = ANY.name
+            # transformers 4 takes the space before a text from tokenizer_config.json, in every class.
+            if (space := prefix_space(self.backend_tokenizer)) is not None:
+                wanted["add_prefix_space"] = space
+            if self.backend_tokenizer.encode_special_tokens:
+                wanted["split_special_tokens"] = True
+            return wanted
+        settings = read_settings(target)
+        side = settings.truncation_side or ("right" if written else self._side)
+        said: dict[str, Any] = {
+            "model_max_length": settings.model_max_length,
+            "truncation_side": side,
+            "model_input_names": settings.model_input_names,
+            **dict.fromkeys(SPECIAL_TOKENS),
+            **special_tokens(self.backend_tokenizer, settings),
+        }
+        if settings.kind.name != self.class_name:
+            wanted["tokenizer_class"], said["tokenizer_class"] = self.class_name, None
+        return {name: value for name, value in wanted.items() if said[name] != value}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes, and the setting of the tokenizers library that its own state leaves out."""
+        return {**self.__dict__, "_split": self.backend_tokenizer.encode_special_tokens}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set the attributes."""
+        split = state.pop("_split")
+        self.__dict__.update(state)
+        self.backend_tokenizer.encode_special_tokens = split
 
     @cached_property
     def _around_pair(self) -> tuple[tuple[list[int], ...], NDArray[np.int32]]:
@@ -247,8 +301,8 @@ class Tokenizer(TokenizerCalls):
         """Tokenise without offsets if the library can, which is faster."""
         backend = self.backend_tokenizer
         encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)
-        with sound(self.name_or_path):
-            return cast("list[Encoding]", encode_batch(list(texts), add_special_tokens=add_special_tokens))
+        found = call(self.name_or_path, encode_batch, list(texts), add_special_tokens=add_special_tokens)
+        return cast("list[Encoding]", found)
 
 
 def _word(backend: Backend) -> str:
@@ -259,27 +313,35 @@ def _word(backend: Backend) -> str:
     return next((word for word in words if backend.encode(word, add_special_tokens=False).ids), "a")
 
 
-def load_tokenizer(folder: Path, *, do_lower_case: bool = False) -> Tokenizer:
-    """Load ``tokenizer.json`` and the settings beside it; CheckpointError if a file is unreadable or an expansion bomb."""
+def load_tokenizer(folder: Path, *, do_lower_case: bool = False, given: Mapping[str, Any] | None = None) -> Tokenizer:
+    """Load ``tokenizer.json``, or a vocabulary, and the settings beside it; CheckpointError for an unreadable file or a bomb.
+
+    `do_lower_case` lowercases texts first; `given` are `STEPS` in place of those of tokenizer_config.json.
+    """
+    from tokenizers import AddedToken
     from tokenizers.normalizers import Lowercase
     from tokenizers.normalizers import Sequence as Steps
 
+    given = dict(given or {})
+    settings = read_settings(folder, given)
     path = folder / "tokenizer.json"
-    if not own_file(path).is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file; with transformers installed, "
-            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes it"
-        )
-    backend = read_backend(path)
+    backend = read_backend(own_file(path)) if path.is_file() else build_backend(folder, settings)
+    truncation, padding = backend.truncation or {}, backend.padding or {}
+    if "pad_token" in padding and "pad_token" not in settings.kind.special_tokens:
+        settings.special.setdefault("pad_token", AddedToken(padding["pad_token"], special=True))
+    apply_settings(backend, path, settings, given)
     if do_lower_case:
         before = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = Steps([Lowercase(), *before])
-    settings = read_tokenizer_settings(folder, backend)
+    special = special_tokens(backend, settings)
+    side = settings.truncation_side or truncation.get("direction", "right")
     return Tokenizer(
         backend,
-        model_max_length=settings["model_max_length"],
-        cut_left=settings["truncation_side"] == "left",
-        special_tokens={name: settings[name] for name in SPECIAL_TOKENS if settings[name] is not None},
-        model_input_names=settings["model_input_names"],
+        model_max_length=settings.model_max_length,
+        cut_left=side == "left",
+        special_tokens=special,
+        model_input_names=settings.model_input_names,
+        class_name=settings.kind.name,
         folder=folder,
+        given=given,
     )

@@ -4,6 +4,7 @@ Needs torch and transformers:  python tests/data/make_golden.py ernie  (the name
 
 A folder's weights include all heads, under transformers' names.  ``outputs.npz`` has a batch and, for every task, the truth
 (each sequence alone, in float64) and a yardstick: for each element the worst float32 result of several ways to compute it.
+``padding.npz`` has the same for texts in which padding tokens stand, of the families that give these no position.
 """
 
 import importlib.metadata
@@ -23,6 +24,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 from tests.support.peer_models import CASES, TASKS, Array, batch, model, outputs  # noqa: E402
 
 VERSION = 1
+PADDED = ("roberta", "xlm-roberta", "camembert", "mpnet")
 FOLDER = HERE / "golden"
 LENGTHS = [7, 1, 26, 2]
 POSITIONS = 40
@@ -60,10 +62,30 @@ def write(family: str) -> None:
             content = json.loads(Path(saved, "config.json").read_text())
         arrays[f"{task}.truth"] = outputs(model(family, task, POSITIONS), task, inputs, torch.float64)
         arrays[f"{task}.yardstick"] = yardstick(family, task, inputs, arrays[f"{task}.truth"])
-    about = {"version": VERSION, **{name: importlib.metadata.version(name) for name in ("transformers", "torch")}}
     (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    np.savez_compressed(folder / "outputs.npz", about=json.dumps(about), **arrays)
+    np.savez_compressed(folder / "outputs.npz", about=about(), **arrays)
+    if family in PADDED:
+        write_padding(family)
+
+
+def write_padding(family: str) -> None:
+    inputs = batch(family, LENGTHS)
+    real = inputs["attention_mask"].astype(bool)
+    anywhere = np.random.default_rng(3).random(real.shape) < 0.2
+    # The first and the last token of a text, neighbours, and a whole text.
+    for places in ((0, 0), (0, 3), (0, 4), (0, 6), (1, 0)):
+        anywhere[places] = True
+    inputs["input_ids"] = np.where(real & anywhere, model(family, "hidden", POSITIONS).config.pad_token_id, inputs["input_ids"])
+    arrays = dict(inputs)
+    for task in ("hidden", "sequence-classification", "masked-lm"):
+        arrays[f"{task}.truth"] = outputs(model(family, task, POSITIONS), task, inputs, torch.float64)
+        arrays[f"{task}.yardstick"] = yardstick(family, task, inputs, arrays[f"{task}.truth"])
+    np.savez_compressed(FOLDER / family / "padding.npz", about=about(), **arrays)
+
+
+def about() -> str:
+    return json.dumps({"version": VERSION, **{name: importlib.metadata.version(name) for name in ("transformers", "torch")}})
 
 
 if __name__ == "__main__":

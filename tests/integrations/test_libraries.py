@@ -18,7 +18,7 @@ from fastattn.integrations import bertopic_backend, chroma_embedding_function, k
 from tests.support.texts import texts
 
 # Warnings of these libraries and their dependencies are not ours.
-pytestmark = [pytest.mark.integrations, pytest.mark.jit, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.jit, pytest.mark.filterwarnings("ignore")]
 
 FOLDER = str(find_model())
 QUERIES = ["How is a file compressed?", "parse an e-mail message", "dates and times"]

@@ -144,6 +144,14 @@ def attention_calls(draw: Any, ours_only: bool = True) -> Call:
     return Call(query, key, value, **options)
 
 
+@st.composite
+def rotary_calls(draw: Any) -> Call:
+    dtype, scale = draw(dtype_scales)
+    lead, tokens, pairs = draw(st.lists(few, max_size=2)), draw(sides), draw(sides)
+    x = draw(arrays(*lead, tokens, 2 * pairs, dtype=dtype, scale=scale, bad=True))
+    return Call(x, *(draw(arrays(tokens, pairs, dtype=dtype, scale=1.0)) for _ in range(2)))
+
+
 @random_calls
 @given(softmax_calls())
 def test_softmax(call: Call) -> None:
@@ -178,6 +186,19 @@ def test_linear(call: Call) -> None:
 @given(attention_calls())
 def test_scaled_dot_product_attention(call: Call) -> None:
     check("scaled_dot_product_attention", *call.args, **call.options)
+
+
+@random_calls
+@given(attention_calls())
+def test_attention_weights(call: Call) -> None:
+    query, key, _ = call.args
+    check("attention_weights", query, key, **call.options)
+
+
+@random_calls
+@given(rotary_calls())
+def test_rotary_embedding(call: Call) -> None:
+    check("rotary_embedding", *call.args)
 
 
 @random_calls

@@ -1,7 +1,8 @@
 """Docstrings of public names match their signatures: exactly the parameters are described, and each raise is listed.
 
-Public names are those that a user reaches: `fastattn.__all__`, the names in its modules and in `fastattn.integrations`, and
-inherited methods.  Elsewhere one line is enough (ruff requires it); parameters described there must be the function's.
+Public names are those that a user reaches: `fastattn.__all__`, the names in its modules and in `fastattn.integrations`,
+`fastattn.modules` and `fastattn.util`, and inherited methods.  Elsewhere one line is enough (ruff requires it); parameters
+described there must be the function's.
 """
 
 import ast
@@ -17,6 +18,7 @@ from tests.support.layout import package, public_names
 
 ROOT = Path(__file__).parents[2]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+EMPTY = ast.Module([], [])
 
 
 def sections(docstring: str) -> dict[str, list[str]]:
@@ -95,7 +97,7 @@ def reached(modules: dict[str, ast.Module]) -> set[tuple[str, str]]:
     """Return (module, name) of each function and class that a user reaches, and of their base classes."""
     found: set[tuple[str, str]] = set()
     todo = [("__init__", name) for name in public_names(modules["__init__"])]
-    todo += [("integrations", name) for name in public_names(modules.get("integrations", ast.Module([], [])))]
+    todo += [(part, name) for part in ("integrations", "modules", "util") for name in public_names(modules.get(part, EMPTY))]
     while todo:
         module, name = todo.pop()
         if name in modules and module == "__init__":

@@ -16,6 +16,7 @@ from tests.support.layout import (
     few_arguments,
     imports_point_down,
     no_assert,
+    no_list_lacks_an_op,
     no_long_file,
     numba_options_in_one_place,
     package,
@@ -47,6 +48,7 @@ SOUND = {
     "tests/kernels/test_softmax.py": "\n".join(f"contract.{name}('softmax')" for name in CONTRACT),
     "benchmarks/ops/bench_softmax.py": "",
     **dict.fromkeys(OP_LISTS, "fastattn.softmax"),
+    "soak/few.py": "fastattn.softmax, fastattn.most",
 }
 REFERENCE = SOUND["fastattn/reference/ops.py"]
 # (rule, file, its text with the fault or None for a missing file, the rule's message)
@@ -77,6 +79,12 @@ FAULTS = [
     ),
     *((every_op_is_in_every_list, path, "# softmax", f"{path} has no softmax") for path in OP_LISTS),
     (every_op_is_in_every_list, "fastattn/kernels/ops/softmax.py", OP.replace('["softmax"]', '["softmax", "x"]'), "has no x"),
+    (
+        no_list_lacks_an_op,
+        "fastattn/kernels/ops/softmax.py",
+        OP.replace('["softmax"]', '["softmax", "most", "x"]'),
+        "soak/few.py has most ops, and no x",
+    ),
     *(
         (every_op_is_in_every_list, "tests/kernels/test_softmax.py", f"contract.not_{name}", f"test_softmax.py has no {name}")
         for name in CONTRACT

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from fastattn.kernels.compile import cache as _cache
-from fastattn.kernels.compile import jit
 from fastattn.kernels.compile.jit import cache_directory, compile_cached
 from soak._child import ROOT, run_child
 from tests.support.cases import JIT
@@ -138,21 +137,6 @@ def test_another_cpu_or_python_has_other_files(folder: Path, monkeypatch: pytest
     assert len(names) == 4
 
 
-def test_another_version_has_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tag covers Numba's version and the source of all kernels, since callees are compiled into a kernel."""
-    from numba.core.registry import cpu_target
-
-    shutil.copytree(jit._KERNELS, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(jit, "_KERNELS", tmp_path / "kernels")
-    tags = {jit._TAG, jit._source_tag()}
-    assert len(tags) == 1 and jit._TAG in double()._cache._file_name((), cpu_target.target_context.codegen())
-    with (tmp_path / "kernels" / "vector" / "rows.py").open("a") as source:
-        source.write("#")
-    tags.add(jit._source_tag())
-    monkeypatch.setattr(jit.numba, "__version__", "0.0")
-    assert len(tags | {jit._source_tag()}) == 3
-
-
 def written(count: int, **environment: Any) -> dict[str, Any]:
     found = run_child("_interrupt_child", "write", count, **environment)
     assert not found["wrong"]
@@ -229,7 +213,8 @@ def test_an_installation_that_is_read_only(tmp_path: Path) -> None:
         return done.stderr
 
     (tmp_path / "tmp").mkdir()
-    assert run(XDG_CACHE_HOME=str(tmp_path / "caches")) == ""
+    compiling = "compiling kernels for this CPU, once (about 20 s)\n"
+    assert run(XDG_CACHE_HOME=str(tmp_path / "caches")) == compiling
     assert len(list((tmp_path / "caches" / "fastattn").glob("*.nbc"))) == 1
     nowhere = str(tmp_path / "fastattn" / "__init__.py")
     said = run(XDG_CACHE_HOME=nowhere, HOME=nowhere)

@@ -21,6 +21,7 @@ from fastattn import (
     EncoderForTokenClassification,
     SentenceTransformer,
 )
+from fastattn.cli.cases import Case, Sizes, cases
 from fastattn.encoder import forward
 from fastattn.parameters import random_parameters
 from fastattn.runtime import memory as _memory
@@ -97,17 +98,18 @@ OPS: dict[str, Any] = {
     "linear": lambda x, **out: fastattn.linear(x, X.astype(x.dtype), **out),
     "scaled_dot_product_attention": lambda x, **out: fastattn.scaled_dot_product_attention(x, x, x, **out),
     "attention_weights": lambda x, **out: fastattn.attention_weights(x, x, **out),
-    "rotary_embedding": lambda x, **out: fastattn.rotary_embedding(x, x[:, :32], x[:, :32], **out),
 }
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_an_op_that_would_not_fit(op: str, free: Free) -> None:
-    free(X.nbytes - 1)
+@pytest.mark.parametrize("case", cases(Sizes(batch=1, heads=4, tokens=16, head_dim=8, ff_dim=64)), ids=lambda case: case.label)
+def test_an_op_that_would_not_fit(case: Case, free: Free) -> None:
+    op = case.bound(getattr(fastattn, case.op))
+    expected = op()
+    free(expected.nbytes - 1)
     with pytest.raises(MemoryError, match="would take"):
-        OPS[op](X)
-    free(20 * X.nbytes)
-    assert OPS[op](X).shape == X.shape
+        op()
+    free(20 * sum(array.nbytes for array in (*case.arrays, expected)))
+    assert np.array_equal(op(), expected)
 
 
 @pytest.mark.parametrize("op", ["softmax", "gelu", "layer_norm", "rms_norm"])

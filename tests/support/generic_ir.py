@@ -8,23 +8,17 @@ from pathlib import Path
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 
-import fastattn
 from fastattn import Encoder, EncoderConfig, kernels
+from fastattn.cli.cases import Sizes, cases, ops
 from fastattn.encoder.pooling import normalize, pool
 
 
 def main() -> None:
-    x = np.random.default_rng(0).standard_normal((3, 5, 7)).astype(np.float32)
-    fastattn.softmax(x)
-    fastattn.layer_norm(x, residual=x)
-    fastattn.rms_norm(x, residual=x)
-    fastattn.gelu(x)
-    fastattn.linear(x, x[0], activation="gelu")
-    fastattn.scaled_dot_product_attention(x, x, x)
-    fastattn.attention_weights(x, x)
-    fastattn.rotary_embedding(x[..., :6], x[0, :, :3], x[1, :, :3])
+    public = ops()
+    for case in cases(Sizes(batch=1, heads=4, tokens=5, head_dim=6, ff_dim=7)):
+        case.bound(public[case.op])()
     Encoder(EncoderConfig(1, 1, 8, 8, vocab_size=9, positions="sinusoidal")).forward_packed([1, 2], [0, 2], pooling="mean")
-    normalize(pool(x[0], np.array([0, 5]), "mean"))
+    normalize(pool(np.ones((5, 7), np.float32), np.array([0, 5]), "mean"))
     for module in pkgutil.walk_packages(kernels.__path__, "fastattn.kernels."):
         for name, item in vars(importlib.import_module(module.name)).items():
             dispatcher = getattr(item, "dispatcher", item)

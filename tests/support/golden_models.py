@@ -19,8 +19,8 @@ GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 FAMILIES = sorted(folder.name for folder in GOLDEN.iterdir())
 
 
-def golden(family: str) -> dict[str, Array]:
-    with np.load(GOLDEN / family / "outputs.npz") as file:
+def golden(family: str, name: str = "outputs") -> dict[str, Array]:
+    with np.load(GOLDEN / family / f"{name}.npz") as file:
         arrays = {name: file[name] for name in file.files}
     assert json.loads(str(arrays.pop("about")))["version"] == 1, "write the files again with tests/data/make_golden.py"
     return arrays
@@ -53,8 +53,8 @@ def apply(model: Any, inputs: dict[str, Array]) -> Array:
     return out[mask.astype(bool)] if out.ndim == 3 else out
 
 
-def assert_is_golden(family: str, task: str, model: Any) -> None:
-    arrays = golden(family)
+def assert_is_golden(family: str, task: str, model: Any, name: str = "outputs") -> None:
+    arrays = golden(family, name)
     assert_matches_reference(apply(model, arrays), arrays[f"{task}.truth"], arrays[f"{task}.yardstick"])
 
 

@@ -18,6 +18,8 @@ import numpy as np
 
 import fastattn
 from fastattn import Encoder, EncoderConfig
+from fastattn.cli.cases import Sizes, ops
+from fastattn.cli.cases import cases as op_cases
 from fastattn.encoder import forward, tables
 from fastattn.kernels.compile import jit
 from fastattn.kernels.encoder.pool import POOLINGS, normalize_kernel, pool_kernel
@@ -122,15 +124,16 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
 
 def halves(guard: Guard) -> Iterator[str]:
     """Run the ops on float16, which is converted to float32."""
+    public = ops()
     for n in EDGES:
-        x = normal(guard, 3, n, dtype=np.float16)
-        yield f"float16 {n}"
-        for op in (fastattn.gelu, fastattn.softmax, fastattn.layer_norm, fastattn.rms_norm):
-            op(x, out=guard.empty(x.shape, np.float16))
-        fastattn.linear(x, x, out=guard.empty((3, 3), np.float16))
-        fastattn.scaled_dot_product_attention(x, x, x, out=guard.empty(x.shape, np.float16))
-        fastattn.attention_weights(x, x, out=guard.empty((3, 3), np.float16))
-        fastattn.rotary_embedding(normal(guard, 3, 2 * n, dtype=np.float16), x, x, out=guard.empty((3, 2 * n), np.float16))
+        for case in op_cases(Sizes(batch=1, heads=4, tokens=3, head_dim=2 * n, ff_dim=n)):
+            yield f"float16 {n} {case.label}"
+            half = [guard.copy(x.astype(np.float16) if x.dtype.kind == "f" else x) for x in case.arrays]
+            options = {
+                name: guard.copy(x.astype(np.float16)) if isinstance(x, np.ndarray) else x for name, x in case.options.items()
+            }
+            shape = public[case.op](*half, **options).shape
+            public[case.op](*half, **options, out=guard.empty(shape, np.float16))
 
 
 def encoders(guard: Guard) -> Iterator[str]:

@@ -18,12 +18,12 @@ pytestmark = pytest.mark.jit
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (["a", 3], r"inputs\[1\] must be a str, got int"),
-        (["a", None], r"inputs\[1\] must be a str, got NoneType"),
-        ([("a", "b")], r"inputs\[0\] must be a str, got tuple"),
-        ([b"a"], r"inputs\[0\] must be a str, got bytes"),
+        (["a", 3], r"inputs\[1\] must be a str or a pair of str, got int"),
+        (["a", None], r"inputs\[1\] must be a str or a pair of str, got NoneType, perhaps a missing value"),
+        ([("a", "b"), "c"], r"inputs\[1\] must be a pair of str, as inputs\[0\] is, got str"),
+        ([b"a"], r"inputs\[0\] must be a str or a pair of str, got bytes"),
         (b"a", "inputs must be a str or a list of str, got bytes"),
-        ({"a": 1}, "inputs must be a str or a list of str, got dict"),
+        ({"a": 1}, r"inputs\[0\] must be a str, a pair of str or {\"text\": ...}, got dict with keys 'a'"),
         (None, "inputs must be a str or a list of str, got NoneType"),
         (3.5, "inputs must be a str or a list of str, got float"),
     ],
@@ -38,7 +38,9 @@ def test_texts_that_are_not_str(model: SentenceTransformer, inputs: Any, message
     [
         ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
         ({"batch_size": -1}, "batch_size must be a positive integer, got -1"),
-        ({"colour": "red"}, "encode has no argument colour"),
+        ({"colour": "red"}, "encode has no argument colour$"),
+        ({"normalise": True}, r"encode has no argument normalise; did you mean normalize_embeddings\?"),
+        ({"batchsize": 3}, r"encode has no argument batchsize; did you mean batch_size\?"),
         ({"output_value": "hidden"}, "output_value must be one of 'sentence_embedding', 'token_embeddings', None, got 'hidden'"),
         ({"output_value": None, "precision": "int8"}, "precision must be float32 where output_value is None, got 'int8'"),
         ({"precision": "float16"}, "precision must be one of float32, int8, .* got 'float16'"),
@@ -80,7 +82,10 @@ def test_max_seq_length(model: SentenceTransformer, value: Any) -> None:
     [
         ({"device": "cuda:0"}, 'device must be None or "cpu"'),
         ({"backend": "onnx"}, r'backend must be "torch" \(its default; torch is not used\), got \'onnx\''),
-        ({"model_kwargs": {"torch_dtype": "float16"}}, "model_kwargs: torch_dtype must be float32 or \"auto\", got 'float16'"),
+        (
+            {"model_kwargs": {"torch_dtype": "bfloat16"}},
+            "model_kwargs: torch_dtype must be float32, float16 or \"auto\", got 'bfloat16': NumPy has no bfloat16",
+        ),
         ({"model_kwargs": {"provider": "cpu"}}, "model_kwargs: provider is not supported; supported: dtype, cache_dir"),
         ({"processor_kwargs": {"add_eos": True}}, "processor_kwargs: add_eos is not supported; supported: do_lower_case"),
         ({"tokenizer_kwargs": {"truncation_side": "up"}}, 'truncation_side must be "left" or "right", got \'up\''),

@@ -95,7 +95,7 @@ def test_token_types_of_single_texts(tmp_path: Path) -> None:
         ([("a", "b", "c")], r"inputs\[0\] must be a str or a pair of str, got tuple of 3"),
         (["a", ("a",)], r"inputs\[1\] must be a str or a pair of str, got tuple of 1"),
         ([()], r"inputs\[0\] must be a str or a pair of str, got tuple of 0"),
-        ([{"a": 1}], r"inputs\[0\] must be a str or a pair of str, got dict"),
+        ([{"a": 1}], r"inputs\[0\] must be a str, a pair of str or {\"text\": ...}, got dict with keys 'a'"),
         ([("a", None)], r"inputs\[0\]\[1\] must be a str, got NoneType"),
         ([3], r"inputs\[0\] must be a str or a pair of str, got int"),
     ],

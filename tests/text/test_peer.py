@@ -15,7 +15,7 @@ import fastattn
 from fastattn import CrossEncoder, SentenceTransformer
 from fastattn.text.modules.activations import TORCH_ACTIVATIONS
 from fastattn.text.quantization import quantize_embeddings
-from tests.support.peer_cases import DATA, assert_alike, embedding_answers, score_answers
+from tests.support.peer_cases import DATA, PAIRS, assert_alike, embedding_answers, score_answers, write_cross_encoder
 from tests.support.tolerance import assert_matches_reference
 
 # Methods that train, publish or move a model, and those of torch's own modules.
@@ -33,7 +33,6 @@ LEFT_OUT = {
     *("gradient_checkpointing_enable", "has_peft_compatible_model", "load_adapter", "merge", "model_card_data_class", "old_fit"),
     *("push_to_hub", "save_to_hub", "set_adapter", "smart_batching_collate", "smart_batching_collate_text_only"),
 }
-PROPERTIES_LEFT_OUT = {"config", "transformers_model"}
 
 
 def stored(part: str) -> dict[str, Any]:
@@ -75,6 +74,23 @@ def test_embeddings_live(tmp_path: Path, peer: Any) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_scores_live(tmp_path: Path, peer: Any) -> None:
     assert_alike(score_answers(CrossEncoder, tmp_path / "a"), score_answers(peer.load_scorer, tmp_path / "b"))
+
+
+@pytest.mark.jit
+@pytest.mark.filterwarnings("ignore")
+def test_pairs_and_dicts_live(tmp_path: Path, peer: Any) -> None:
+    folder = write_cross_encoder(tmp_path, 1)
+    ours, theirs = SentenceTransformer(folder), peer.load_embedder(str(folder))
+    theirs.max_seq_length = ours.max_seq_length
+    for inputs in (PAIRS, np.array(PAIRS), [{"text": first} for first, _ in PAIRS], {"text": "a cat"}):
+        for options in ({}, {"prompt": "query: "}, {"processing_kwargs": {"text": {"max_length": 9}}}):
+            assert ours.is_singular_input(inputs) == theirs.is_singular_input(inputs)
+            found, expected = ours.encode(inputs, **options), theirs.encode(inputs, **options)
+            assert_alike({"encode": found}, {"encode": expected})
+    for wrong in (np.array("a"), [["a"], ["b"]], {"ids": 1}, [None]):
+        for model in (ours, theirs):
+            with pytest.raises((TypeError, ValueError)):
+                model.encode(wrong)
 
 
 @pytest.mark.jit
@@ -127,4 +143,4 @@ def test_signatures(name: str) -> None:
             continue
         assert mine == parameters, f"{name}.{method}: {mine} instead of {parameters}"
     missing = [key for key in theirs["properties"] if not hasattr(ours, key) and not key.startswith("_")]
-    assert set(missing) <= PROPERTIES_LEFT_OUT | {"num_labels"}, missing
+    assert set(missing) <= {"num_labels"}, missing

@@ -58,9 +58,10 @@ def test_encode_query_calls_the_encode_of_a_subclass(folder: Path) -> None:
 
     model = Loud(folder, prompts={"query": "q: ", "passage": "p: "})
     del model.prompts["document"]
-    assert model.encode_query("a", batch_size=2) == ("a", ("query", None), {"task": "query", "batch_size": 2})
-    assert model.encode_document(sentences="a") == ("a", ("passage", None), {"task": "document"})
-    assert model.encode_query("a", None, "mine", 5) == ("a", (None, "mine", 5), {"task": "query"})
+    assert model.encode_query("a", batch_size=2) == ("a", (), {"prompt_name": "query", "task": "query", "batch_size": 2})
+    assert model.encode_document(sentences="a") == ("a", (), {"prompt_name": "passage", "task": "document"})
+    options = {"prompt_name": None, "prompt": "mine", "batch_size": 5, "task": "query"}
+    assert model.encode_query("a", None, "mine", 5) == ("a", (), options)
 
 
 def test_encode_query_has_the_signature_and_the_docstring_of_encode() -> None:

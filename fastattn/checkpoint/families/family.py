@@ -68,11 +68,6 @@ def all_but_tables(settings: Settings, stem: str) -> bool:
     return SCHEMA[stem].kind != "table"
 
 
-def from_zero(settings: Settings) -> int:
-    """Return 0: token 0 has row 0 of the position table."""
-    return 0
-
-
 class Family(NamedTuple):
     """How the checkpoints of a ``model_type`` are read."""
 
@@ -88,8 +83,6 @@ class Family(NamedTuple):
     heads: Callable[[Settings], Mapping[str, Head]]
     # Whether the parameter of a stem has a bias.
     has_bias: Callable[[Settings, str], bool] = all_but_tables
-    # Row of the position table for token 0.
-    first_position: Callable[[Settings], int] = from_zero
     # Parameters without a tensor, for example ``layers.0.attention.layer_norm``.
     absent: tuple[str, ...] = ()
     # The tokenizer of a folder that names no tokenizer class makes ``token_type_ids``.

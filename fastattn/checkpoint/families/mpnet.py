@@ -10,19 +10,15 @@ from fastattn.config import EncoderConfig
 
 __all__ = ["MPNET"]
 
-# Rows 0 and 1 of the position table are not positions of tokens, whatever pad_token_id says.
-_FIRST_POSITION = 2
+# The padding's id and its row of the position table, whatever pad_token_id says.
+_PADDING = 1
 
 
 def _config(settings: Settings) -> EncoderConfig:
     # transformers always computes 32 buckets, even if this key, the size of the table, has another value.
     settings.only(relative_attention_num_buckets=32)
     rows = settings.size("max_position_embeddings")
-    return bert_config(settings, type_vocab_size=0, max_positions=rows - _FIRST_POSITION, relative_buckets=32)
-
-
-def _first_position(settings: Settings) -> int:
-    return _FIRST_POSITION
+    return bert_config(settings, type_vocab_size=0, max_positions=rows - _PADDING - 1, padding_idx=_PADDING, relative_buckets=32)
 
 
 MPNET = Family(
@@ -47,5 +43,4 @@ MPNET = Family(
         ),
     ),
     heads=roberta_heads,
-    first_position=_first_position,
 )

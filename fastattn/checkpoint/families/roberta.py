@@ -1,7 +1,4 @@
-"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that begin behind the padding id's, and other heads.
-
-A padding token that `attention_mask` marks as real gets the next position; in transformers it gets that of the padding id.
-"""
+"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that begin behind the padding's, and other heads."""
 
 from __future__ import annotations
 
@@ -13,13 +10,9 @@ from fastattn.config import EncoderConfig
 __all__ = ["CAMEMBERT", "ROBERTA", "XLM_ROBERTA", "roberta_heads"]
 
 
-def _first_position(settings: Settings) -> int:
-    return settings.size("pad_token_id", 1, least=0) + 1
-
-
 def _config(settings: Settings) -> EncoderConfig:
-    rows, first = settings.size("max_position_embeddings"), _first_position(settings)
-    return bert_config(settings, max_positions=rows - first)
+    rows, padding = settings.size("max_position_embeddings"), settings.size("pad_token_id", 1, least=0)
+    return bert_config(settings, max_positions=rows - padding - 1, padding_idx=padding)
 
 
 def roberta_heads(settings: Settings) -> dict[str, Head]:
@@ -46,7 +39,6 @@ ROBERTA = Family(
     config=_config,
     names=(NAMES,),
     heads=roberta_heads,
-    first_position=_first_position,
 )
 XLM_ROBERTA = ROBERTA._replace(title="XLM-RoBERTa", model_class="XLMRobertaModel")
 CAMEMBERT = ROBERTA._replace(title="CamemBERT", model_class="CamembertModel")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import pickle
 import sys
@@ -23,18 +24,23 @@ from typing import Any
 from numba import config
 from numba.core import compiler
 from numba.core.caching import FunctionCache
+from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
-__all__ = ["KernelCache"]
+__all__ = ["KernelCache", "say_once"]
 
 _MAGIC = b"fastattn kernel\n"
 # Temporary files of killed processes are removed at this age, in seconds.
 _ABANDONED = 3600.0
 
+# Without a handler of the program, logging prints warnings on stderr as they are.
+logger = logging.getLogger("fastattn")
+
 _said: set[str] = set()
 
 
-def _say_once(what: str, message: str) -> None:
+def say_once(what: str, message: str) -> None:
+    """Warn, once a process for each `what`."""
     if what not in _said:
         _said.add(what)
         warnings.warn(message, RuntimeWarning, stacklevel=2)
@@ -57,10 +63,11 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
         """Do nothing: no index is held."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the compiled kernel, or None where no folder has it whole."""
-        target_context.refresh()
+        """Return the compiled kernel, or None where no folder has it whole: it is compiled then."""
         if not self._enabled:
             return None
+        # Machine code calls these functions.  All else that `refresh` loads, 0.2 s of it, only the compiler needs, which calls it.
+        rtsys.initialize(target_context)
         codegen = target_context.codegen()
         for folder in self._folders():
             path = folder / self._file_name(sig, codegen)
@@ -71,7 +78,10 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
             try:
                 return compiler.CompileResult._rebuild(target_context, *pickle.loads(_whole(content)))
             except Exception as error:
-                _say_once("damaged", f"fastattn: {path} is damaged ({error}): its kernel is compiled again")
+                say_once("damaged", f"fastattn: {path} is damaged ({error}): its kernel is compiled again")
+        if "compiling" not in _said:
+            _said.add("compiling")
+            logger.warning("compiling kernels for this CPU, once (about 20 s)")
         return None
 
     def save_overload(self, sig: Any, cres: Any) -> None:
@@ -89,9 +99,9 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
                 refused.append(f"{folder}: {error.strerror or error}")
                 continue
             if number >= len(_lasting_folders()):
-                _say_once("temporary", f"fastattn: compiled kernels are kept in {folder} for now: {_advice(refused)}")
+                say_once("temporary", f"fastattn: compiled kernels are kept in {folder} for now: {_advice(refused)}")
             return
-        _say_once("unkept", f"fastattn: compiled kernels are not kept: {_advice(refused)}")
+        say_once("unkept", f"fastattn: compiled kernels are not kept: {_advice(refused)}")
 
     def _folders(self) -> Iterator[Path]:
         """Folders that may hold a kernel, in the order in which they are tried."""
@@ -119,12 +129,22 @@ def _whole(content: bytes) -> bytes:
 
 
 def _lasting_folders() -> list[Path]:
-    """The user's choice; or else beside the source, and the user's folder for caches."""
+    """The user's choice; or else beside the source, where that stays, and the user's folder for caches."""
     if config.CACHE_DIR:
         return [Path(config.CACHE_DIR).absolute() / "fastattn"]
+    own = [] if _is_unpacked() else [Path(__file__).parent / "__pycache__"]
     home = Path(os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     # Without a home it would be a folder "~" wherever the process happens to be.
-    return [Path(__file__).parent / "__pycache__", *([home / "fastattn"] if home.is_absolute() else [])]
+    return [*own, *([home / "fastattn"] if home.is_absolute() else [])]
+
+
+def _is_unpacked() -> bool:
+    """Tell whether this program was unpacked for this run: frozen, or compiled by Nuitka, or below the temporary folder."""
+    if getattr(sys, "frozen", False) or "__compiled__" in globals():
+        return True
+    with contextlib.suppress(OSError):
+        return Path(__file__).resolve().is_relative_to(Path(tempfile.gettempdir()).resolve())
+    return False
 
 
 def _temporary_folder() -> Path | None:

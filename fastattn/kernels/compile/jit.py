@@ -1,21 +1,20 @@
 """How every kernel is compiled, cached and launched: the only place with Numba options.
 
-A kernel is compiled for the CPU that it runs on and kept in Numba's disk cache.  Numba's cache does not see an edit in
-another file, so a hash of all kernel sources is part of each kernel's name.
+A kernel is compiled for the CPU that it runs on and kept on disk.  Numba's key does not see an edit in another file, so a hash
+of the kernel modules is part of each kernel's name.
 """
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import llvmlite
 import numba
 from numba import prange, types
 
-from fastattn.kernels.compile.cache import KernelCache
+from fastattn.kernels.compile.cache import KernelCache, say_once
+from fastattn.kernels.compile.digest import source_tag
 from fastattn.runtime import threads
 from fastattn.runtime.interrupt import interruptible
 from fastattn.runtime.threads import JIT
@@ -39,25 +38,19 @@ OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 # Seconds between two polls of the stop flag by a call that waits for the lock.
 _POLL_SECONDS = 0.05
-_KERNELS = pathlib.Path(__file__).parents[1]
-
-
-def _source_tag() -> str:
-    """Hash of all kernel sources and of the compiler versions: 12 hex digits."""
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for path in sorted(_KERNELS.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-_TAG = _source_tag()
 
 
 def compile_cached(fn: F, **options: Any) -> Any:
     """Apply ``numba.njit`` and keep what it compiles on disk."""
-    fn.__qualname__ = f"{fn.__qualname__}-{_TAG}"
+    tag = source_tag()
+    fn.__qualname__ = f"{fn.__qualname__}-{tag}"
     dispatcher = numba.njit(**OPTIONS, **options)(fn)
-    dispatcher._cache = KernelCache(fn)
+    if tag is None:
+        say_once(
+            "unknown", "fastattn: compiled kernels are not kept: the loader of fastattn.kernels shows neither source nor byte code"
+        )
+    else:
+        dispatcher._cache = KernelCache(fn)
     return dispatcher
 
 

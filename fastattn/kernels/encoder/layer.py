@@ -49,12 +49,14 @@ def add_norm(m, sizes, y, norm, eps, x):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def attend_heads(first, last, tokens, sizes, at, batch, qkv, scratch, iw, ctx, counter):  # type: ignore[no-untyped-def]
+def attend_heads(first, last, count, sizes, at, batch, qkv, scratch, iw, ctx, counter):  # type: ignore[no-untyped-def]
     """ctx = attention of heads first .. last - 1 of one sequence of packed rows qkv (tokens, 3 C).
 
+    count: (tokens, S), where the first S tokens are seen, and the others only see.
     With rotary positions, queries and keys of a head are turned in place, so each head is attended to once.
     It ends early where counter[STOP] is set.
     """
+    tokens, seen = count
     c, d = sizes.hidden, sizes.head
     rotary, relative = batch.rotary, batch.relative
     width = tile_width(scratch)
@@ -72,16 +74,16 @@ def attend_heads(first, last, tokens, sizes, at, batch, qkv, scratch, iw, ctx, c
             cos, sin = matrix(rotary, turn, d), matrix(rotary, turn + d // 2, d)
             rotate_rows(tokens, d, q, cos, sin, q)
             rotate_rows(tokens, d, k, cos, sin, k)
-        pack_keys(tokens, d, k.data, k.at, k.ld, scratch, keys)
+        pack_keys(seen, d, k.data, k.at, k.ld, scratch, keys)
         # Rows of qkv are so far apart that a head's values would share few sets of the cache.
-        pack_values(tokens, d, v.data, v.at, v.ld, none, 0, scratch, values)
+        pack_values(seen, d, v.data, v.at, v.ld, none, 0, scratch, values)
         # The bias of key s for query t lies at the middle of the head's distances + s - t.
         bias = Mask(relative, h * distances + distances // 2, -1, 1)
         for row in range(0, tokens, _HEAD_ROWS):
             if counter[STOP] != 0:
                 return
             attend(
-                min(_HEAD_ROWS, tokens - row), row, (tokens, d, d), shifted(q, row, 0), matrix(scratch, keys, width),
+                min(_HEAD_ROWS, tokens - row), row, (seen, d, d), shifted(q, row, 0), matrix(scratch, keys, width),
                 matrix(scratch, values, d_width), bias, scoring, scratch, own, shifted(ctx, row, h * d),
             )  # fmt: skip
 

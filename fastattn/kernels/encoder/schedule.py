@@ -136,8 +136,9 @@ def _run_step(step, layer, worker, plan, batch, model, work, result):  # type: i
                 for s in range(first, last):
                     row, tokens = offsets[s] - start, offsets[s + 1] - offsets[s]
                     attend_heads(
-                        0, heads, tokens, sizes, here, batch, shifted(qkv, row, 0), scratch, rest, shifted(ctx, row, 0), counter
-                    )
+                        0, heads, (tokens, batch.keys[s]), sizes, here, batch, shifted(qkv, row, 0), scratch, rest,
+                        shifted(ctx, row, 0), counter,
+                    )  # fmt: skip
                 for row in range(0, stop - start, _TAIL_ROWS):
                     if counter[STOP] != 0:
                         return
@@ -153,7 +154,8 @@ def _run_step(step, layer, worker, plan, batch, model, work, result):  # type: i
             s, h = i // heads, i % heads
             row, tokens = offsets[s], offsets[s + 1] - offsets[s]
             attend_heads(
-                h, h + 1, tokens, sizes, at, batch, shifted(qkv, row, 0), scratch, own, shifted(ctx, row, 0), counter
+                h, h + 1, (tokens, batch.keys[s]), sizes, at, batch, shifted(qkv, row, 0), scratch, own,
+                shifted(ctx, row, 0), counter,
             )  # fmt: skip
             i = atomic_next(counter, 0)
     elif step == EMBED_ROWS or step == TAIL_ROWS:
@@ -200,7 +202,7 @@ run_step = AddressedKernel(
         _WHOLE,
         _WHOLE,
         types.Tuple(Plan(steps=_ROWS, chunks=_WHOLES, blocks=_WHOLE, rows_max=_WHOLE, workers=_WHOLE)),
-        types.Tuple(Batch(_WHOLES, _IDS, _IDS, input_embeds=_REALS, positions=_REALS, rotary=_REALS, relative=_REALS)),
+        types.Tuple(Batch(_WHOLES, _WHOLES, _IDS, _IDS, input_embeds=_REALS, positions=_REALS, rotary=_REALS, relative=_REALS)),
         types.Tuple(Model(_REALS, _REALS, tokens=_REALS, token_types=_REALS, layout=_ROWS, sizes=_WHOLES, eps=types.float64)),
         types.Tuple(Workspace(*(_REALS,) * 6, counter=_WHOLES)),
         types.Tuple(Result(_REALS, pooling=_WHOLE, normalize=types.boolean)),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastattn.kernels.vector.target import TILE_BYTES
 from fastattn.runtime.memory import LARGE, check_fits, check_large
+from fastattn.runtime.rounding import rounding
 from fastattn.runtime.threads import thread_count
 
 Array = NDArray[Any]
@@ -130,9 +131,10 @@ def finish(result: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
     if out is None:
         if result.dtype is dtype:
             return result
-        return result.astype(dtype.newbyteorder("="), copy=False)
+        with rounding():
+            return result.astype(dtype.newbyteorder("="), copy=False)
     if result is not out:
-        with np.errstate(over="ignore"):
+        with rounding():
             out[...] = result
     return out
 

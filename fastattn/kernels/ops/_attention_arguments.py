@@ -11,6 +11,7 @@ import numpy as np
 from fastattn.kernels.ops._arrays import Array, number, working
 from fastattn.kernels.ops._attend import NO_BOUND
 from fastattn.runtime.memory import check_large
+from fastattn.runtime.rounding import rounding
 
 
 def check_heads(
@@ -30,6 +31,7 @@ def check_heads(
         raise ValueError(f"softcap must be positive, got {softcap}")
 
 
+@rounding()
 def additive(mask: Any, dtype: np.dtype[Any], lead: tuple[int, ...], scores: tuple[int, ...]) -> tuple[Any, ...]:
     """Return a MaskTensor, as a plain tuple: an additive array that is not broadcast; distance 0 along axes where it repeats.
 

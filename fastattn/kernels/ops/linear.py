@@ -25,6 +25,7 @@ from fastattn.kernels.vector.simd import atomic_next, tile_width
 from fastattn.kernels.vector.target import TILE_BYTES
 from fastattn.kernels.vector.tile import panel_product
 from fastattn.runtime.memory import check_large
+from fastattn.runtime.rounding import rounding
 
 # Rows of a task: few enough that their products stay in the second-level cache, a multiple of the tile's.
 ROW_BLOCK = 112
@@ -32,6 +33,7 @@ ROW_BLOCK = 112
 SUM_BLOCK = 768
 
 
+@rounding()
 def pack_weight(weight: Array, out: Array) -> None:
     """Write weight (C_out, C_in) to `out` in panels (ceil(C_out / W), C_in, W), W the tile's columns; zeros behind the last."""
     n, k = weight.shape

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastattn.kernels.ops.gelu import gelu
 from fastattn.kernels.ops.softmax import softmax
 
-__all__ = ["TORCH_ACTIVATIONS", "Activation", "activation_name", "find_activation", "resolve_activation"]
+__all__ = ["TORCH_ACTIVATIONS", "Activation", "NamedActivation", "activation_name", "find_activation", "resolve_activation"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,22 @@ TORCH_ACTIVATIONS: dict[str, Activation] = {
     "Tanh": lambda x: np.tanh(x),
     "Tanhshrink": lambda x: x - np.tanh(x),
 }
+
+
+class NamedActivation(str):
+    """An activation by its name in `TORCH_ACTIVATIONS`: a str that can be called, with an array or a tensor."""
+
+    __slots__ = ()
+
+    def __call__(self, x: Any) -> Any:
+        """Apply the function."""
+        if type(x).__module__.partition(".")[0] == "torch":
+            return sys.modules["torch"].from_numpy(np.asarray(self(x.detach().float().numpy())))
+        return TORCH_ACTIVATIONS[self](np.asarray(x, np.float32))
+
+    def __repr__(self) -> str:
+        """Show the torch module that it stands for."""
+        return f"{self}()"
 
 
 def find_activation(name: str, default: str) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastattn.checkpoint.folder import CheckpointError, read_json
 from fastattn.checkpoint.weights import Tensors
 from fastattn.runtime.files import write_file, write_json
+from fastattn.runtime.rounding import rounding
 
 Array = NDArray[np.float32]
 Features = dict[str, Any]
@@ -89,6 +90,7 @@ def read_weights(folder: Path) -> Callable[[str, tuple[int, ...]], Array]:
     return read
 
 
+@rounding()
 def as_array(name: str, values: ArrayLike, shape: tuple[int, ...]) -> Array:
     """Return a weight as float32; ValueError unless it has this shape."""
     array = np.ascontiguousarray(values, np.float32)

@@ -120,3 +120,9 @@ class Pooling(Module):
         if self.modes != tuple(mode for mode in _LEGACY_POOLINGS.values() if mode in self.modes):
             modes = {"pooling_mode": list(self.modes)}
         return {"word_embedding_dimension": self.embedding_dimension, **modes, "include_prompt": self.include_prompt}
+
+    def __repr__(self) -> str:
+        """Show the configuration under the present keys of sentence-transformers."""
+        modes = {"embedding_dimension": self.embedding_dimension, "pooling_mode": self.pooling_mode}
+        shown = {**modes, "include_prompt": self.include_prompt}
+        return f"{type(self).__name__}({shown})"

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastattn.checkpoint.folder import CheckpointError, own_file, read_object
+import numpy as np
+
+from fastattn.checkpoint.folder import CheckpointError, own_file, read_object, transformer_folder
+from fastattn.checkpoint.hub import find_model
 from fastattn.checkpoint.weights import remove_other_weights, weight_files
 from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.heads import EncoderForSequenceClassification
 from fastattn.runtime.files import write_file, write_json
+from fastattn.text.compatibility import check_mappings, loading_dtype, processing_arguments, renamed
 from fastattn.text.modules.module import SCORES, TOKENS, Module
+from fastattn.text.pretrained_config import PretrainedConfig
 from fastattn.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["Transformer"]
@@ -29,13 +35,20 @@ class Transformer(Module):
     Parameters
     ----------
     model_name_or_path : str or path
-        A folder with ``config.json``, weights and ``tokenizer.json``.
+        A folder with ``config.json``, weights and ``tokenizer.json``, or a name on the Hugging Face Hub.
     transformer_task : {"feature-extraction", "sequence-classification"}, optional
         "sequence-classification" adds the head.  By default as in ``sentence_bert_config.json``, else "feature-extraction".
     max_seq_length : int, optional
         Maximum number of tokens of a text; by default as in ``sentence_bert_config.json`` or the tokenizer's settings.
     do_lower_case : bool
         Lowercase texts before they are tokenised.
+    model_kwargs, processor_kwargs, config_kwargs : mapping, optional
+        As in `SentenceTransformer`, but of ``float32`` only; also accepted as ``model_args``, ``tokenizer_args`` and
+        ``config_args``.
+    cache_dir : str, optional
+        Folder of the Hub's cache.
+    backend : {"torch"}
+        For compatibility; the computation runs in Numba kernels, not in torch.
 
     Raises
     ------
@@ -43,10 +56,13 @@ class Transformer(Module):
         A file is missing.
     CheckpointError
         A file is damaged, or needs a feature that is not supported.
+    ValueError
+        An argument has an unsupported value.
     """
 
     kind = "Transformer"
 
+    @renamed(model_args="model_kwargs", tokenizer_args="processor_kwargs", config_args="config_kwargs")
     def __init__(
         self,
         model_name_or_path: str | os.PathLike[str],
@@ -54,15 +70,28 @@ class Transformer(Module):
         transformer_task: str | None = None,
         max_seq_length: int | None = None,
         do_lower_case: bool = False,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        cache_dir: str | None = None,
+        backend: str = "torch",
     ) -> None:
+        if backend != "torch":
+            raise ValueError(f'backend must be "torch" (its default; torch is not used), got {backend!r}')
+        check_mappings(model_kwargs=model_kwargs, processor_kwargs=processor_kwargs, config_kwargs=config_kwargs)
+        if (dtype := loading_dtype(model_kwargs, config_kwargs)) != np.float32:
+            raise ValueError(f"model_kwargs: a Transformer is float32, got {dtype}: give it to the model")
+        processing = processing_arguments(processor_kwargs)
+        loading = {name: value for name, value in (model_kwargs or {}).items() if name in ("revision", "token", "local_files_only")}
+        found = find_model(model_name_or_path, cache_folder=cache_dir or (model_kwargs or {}).get("cache_dir"), **loading)
         # Absolute, because the process may change its working directory before `save`.
-        self.folder = Path(model_name_or_path).absolute()
+        self.folder = transformer_folder(found).absolute()
         path, settings = _read_settings(self.folder)
         self.transformer_task = transformer_task or settings.get("transformer_task", _TASKS[0])
         if self.transformer_task not in _TASKS:
             supported = ", ".join(_TASKS)
             raise CheckpointError(f"{path}: transformer_task {self.transformer_task!r} is not supported; supported: {supported}")
-        self.do_lower_case = do_lower_case or bool(settings.get("do_lower_case"))
+        self.do_lower_case = do_lower_case or processing.get("do_lower_case", False) or bool(settings.get("do_lower_case"))
         self._tokenizer = load_tokenizer(self.folder, do_lower_case=self.do_lower_case)
         self.model: Encoder | EncoderForSequenceClassification
         if self.transformer_task == _TASKS[0]:
@@ -70,6 +99,7 @@ class Transformer(Module):
         else:
             self.model = EncoderForSequenceClassification.from_pretrained(self.folder)
             self.encoder = self.model.encoder
+        self.encoder.config = PretrainedConfig.of(self.encoder.config, read_object(self.folder / "config.json"))
         self._stamps = _stamps(self.folder)
         limit = settings.get("max_seq_length") if max_seq_length is None else max_seq_length
         if limit is None:
@@ -80,6 +110,17 @@ class Transformer(Module):
             self.max_seq_length = min(int(limit), self.max_positions)
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error
+        self._configure(processing)
+
+    def _configure(self, processing: Mapping[str, Any]) -> None:
+        """Apply the arguments of the tokenizer; ValueError for one that it cannot follow."""
+        if "model_max_length" in processing:
+            self.max_seq_length = processing["model_max_length"]
+        if "truncation_side" in processing:
+            self._tokenizer.truncation_side = processing["truncation_side"]
+        normalizer = self._tokenizer.backend_tokenizer.normalizer
+        if processing.get("do_lower_case") is False and normalizer is not None and normalizer.normalize_str("A") == "a":
+            raise ValueError("processor_kwargs: do_lower_case must be True: the steps in tokenizer.json lowercase")
 
     @property
     def output_name(self) -> str:
@@ -113,6 +154,11 @@ class Transformer(Module):
         self._tokenizer = Tokenizer.wrap(value, like=self._tokenizer)
 
     @property
+    def config(self) -> PretrainedConfig:
+        """The encoder's configuration, which has the values of ``config.json`` under transformers' names too."""
+        return self.encoder.config  # type: ignore[return-value]
+
+    @property
     def auto_model(self) -> Encoder | EncoderForSequenceClassification:
         """The encoder, under sentence-transformers' name for the inner model."""
         return self.model
@@ -126,6 +172,14 @@ class Transformer(Module):
             C.
         """
         return self.encoder.config.hidden_dim
+
+    def __repr__(self) -> str:
+        """Show the configuration and the sizes of the encoder."""
+        config, encoder = self.config, self.encoder
+        name = (config.to_dict().get("architectures") or [config.to_dict().get("model_type")])[0]
+        sizes = {"architecture": name, "num_hidden_layers": config.num_layers, "hidden_size": config.hidden_dim}
+        shown = {**self.get_config_dict(), **sizes, "parameters": encoder.parameters_count}
+        return f"Transformer({shown})"
 
     def get_word_embedding_dimension(self) -> int:
         """`get_embedding_dimension` under its old name.

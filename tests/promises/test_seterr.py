@@ -1,0 +1,181 @@
+"""`np.seterr(all="raise")`: whatever rounds to zero or to a denormal on the way, no public function raises FloatingPointError."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastattn
+from fastattn import modules, reference
+from fastattn.cli.cases import Case, cases, ops
+from fastattn.parameters import random_parameters
+from fastattn.text.modules.activations import TORCH_ACTIVATIONS
+from fastattn.text.quantization import PRECISIONS, quantize_embeddings
+from fastattn.text.similarity import SIMILARITIES, similarity, similarity_pairwise
+from tests.support.golden_models import GOLDEN
+from tests.support.models import write_sentence_model, write_tokenizer
+from tests.support.tolerance import Array
+
+pytestmark = pytest.mark.jit
+
+# Factors of normal numbers at which products, squares, exponentials or conversions underflow.
+SCALES: dict[Any, tuple[float, ...]] = {np.float16: (1e-4, 1.0, 30.0), np.float32: (1e-30, 300.0), np.float64: (1e-200, 3000.0)}
+TEXTS = ["the cat sat on the mat", "a dog", "w3 w4 w5"]
+
+
+@pytest.fixture(autouse=True)
+def raising() -> Iterator[None]:
+    with np.errstate(all="raise"):
+        yield
+
+
+def small(case: Case, dtype: Any, scale: float) -> Case:
+    """Return a case, scaled, with the first of its batch or rows."""
+    length = len(case.arrays[0])
+
+    def part(x: Any) -> Any:
+        if not isinstance(x, np.ndarray):
+            return x
+        x = x[:1] if len(x) == length else x
+        with np.errstate(all="ignore"):
+            return (x.astype(np.float64) * scale).astype(dtype) if x.dtype.kind == "f" else x
+
+    return case._replace(arrays=list(map(part, case.arrays)), options={key: part(x) for key, x in case.options.items()})
+
+
+@pytest.mark.parametrize("dtype", SCALES)
+@pytest.mark.parametrize("name", sorted(ops()))
+def test_ops_and_their_reference(name: str, dtype: Any) -> None:
+    found = [case for case in cases() if case.op == name]
+    assert found
+    for scale in SCALES[dtype]:
+        for case in found:
+            given = small(case, dtype, scale)
+            given.bound(ops()[name], dtype)()
+        given.bound(getattr(reference, name), dtype)()
+
+
+def test_an_array_of_another_dtype_for_the_result_and_for_the_mask() -> None:
+    q = np.full((1, 4, 8), 0.5, np.float32)
+    mask = np.full((4, 4), -1e-300)
+    fastattn.scaled_dot_product_attention(q, q, q, mask)
+    fastattn.gelu(q.astype(np.float16) / 5000, out=np.empty_like(q, np.float16))
+    fastattn.softmax(np.array([0.0, -12.0], np.float16))
+
+
+def config(**changes: Any) -> Any:
+    return fastattn.EncoderConfig(**{"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "ff_dim": 48, "vocab_size": 40, **changes})
+
+
+def encoder_parameters(scale: float) -> dict[str, Array]:
+    """Parameters in float64, whose conversion underflows."""
+    with np.errstate(all="ignore"):
+        return {name: x.astype(np.float64) * scale for name, x in random_parameters(config(positions="learned"), 0).items()}
+
+
+def run_encoder() -> None:
+    ids, rng = np.arange(6).reshape(2, 3), np.random.default_rng(0)
+    for scale in (1e-40, 1e-20, 1.0):
+        model = fastattn.Encoder(config(positions="learned", dropout=0.1), parameters=encoder_parameters(scale))
+        model(ids, return_hidden_states=True, return_attention=True)
+        model(ids, training=True, rng=rng)
+        model(np.full((2, 3, 32), 1e-300))
+        model.forward_packed(ids.reshape(-1), [0, 2, 6], pooling="weightedmean", normalize=True)
+
+
+def of_head(name: str) -> Callable[[], Any]:
+    def run() -> None:
+        kind = getattr(fastattn, name)
+        kind.from_pretrained(GOLDEN / "bert")(np.arange(6).reshape(2, 3))
+
+    return run
+
+
+def pipelines(folder: Path) -> Iterator[fastattn.SentenceTransformer]:
+    """A model as it is read, and one for each activation, with embeddings of 1e-30 behind each module."""
+    plain = fastattn.SentenceTransformer(str(write_sentence_model(folder)))
+    yield plain
+    tiny = np.full((32, 32), 1e-30)
+    for activation in TORCH_ACTIVATIONS:
+        for weight in (tiny, np.eye(32) * 200):
+            dense = modules.Dense(32, 32, True, activation, weight, np.full(32, 1e-60), use_residual=True)
+            norm = modules.LayerNorm(32, np.full(32, 1e-40), np.zeros(32))
+            parts = [plain[0], modules.Pooling(32, "mean"), dense, modules.Dropout(), norm, modules.Normalize()]
+            yield fastattn.SentenceTransformer(modules=parts)
+
+
+def run_sentence_transformer(folder: Path) -> None:
+    plain, *others = pipelines(folder)
+    found = [model.encode(TEXTS, normalize_embeddings=True) for model in others]
+    assert len(found) == 2 * len(TORCH_ACTIVATIONS)
+    rows = plain.encode(TEXTS, normalize_embeddings=True)
+    for name in SIMILARITIES:
+        plain.similarity_fn_name = name
+        plain.similarity(rows, rows)
+        plain.similarity_pairwise(rows, rows)
+    for precision in PRECISIONS:
+        plain.encode(TEXTS, precision=precision)
+    plain.encode(TEXTS, output_value="token_embeddings")
+    plain.encode(TEXTS, output_value=None)
+
+
+def run_cross_encoder(folder: Path) -> None:
+    from tests.support.golden_models import write
+
+    write(folder / "cross", "bert")
+    write_tokenizer(folder / "cross")
+    model = fastattn.CrossEncoder(str(folder / "cross"))
+    for activation in TORCH_ACTIVATIONS:
+        model.predict([("the cat", "a dog"), ("a", "mat")], activation_fn=activation)
+    model.predict([("the cat", "a dog")], apply_softmax=True)
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "Encoder": run_encoder,
+    "SentenceTransformer": run_sentence_transformer,
+    "CrossEncoder": run_cross_encoder,
+    **{name: of_head(name) for name in fastattn.__all__ if name.startswith("Encoder") and name not in ("Encoder", "EncoderConfig")},
+}
+# What computes nothing with NumPy, or has its own tests in this file.
+ELSEWHERE = {"EncoderConfig", "FallbackWarning", "accelerate", "restore", "reference", *ops()}
+
+
+@pytest.mark.parametrize("name", sorted(set(fastattn.__all__) - ELSEWHERE))
+def test_classes(name: str, tmp_path: Path) -> None:
+    assert name in CALLS, f"add a call of fastattn.{name}"
+    CALLS[name](*([tmp_path] if name in ("SentenceTransformer", "CrossEncoder") else []))
+
+
+@pytest.mark.parametrize("scale", [1e-33, 1e-37, 1e-300])
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_similarity(name: str, scale: float) -> None:
+    rows = np.arange(1, 13).reshape(3, 4) * scale
+    similarity(rows, rows[:2], name)
+    similarity_pairwise(rows, rows, name)
+    for precision in PRECISIONS:
+        quantize_embeddings(rows, precision, calibration_embeddings=rows)
+
+
+def test_the_reference() -> None:
+    named = {key: x.astype(np.float32) for key, x in encoder_parameters(1.0).items()}
+    x = np.full((1, 3, 32), 1e-30, np.float32)
+    x[..., ::2] = 300
+    layer = {"num_heads": 2}
+    hidden = np.full((3, 4), 1e-40, np.float32)
+    calls: dict[str, Callable[[], Any]] = {
+        "embeddings": lambda: reference.embeddings(named, np.arange(3)[None]),
+        "encoder": lambda: reference.encoder(named, np.arange(3)[None], num_layers=2, num_heads=2),
+        "encoder_layer": lambda: reference.encoder_layer(named, 0, x, **layer),
+        "feed_forward": lambda: reference.feed_forward(named, "layers.0.feed_forward", x),
+        "layer_attention_weights": lambda: reference.layer_attention_weights(named, 0, x, **layer),
+        "pooling": lambda: [reference.pooling(hidden, mode) for mode in ("mean", "cls", "max", "weightedmean", "lasttoken")],
+        "relative_bias": lambda: reference.relative_bias(np.full((32, 2), 1e-40, np.float32), 5),
+        "relative_position_bucket": lambda: reference.relative_position_bucket(np.arange(-200, 200)),
+        "rotary_tables": lambda: reference.rotary_tables(9, 512, theta=1e300),
+        "sinusoidal_positions": lambda: reference.sinusoidal_positions(9, 512),
+    }
+    assert set(calls) == set(reference.__all__) - set(ops())
+    for call in calls.values():
+        call()

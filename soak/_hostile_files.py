@@ -245,7 +245,7 @@ def _jsonl_case(folder: Path) -> Callable[[random.Random], Case]:
 
         # The command line imports rich and reads a model: the case may allocate for the model's bytes too.
         size = len(raw) + (_size(folder) if program else 0)
-        run = (lambda: through_the_program(str(path))) if program else (lambda: read_texts(str(path)))
+        run = (lambda: through_the_program(str(path))) if program else (lambda: read_texts(str(path)).texts)
         return Case(f"jsonl {raw!r}", run, check, (ValueError, FileNotFoundError), size)
 
     return make

@@ -1,111 +1,46 @@
-"""The commands and their options; the modules beside this one do the work."""
+"""The commands: `embed` and `search` have files of their own, the others stand here; modules beside this one do the work."""
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from fastattn.cli import files
-from fastattn.cli.terminal import announced_compiling, note, output, reported
+from fastattn.cli import options
+from fastattn.cli.embed import embed
+from fastattn.cli.search import search
+from fastattn.cli.terminal import announced_compiling, counted, note, output, reported
 from fastattn.runtime.files import replacing
-
-if TYPE_CHECKING:
-    from fastattn.text.sentence_transformer import SentenceTransformer
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Text embeddings on the CPU, by Numba kernels.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # Joins the lines of a paragraph in a docstring.
+    rich_markup_mode="markdown",
 )
-
-_Model = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="A model folder, or a name on the Hugging Face Hub. [default: all-MiniLM-L6-v2]"),
-]
-_Column = Annotated[str, typer.Option(help="The key of the text in a .jsonl file.")]
-_Paragraphs = Annotated[bool, typer.Option("--paragraphs", help="Texts are separated by blank lines, not by line ends.")]
+app.command()(embed)
+app.command()(search)
 
 
-def _load(model: str | None) -> SentenceTransformer:
-    from fastattn.text.sentence_transformer import SentenceTransformer
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
 
-    return SentenceTransformer(model)
-
-
-def _is_watched() -> bool:
-    """Tell whether stderr is a terminal, so that a progress bar is visible."""
-    return sys.stderr is not None and sys.stderr.isatty()
+        typer.echo(f"fastattn {version('fastattn')}")
+        raise typer.Exit
 
 
-@app.command()
-def embed(
-    input: Annotated[str, typer.Argument(help="A .txt file with a text a line, a .jsonl file, or - for stdin.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .npy or .jsonl file to write.")],
-    model: _Model = None,
-    column: _Column = "text",
-    paragraphs: _Paragraphs = False,
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
-    """Embed texts, one vector each.
-
-    Blank lines are skipped.  OUT is replaced only when everything is done.
-    """
-    with reported(), announced_compiling():
-        if out.suffix not in (".npy", ".jsonl"):
-            raise ValueError(f"{out}: cannot write {out.suffix or 'a file without a suffix'}; supported: .npy, .jsonl")
-        texts = files.read_texts(input, column=column, paragraphs=paragraphs)
-        with replacing(out) as file:
-            encoder = _load(model)
-            encoder._pipeline.load_kernels()
-            start = time.perf_counter()
-            embeddings = encoder.encode(texts, show_progress_bar=_is_watched())
-            seconds = time.perf_counter() - start
-            files.write_embeddings(file, out.suffix, texts, embeddings)
-        counts = encoder.counts
-        note(
-            f"{counts.texts:,} texts, {counts.tokens:,} tokens, {counts.tokens / seconds:,.0f} tokens/s, "
-            f"{counts.truncated:,} truncated to {encoder.max_seq_length} tokens: {out}"
-        )
-
-
-@app.command()
-def search(
-    file: Annotated[str, typer.Argument(help="A .txt or .jsonl file of texts, or the .npy file of their embeddings.")],
-    query: Annotated[str, typer.Argument(help="What to look for.")],
-    k: Annotated[int, typer.Option("-k", help="How many texts to show.", min=1)] = 5,
-    texts: Annotated[str | None, typer.Option(help="The texts whose embeddings an .npy FILE holds.")] = None,
-    model: _Model = None,
-    column: _Column = "text",
-    paragraphs: _Paragraphs = False,
-) -> None:
-    """Find the texts nearest in meaning to QUERY.
-
-    Each line: the similarity, then the text.  Embed a large file once, then search its .npy file with --texts.
-    """
-    from fastattn.cli.search import show_hits
-    from fastattn.text.similarity import similarity
-
-    with reported(), announced_compiling():
-        if file.endswith(".npy") and texts is None:
-            raise ValueError(f"{file}: --texts must name the file whose embeddings these are")
-        if not file.endswith(".npy") and texts is not None:
-            raise ValueError(f"{file}: --texts goes with an .npy file")
-        found = files.read_texts(texts or file, column=column, paragraphs=paragraphs)
-        embeddings = files.read_embeddings(Path(file), len(found)) if texts is not None else None
-        encoder = _load(model)
-        if embeddings is None:
-            embeddings = encoder.encode_document(found, show_progress_bar=_is_watched())
-        if embeddings.shape[1] != encoder.get_embedding_dimension():
-            width = encoder.get_embedding_dimension()
-            raise ValueError(f"{file}: embeddings of width {embeddings.shape[1]}, but the model's have {width}")
-        scores = similarity(encoder.encode_query(query), embeddings, encoder.similarity_fn_name)[0]
-        show_hits(found, scores, k)
+    """Text embeddings on the CPU, by Numba kernels."""
 
 
 @app.command()
@@ -115,9 +50,11 @@ def compare() -> None:
     Errors are the worst of all elements, in units of float32 eps, relative to the largest true value; the reference in
     float64 is the truth.  Times are medians of alternating runs.
     """
+    from fastattn.cli.compare import busy_cpus
     from fastattn.cli.compare import compare as comparisons
 
-    with reported(), announced_compiling():
+    with reported(prints=True), announced_compiling():
+        other_work = busy_cpus()
         output.print(f"{'':<21} {'':>16} {'error, eps':>13} {'time, ms':>17}", style="bold")
         output.print(f"{'':<21} {'shape':>16} {'ours':>6} {'NumPy':>6} {'ours':>8} {'NumPy':>8} {'ratio':>7}", style="bold")
         for found in comparisons():
@@ -127,6 +64,9 @@ def compare() -> None:
                 f"{found.seconds * 1e3:8.2f} {found.reference_seconds * 1e3:8.2f} {ratio:6.1f}x"
             )
         output.print("error: max|result - truth| / (eps max|truth|), eps = 2^-23", style="dim")
+        output.print("NumPy: the reference, written to be read and not to be fast", style="dim")
+        if other_work > 0.5:
+            note(f"warning: other programs kept {other_work:.1f} CPUs busy: these times say little", style="yellow")
 
 
 @app.command()
@@ -134,7 +74,7 @@ def info() -> None:
     """Show the CPU, the vector width, the threads, the cache folder and the versions."""
     from fastattn.cli.info import facts
 
-    with reported():
+    with reported(prints=True):
         for name, value in facts():
             output.print(f"{name:<20} {value}", markup=False, soft_wrap=True)
 
@@ -158,7 +98,7 @@ def warmup() -> None:
     """Compile every kernel for this CPU and keep it on disk."""
     from fastattn.cli.warmup import warm_up
 
-    with reported(), announced_compiling():
+    with reported(prints=True), announced_compiling():
         total = 0.0
         for name, seconds in warm_up():
             output.print(f"{seconds:6.1f} s  {name}")
@@ -182,7 +122,7 @@ def walkthrough(
     """
     from fastattn.cli.walkthrough import walk
 
-    with reported(), announced_compiling():
+    with reported(prints=True), announced_compiling():
         walk(text, dim=dim, heads=heads, ff=ff, layers=layers, dropout=dropout)
 
 
@@ -192,7 +132,7 @@ def attention(
     out: Annotated[Path, typer.Option("--out", "-o", help="The .png, .svg or .pdf file to write.")],
     layer: Annotated[int | None, typer.Option(help="Show this layer, from 0; without it the mean of all.")] = None,
     head: Annotated[int | None, typer.Option(help="Show this head, from 0; without it the mean of all.")] = None,
-    model: _Model = None,
+    model: options.Model = None,
 ) -> None:
     """Draw which tokens of TEXT attend to which.
 
@@ -210,7 +150,7 @@ def attention(
             write_figure(figure, file, out.suffix)
         layers, heads, count, _ = reading.attention.shape
         cut = " of a text that was cut" if reading.truncated else ""
-        note(f"{count:,} tokens{cut}, {layers} layers, {heads} heads: {out}")
+        note(f"{counted(count, 'token')}{cut}, {counted(layers, 'layer')}, {counted(heads, 'head')}: {out}")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ class Reading(NamedTuple):
 
 def read_attention(text: str, model: str | os.PathLike[str] | None = None) -> Reading:
     """Encode a text, cut at the model's length, and return the attention of every layer and head."""
+    if not text:
+        raise ValueError("the text is empty: give at least one word")
     transformer = Transformer(transformer_folder(find_model(model)))
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("the text is not valid Unicode: it holds half a surrogate pair")

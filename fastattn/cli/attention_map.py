@@ -5,6 +5,7 @@ matplotlib draws; it comes with the extra ``viz``.
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.cli.attention import Reading
+from fastattn.cli.terminal import counted
 
 __all__ = ["SUFFIXES", "check_drawing", "draw_attention", "write_figure"]
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -22,11 +26,13 @@ _DPI = 150
 _COLOURS = "Blues"
 _MARK = "#d95f02"
 # The most tokens that all have labels, and the most whose cells show values.
-_LABELLED, _WITH_VALUES = 60, 14
+_LABELLED, _WITH_VALUES = 60, 25
 # Inches: cell of a token and small map of a head (least, most); longest label; gap, colour bar and the labels of the bar.
 _CELL, _SMALL_MAP = (0.24, 0.6), (0.45, 1.0)
 _LABEL = 1.2
 _GAP, _BAR, _BAR_LABELS = 0.15, 0.16, 0.75
+# Points: numbers in large cells, of at most 14 tokens, and in small ones.
+_NUMBER, _SMALL_NUMBER, _LARGE_CELLS = 8, 6, 14
 # The most cells across a small map; in a longer text each cell is the mean of several tokens.
 _SMALL_CELLS = 64
 
@@ -41,10 +47,12 @@ def check_drawing(out: Path) -> None:
 
 def _figure_class() -> Any:
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise ImportError(f"drawing needs matplotlib ({error}): pip install 'fastattn[viz]'") from error
-    return Figure
+    from fastattn.cli.attention_figure import AttentionFigure
+
+    return AttentionFigure
 
 
 def draw_attention(reading: Reading, *, layer: int | None = None, head: int | None = None) -> Any:
@@ -59,6 +67,8 @@ def draw_attention(reading: Reading, *, layer: int | None = None, head: int | No
         if value is not None and not 0 <= value < most:
             raise ValueError(f"{name} must be in 0 .. {most - 1} for this model, got {value}")
     families, font, absent = _fonts({character for label in (*reading.labels, reading.text) for character in label})
+    if absent:
+        _warn(absent)
     size = 9 if count > 20 else 10
     labels = [_cut(_drawable(label, absent), _LABEL, font, size) for label in reading.labels]
     label_width = max((_inches(font, label, size) for label in labels), default=0.0)
@@ -74,6 +84,8 @@ def draw_attention(reading: Reading, *, layer: int | None = None, head: int | No
         hints.append("A dot marks a piece that continues a word.")
     if count > _LABELLED:
         hints.append(f"Of {count} tokens one in {_stride(count)} has its label.")
+    if layers * heads > 1:
+        hints.append(f"Small map in row {layers - 1}, column {heads - 1}, alone: --layer {layers - 1} --head {heads - 1}.")
     hint = "  ".join(hints)
     # The hint is under the large map, or under both maps if the large map is too narrow.
     hint_top = above + side if _inches(font, hint, 9) < side else max(above + side, grid_top + layers * small)
@@ -89,7 +101,7 @@ def draw_attention(reading: Reading, *, layer: int | None = None, head: int | No
     # The width is measured in the normal face; the bold face is up to 15 % wider.
     title = _cut(_drawable(" ".join(reading.text.split()), absent), max(width - 0.6, 6) / 1.15, font, 14)
     figure.text(0.15 / width, 1 - 0.2 / height, f"“{title}”", fontsize=14, va="top", weight=weight, **style)
-    about = f"{reading.model}: {_number(count, 'token')}, {_number(layers, 'layer')} of {_number(heads, 'head')}"
+    about = f"{reading.model}: {counted(count, 'token')}, {counted(layers, 'layer')} of {counted(heads, 'head')}"
     if reading.truncated:
         about += "; the text is longer than the model reads"
     figure.text(0.15 / width, 1 - 0.55 / height, about, fontsize=10, va="top", color="0.35", **style)
@@ -120,7 +132,8 @@ def _draw_map(
     """Draw the map from token to token, with labels on its left and above it."""
     count = len(labels)
     between = weights[np.ix_(~special, ~special)]
-    top = float(between.max()) if between.size else float(weights.max(initial=0))
+    # A single word attends to special tokens and itself only.
+    top = float(between.max() if len(between) > 1 else weights.max(initial=0))
     top = top or 1.0
     image = ax.imshow(weights, cmap=_COLOURS, vmin=0, vmax=top, interpolation="nearest")
     places = range(0, count, _stride(count))
@@ -135,13 +148,16 @@ def _draw_map(
         ax.grid(which="minor", color="white", linewidth=0.5)
         ax.tick_params(which="minor", length=0)
     if count <= _WITH_VALUES:
+        points = _NUMBER if count <= _LARGE_CELLS else _SMALL_NUMBER
         for t in range(count):
             for s in range(count):
-                colour = "white" if weights[t, s] > 0.6 * top else "0.25"
-                ax.text(s, t, f"{weights[t, s]:.2f}".removeprefix("0"), ha="center", va="center", fontsize=8, color=colour)
+                # Both colours have a contrast of 4.4 or more on their side of this value.
+                colour = "white" if weights[t, s] > 0.7 * top else "black"
+                number = f"{weights[t, s]:.2f}".removeprefix("0")
+                ax.text(s, t, number, ha="center", va="center", fontsize=points, color=colour)
     exceeded = bool((weights > top * (1 + 1e-6)).any())
     ax.figure.colorbar(image, cax=bar, extend="max" if exceeded else "neither", extendfrac=0.03)
-    bar.set_ylabel("attention" + (" (special tokens: more)" if exceeded else ""), fontsize=9)
+    bar.set_ylabel("attention" + (" (arrow: special tokens)" if exceeded else ""), fontsize=9)
     bar.tick_params(labelsize=9)
 
 
@@ -176,7 +192,7 @@ def _draw_grid(ax: Any, bar: Any, attention: NDArray[np.float32], layer: int | N
         ax.add_patch(Rectangle((left, top), wide, high, fill=False, edgecolor=_MARK, linewidth=2, clip_on=False, zorder=4))
     ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1] if bar.bbox.height > 2 * _DPI else [0, 0.1, 0.4, 1]
     ax.figure.colorbar(image, cax=bar, ticks=ticks, format="%g")
-    bar.set_ylabel("attention", fontsize=9)
+    bar.set_ylabel("attention, square root", fontsize=9)
     bar.tick_params(labelsize=9)
 
 
@@ -197,12 +213,8 @@ def _map_title(layers: int, heads: int, layer: int | None, head: int | None) -> 
     if layer is None and head is None:
         return f"Mean of all {layers * heads} heads"
     if layer is None:
-        return f"Head {head}, mean of {_number(layers, 'layer')}"
-    return f"Layer {layer}, mean of {_number(heads, 'head')}" if head is None else f"Layer {layer}, head {head}"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+        return f"Head {head}, mean of {counted(layers, 'layer')}"
+    return f"Layer {layer}, mean of {counted(heads, 'head')}" if head is None else f"Layer {layer}, head {head}"
 
 
 def _stride(count: int) -> int:
@@ -237,6 +249,18 @@ def _fonts(characters: set[str]) -> tuple[list[str], Any, set[str]]:
             paths.append(entry.fname)
             absent -= found
     return families, get_font(paths), absent
+
+
+def _warn(absent: set[str]) -> None:
+    import matplotlib
+
+    shown = ", ".join(f"{character} U+{ord(character):04X}" for character in sorted(absent)[:3] if character.isprintable())
+    logger.warning(
+        "no font has %s: drawn as code points; install a font that has them (for Chinese, Japanese and Korean: Noto Sans CJK) "
+        "and remove matplotlib's list of fonts in %s",
+        f"{shown or 'some characters'}{' and more' if len(absent) > 3 else ''}",
+        matplotlib.get_cachedir(),
+    )
 
 
 def _drawable(text: str, absent: set[str]) -> str:

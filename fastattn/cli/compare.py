@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from fastattn.cli.cases import MINILM, cases, ops
 from fastattn.cli.terminal import error_in_eps
 from fastattn.encoder.encoder import Encoder
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "busy_cpus", "compare"]
 
 _RUNS = 5
 
@@ -28,6 +29,14 @@ class Comparison(NamedTuple):
     reference_error: float
     seconds: float
     reference_seconds: float
+
+
+def busy_cpus() -> float:
+    """Return how many CPUs work, on average of the last minute; 0 where the system does not tell."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return 0.0
 
 
 def compare() -> Iterator[Comparison]:

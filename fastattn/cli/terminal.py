@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,33 +19,61 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["announced_compiling", "error_in_eps", "heat_map", "note", "output", "reported"]
+__all__ = ["announced_compiling", "counted", "error_in_eps", "heat_map", "is_watched", "note", "output", "reported"]
 
-output = Console(highlight=False)
+_WRITE_ERRORS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EBADF") if hasattr(errno, name)}
+
+
+class _Console(Console):
+    """Console that leaves a closed pipe to `reported`: rich would exit with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError that is being handled."""
+        raise
+
+
+output = _Console(highlight=False)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _SHADES = " ░▒▓█"
 # Dark blue to yellow, in the 256-colour palette.
-_COLOURS = (17, 18, 19, 55, 91, 127, 163, 169, 173, 178, 220, 227)
+_COLOURS = (17, 18, 24, 25, 31, 37, 36, 42, 78, 114, 156, 192, 228)
 
 
 @contextlib.contextmanager
-def reported() -> Iterator[None]:
-    """Turn an error that names its cause into one red line on stderr and exit code 2.
+def reported(*, prints: bool = False) -> Iterator[None]:
+    """Turn an error that names its cause into one red line on stderr and exit code 2; `prints`: the result goes to stdout.
 
-    SIGTERM and SIGHUP end the program as Ctrl-C does: a half-written output file is removed.
+    SIGTERM and SIGHUP end the program as Ctrl-C does: a half-written output file is removed.  A reader that closes the pipe, as
+    `head` does, ends it with the code of SIGPIPE.
     """
     try:
+        if prints and sys.stdout is None:
+            raise ValueError("stdout: cannot be written: it is closed")
         with _ended_by_signals():
             yield
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except BrokenPipeError:
-        raise  # The reader closed the pipe, as `head` does: typer ends the program silently.
+        _drop_stdout()
+        raise SystemExit(128 + getattr(signal, "SIGPIPE", 13)) from None
     except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
         message = str(error)
         if isinstance(error, OSError) and error.strerror:
-            message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+            # `replacing` names the file of such an error: what has no name is stdout.
+            is_stdout = not error.filename and error.errno in _WRITE_ERRORS
+            if is_stdout:
+                _drop_stdout()
+            place = "stdout" if is_stdout else error.filename
+            message = f"{place}: {error.strerror}" if place else error.strerror
         note(f"error: {' '.join(message.split())}", style="red")
         raise typer.Exit(2) from None
+
+
+def _drop_stdout() -> None:
+    """Let what is left in stdout's buffer go nowhere: at exit Python writes it again, and would fail again."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -91,6 +122,16 @@ def note(message: str, *, style: str | None = None) -> None:
         _errors.print(message, style=style, markup=False)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun: 1 text, 2,000 texts."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def is_watched() -> bool:
+    """Tell whether stderr is a terminal, so that a progress bar is visible."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def error_in_eps(result: NDArray[Any], truth: NDArray[Any]) -> float:
     """Return the worst error, ``max|result - truth| / (eps max|truth|)`` with the eps of float32."""
     scale = float(np.max(np.abs(truth), initial=0)) or 1.0
@@ -110,7 +151,7 @@ def heat_map(
     for label, row in zip(rows, levels, strict=True):
         line = Text(set_cell_size(label, width + 1))
         for level in row:
-            if output.color_system in ("256", "truecolor"):
+            if output.color_system in ("256", "truecolor") and not output.no_color:
                 line.append(" " * cell, f"on color({_COLOURS[round(float(level) * (len(_COLOURS) - 1))]})")
             else:
                 line.append(_SHADES[round(float(level) * (len(_SHADES) - 1))] * cell)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from fastattn.cli.terminal import error_in_eps, heat_map, output
 from fastattn.encoder.encoder import Encoder, EncoderConfig
+from fastattn.encoder.pooling import normalize, pool
 from fastattn.kernels.ops.attention import scaled_dot_product_attention
 from fastattn.kernels.ops.layer_norm import layer_norm
 from fastattn.kernels.ops.linear import linear
@@ -41,7 +42,11 @@ def walk(text: str, *, dim: int, heads: int, ff: int, layers: int, dropout: floa
         raise ValueError(f"text must have at most {_MOST_TOKENS} characters, got {len(text)}")
     for name, value in (("dim", dim), ("heads", heads), ("ff", ff), ("layers", layers)):
         if value > _MOST[name]:
-            raise ValueError(f"{name} must be at most {_MOST[name]}, got {value}")
+            raise ValueError(f"--{name} must be at most {_MOST[name]}, got {value}")
+    if dim % heads:
+        raise ValueError(f"--heads must divide --dim: {dim} channels cannot be split among {heads} heads")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"--dropout must be in [0, 1), got {dropout:g}")
     vocabulary = sorted(set(text))
     config = EncoderConfig(
         num_layers=layers,
@@ -54,13 +59,18 @@ def walk(text: str, *, dim: int, heads: int, ff: int, layers: int, dropout: floa
     )
     parameters = _random_parameters(config)
     ids = np.array([vocabulary.index(character) for character in text], np.int32)
+    _say("The weights are random: the steps are those of a trained model, the numbers and maps mean nothing yet.")
+    _say(
+        f"In green: the distance of a kernel from the exact result, in eps ({np.finfo(np.float32).eps:.1e}), "
+        "about the least relative difference in float32."
+    )
     _show_tokens(text, vocabulary, ids)
     embedded = _show_embeddings(text, parameters, ids)
     x = _show_positions(embedded)
     attended = _show_attention(text, config, parameters, x)
     normed = _show_add_and_norm(x, attended, parameters)
     _show_feed_forward(config, parameters, normed)
-    _show_stack(config, parameters, ids)
+    _show_pooling(*_show_stack(config, parameters, ids))
     _show_dropout(config, parameters, ids)
     _show_causal(text, config, parameters, ids, x)
 
@@ -86,17 +96,19 @@ def _random_parameters(config: EncoderConfig) -> dict[str, Array]:
 
 
 def _show_tokens(text: str, vocabulary: list[str], ids: Array) -> None:
-    _title(1, "Text to tokens", "every character is a token; the vocabulary is the sorted set of characters")
+    _title(1, "Text to tokens", "Every character is a token; the vocabulary is the sorted set of characters")
+    _say("Why: a network computes with numbers. Real models cut a text into words and pieces of words.\n")
     _wrapped("vocabulary", [f"{i}:{_visible(character)}" for i, character in enumerate(vocabulary)])
     _wrapped("tokens, in order", [f"{_visible(character)}:{i}" for character, i in zip(text, ids, strict=True)])
     _say(f"ids ({len(ids)},) int32: the text has T = {len(ids)} tokens of V = {len(vocabulary)} kinds")
 
 
 def _show_embeddings(text: str, parameters: dict[str, Array], ids: Array) -> Array:
-    _title(2, "Embeddings", f"each token looks up its row of a table, random here (seed {_SEED})")
+    _title(2, "Embeddings", f"Each token looks up its row of a table, random here (seed {_SEED})")
+    _say("Why: an id says nothing about a character; the C numbers of a row can, and training sets them.\n")
     table = parameters["embeddings.token.weight"]
     embedded = np.asarray(table[ids])
-    _say(f"table {table.shape}  ->  x {embedded.shape}: token t is row ids[t]")
+    _say(f"table {table.shape}: (V, C)  ->  x {embedded.shape}: (T, C), C channels a token; token t is row ids[t]")
     _values([f"{_visible(character)} at {t}" for t, character in enumerate(text[:3])], embedded)
     first, count = next(((c, text.count(c)) for c in text if text.count(c) > 1), ("", 0))
     if count:
@@ -110,7 +122,11 @@ def _show_embeddings(text: str, parameters: dict[str, Array], ids: Array) -> Arr
 def _show_positions(embedded: Array) -> Array:
     from fastattn import reference
 
-    _title(3, "Positions", "added: sin(t / 10000^(2i/C)) in channel 2i, cos of the same angle in channel 2i+1")
+    _title(3, "Positions", "Added: sin(t / 10000^(2i/C)) in channel 2i, cos of the same angle in channel 2i+1")
+    _say(
+        'Why: attention sees a set of tokens; without this "ab" and "ba" would be the same. '
+        "Left channels turn fast, right ones slowly: in a short text the right ones look alike.\n"
+    )
     t, c = embedded.shape
     exact = reference.sinusoidal_positions(t, c)
     positions = exact.astype(np.float32)
@@ -131,19 +147,27 @@ def _show_attention(text: str, config: EncoderConfig, parameters: dict[str, Arra
     from fastattn import reference
 
     h, d = config.num_heads, config.head_dim
-    _title(4, "Self-attention", f"each token mixes in the others; H = {h} heads of D = C/H = {d} channels")
+    _title(4, "Self-attention", f"Each token mixes in the others; H = {h} heads of D = C/H = {d} channels")
+    _say(
+        "Why: a token means something by what stands around it. Three linear maps of x give what a token looks for (query), what "
+        "it offers (key) and what it hands over (value); a query fits a key by their product. A product of D numbers grows like "
+        "sqrt(D): divided by that, softmax does not put all on one token. Each head has maps of its own.\n"
+    )
     query, key, value = (_heads(config, parameters, name, x) for name in ("query", "key", "value"))
     scores = np.einsum("htd,hsd->hts", query, key) * np.float32(1 / math.sqrt(d))
     weights = softmax(scores)
     _say(f"query, key, value {query.shape}: (H, T, D)")
     _say(f"weights = softmax(query key^T / sqrt(D)) {weights.shape}: (H, T, T)")
+    _show_softmax(text, scores[0, 0], weights[0, 0])
     output.print()
     shown = min(len(text), _MAP_TOKENS)
     labels = [_visible(character) for character in text[:shown]]
-    for line in heat_map(weights[0, :shown, :shown], labels, labels, high=float(weights[0].max())):
+    for line in heat_map(np.sqrt(weights[0, :shown, :shown]), labels, labels, high=math.sqrt(weights[0].max())):
         output.print(line)
     cut = f"; the first {shown} of {len(text)} tokens" if shown < len(text) else ""
-    _say(f"head 0: how much each token (row) looks at each other (column), brightest {weights[0].max():.2f}{cut}")
+    _say(
+        f"head 0: how much each token (row) looks at each other (column), brightest {weights[0].max():.2f}, by the square root{cut}"
+    )
     _say(f"each row sums to 1: {weights[0].sum(axis=1).min():.6f} .. {weights[0].sum(axis=1).max():.6f}")
     context = scaled_dot_product_attention(query, key, value)
     exact = [array.astype(np.float64) for array in (query, key, value)]
@@ -157,10 +181,21 @@ def _show_attention(text: str, config: EncoderConfig, parameters: dict[str, Arra
     return attended
 
 
+def _show_softmax(text: str, scores: Array, weights: Array) -> None:
+    """Work out the first row of the weights: the scores of token 0 with each token."""
+    shown = min(len(text), _VALUES)
+    powers = np.exp(scores - scores.max())
+    _say("head 0, the row of token 0: from each score s the greatest is taken away; the powers of e are divided by their sum")
+    _values(["score", "e^(s - max)", "weight"], np.stack([scores, powers, weights]))
+    rest = " + ..." if len(text) > shown else ""
+    _say(f"the sum: {' + '.join(f'{power:.3f}' for power in powers[:shown])}{rest} = {powers.sum():.3f}")
+
+
 def _show_add_and_norm(x: Array, attended: Array, parameters: dict[str, Array]) -> Array:
     from fastattn import reference
 
     _title(5, "Add and layer norm", "z = x + attention(x); every token is brought to mean 0 and variance 1")
+    _say("Why: adding keeps what a token was and gives training a short way back; the norm keeps deep stacks from growing.\n")
     weight, bias = (parameters[f"layers.0.attention.layer_norm.{part}"] for part in ("weight", "bias"))
     normed = layer_norm(attended, weight, bias, residual=x, eps=1e-12)
     z = x + attended
@@ -176,7 +211,11 @@ def _show_feed_forward(config: EncoderConfig, parameters: dict[str, Array], y: A
     from fastattn import reference
 
     c, f = config.hidden_dim, config.ff_dim
-    _title(6, "Feed-forward network", "each token by itself: gelu(y W1^T + b1) W2^T + b2, then add and norm again")
+    _title(6, "Feed-forward network", "Each token by itself: gelu(y W1^T + b1) W2^T + b2, then add and norm again")
+    _say(
+        "Why: attention only mixes; here a token is worked on, and gelu, not being linear, keeps the layers from being one "
+        "linear map.\n"
+    )
     name = "layers.0.feed_forward"
     inner = linear(y, parameters[f"{name}.input.weight"], parameters[f"{name}.input.bias"], activation="gelu")
     result = linear(inner, parameters[f"{name}.output.weight"], parameters[f"{name}.output.bias"])
@@ -187,17 +226,34 @@ def _show_feed_forward(config: EncoderConfig, parameters: dict[str, Array], y: A
     _error("linear + gelu kernels", result, reference.feed_forward(exact, name, y.astype(np.float64)))
 
 
-def _show_stack(config: EncoderConfig, parameters: dict[str, Array], ids: Array) -> None:
-    _title(7, "The encoder", f"steps 4 to 6, {config.num_layers} layers deep, in one call")
+def _show_stack(config: EncoderConfig, parameters: dict[str, Array], ids: Array) -> tuple[Array, Array]:
+    """Show the whole encoder; return its hidden states, and the exact ones."""
+    _title(7, "The encoder", f"Steps 4 to 6, {config.num_layers} layers deep, in one call")
+    _say("Why: each layer works on what the one below made of the text.\n")
     encoder = Encoder(config, parameters=parameters)
     hidden = encoder(ids[None])[0]
     _say(f"ids (1, {len(ids)})  ->  hidden states {(1, *hidden.shape)}; {encoder.parameters_count:,} parameters")
     _values([f"h[{i}]" for i in range(min(3, len(ids)))], hidden)
-    _error("whole encoder", hidden, _exact(config, parameters, ids))
+    exact = _exact(config, parameters, ids)
+    _error("whole encoder", hidden, exact)
+    return np.asarray(hidden), exact
+
+
+def _show_pooling(hidden: Array, exact: Array) -> None:
+    _title(8, "Pooling", "The mean of the hidden states, brought to length 1, is the embedding of the text")
+    _say(
+        "Why: texts of any length become points of one space; the product of two is their similarity. This is what embed writes.\n"
+    )
+    embedding = normalize(pool(hidden, np.array([0, len(hidden)]), "mean"))
+    mean = exact.mean(axis=0, keepdims=True)
+    _say(f"hidden states {hidden.shape}  ->  embedding {embedding[0].shape}, length {np.linalg.norm(embedding):.6f}")
+    _values(["embedding"], embedding)
+    _error("pooling kernels", embedding, mean / np.linalg.norm(mean))
 
 
 def _show_dropout(config: EncoderConfig, parameters: dict[str, Array], ids: Array) -> None:
-    _title(8, "Dropout", f"in training each element is dropped with probability {config.dropout:g}; inference drops none")
+    _title(9, "Dropout", f"In training each element is dropped with probability {config.dropout:g}; inference drops none")
+    _say("Why: a network that may not rely on any single number learns to spread what it knows.\n")
     encoder = Encoder(config, parameters=parameters)
 
     def train(seed: int) -> Array:
@@ -213,7 +269,8 @@ def _show_dropout(config: EncoderConfig, parameters: dict[str, Array], ids: Arra
 def _show_causal(text: str, config: EncoderConfig, parameters: dict[str, Array], ids: Array, x: Array) -> None:
     from fastattn import reference
 
-    _title(9, "Bidirectional and causal", "an encoder looks both ways; a causal one only at what came before")
+    _title(10, "Bidirectional and causal", "An encoder looks both ways; a causal one only at what came before")
+    _say("Why: who reads a whole text (BERT, embeddings) may look ahead; who writes one token after the other (GPT) cannot.\n")
     query, key = (_heads(config, parameters, name, x) for name in ("query", "key"))
     shown = min(len(text), _PAIR_TOKENS)
     cell = 2 if shown <= _PAIR_TOKENS // 2 else 1
@@ -221,7 +278,7 @@ def _show_causal(text: str, config: EncoderConfig, parameters: dict[str, Array],
     maps = []
     for name, is_causal in (("bidirectional", False), ("causal", True)):
         weights = reference.attention_weights(query, key, is_causal=is_causal)[0, :shown, :shown]
-        lines = heat_map(weights, labels, labels, cell=cell, high=float(weights.max()))
+        lines = heat_map(np.sqrt(weights), labels, labels, cell=cell, high=math.sqrt(weights.max()))
         maps.append(Text("\n").join([Text(name, "bold"), *lines]))
     output.print(Columns(maps, padding=(0, 6)))
     output.print()
@@ -265,13 +322,14 @@ def _exact(config: EncoderConfig, parameters: dict[str, Array], ids: Array) -> A
 
 def _title(number: int, name: str, meaning: str) -> None:
     output.print(f"\n{number}  {name}", style="bold cyan", markup=False)
-    _say(f"{meaning[0].upper()}{meaning[1:]}.")
-    output.print()
+    _say(f"{meaning}.")
 
 
 def _say(line: str) -> None:
     for part in textwrap.wrap(line, output.width - 3) or [""]:
         output.print(f"   {part}", markup=False)
+    if line.endswith("\n"):
+        output.print()
 
 
 def _error(what: str, result: Array, truth: Array) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -101,7 +102,9 @@ def test_token_types(tmp_path: Path) -> None:
 def test_bad_text(model: Path) -> None:
     with pytest.raises(ValueError, match="half a surrogate pair"):
         read_attention("a \ud800", model)
-    assert read_attention("", model).labels == ["[CLS]", "[SEP]"]
+    with pytest.raises(ValueError, match="the text is empty"):
+        read_attention("", model)
+    assert read_attention(" ", model).labels == ["[CLS]", "[SEP]"]
 
 
 def test_what_is_drawn(matplotlib: Any) -> None:
@@ -117,7 +120,7 @@ def test_what_is_drawn(matplotlib: Any) -> None:
         (image,) = large.images
         np.testing.assert_allclose(image.get_array(), expected, rtol=1e-5)
         assert image.get_clim() == pytest.approx((0, expected[1:-1, 1:-1].max()))
-        assert "special tokens: more" in large_bar.get_ylabel()
+        assert large_bar.get_ylabel() == "attention (arrow: special tokens)"
         assert [label.get_text() for label in large.get_xticklabels()] == made.labels
         assert [label.get_text() for label in large.get_yticklabels()] == made.labels
         said = [text.get_text() for text in figure.texts]
@@ -125,7 +128,7 @@ def test_what_is_drawn(matplotlib: Any) -> None:
         assert said[0].startswith("“[CLS] word1 word2")
         mosaic = small.images[0].get_array().reshape(6, 20, 12, 20).swapaxes(1, 2)
         assert np.array_equal(mosaic, made.attention)
-        assert small.images[0].get_clim() == (0, 1) and small_bar.get_ylabel() == "attention"
+        assert small.images[0].get_clim() == (0, 1) and small_bar.get_ylabel() == "attention, square root"
         frames = [p.get_bbox().bounds for p in small.patches if p.get_linewidth() == 2]
         assert frames == ([] if frame is None else [frame])
 
@@ -134,7 +137,43 @@ def test_values_stand_in_the_cells_of_a_short_text(matplotlib: Any) -> None:
     made = reading(8)
     values = [text.get_text() for text in draw_attention(made, layer=0, head=0).axes[0].texts]
     assert values == [f"{x:.2f}".removeprefix("0") for x in made.attention[0, 0].ravel()]
-    assert not draw_attention(reading(15)).axes[0].texts
+    assert len(draw_attention(reading(25)).axes[0].texts) == 25 * 25
+    assert not draw_attention(reading(26)).axes[0].texts
+
+
+@pytest.mark.parametrize("count", [14, 15, 25])
+def test_values_fit_their_cells_and_can_be_read(matplotlib: Any, count: int) -> None:
+    colours = importlib.import_module("matplotlib.colors")
+    large = (figure := draw_attention(reading(count), layer=0, head=0)).axes[0]
+    renderer = rendered(figure)
+    cell = large.get_window_extent(renderer).width / count
+    (image,) = large.images
+
+    def light(colour: Any) -> float:
+        """Return the relative luminance of WCAG 2."""
+        rgb = np.array(colours.to_rgb(colour))
+        return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
+
+    for text in large.texts:
+        assert text.get_window_extent(renderer).width < 0.95 * cell
+        s, t = text.get_position()
+        low, high = sorted((light(image.to_rgba(image.get_array()[int(t), int(s)])), light(text.get_color())))
+        assert (high + 0.05) / (low + 0.05) > 4, text.get_text()
+
+
+def test_scale_of_a_single_word(matplotlib: Any) -> None:
+    made = reading(3)
+    assert draw_attention(made).axes[0].images[0].get_clim()[1] == pytest.approx(made.attention.mean(axis=(0, 1)).max())
+
+
+def test_a_notebook_shows_the_figure(matplotlib: Any) -> None:
+    figure = pickle.loads(pickle.dumps(draw_attention(reading(3))))
+    assert figure._repr_png_().startswith(STARTS[".png"])
+
+
+def test_characters_without_a_font_are_told(matplotlib: Any, caplog: pytest.LogCaptureFixture) -> None:
+    draw_attention(reading(3)._replace(labels=["a", "\U000f0000", "b"]))
+    assert "no font has some characters: drawn as code points; install a font" in caplog.text
 
 
 def rendered(figure: Any) -> Any:

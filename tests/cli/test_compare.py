@@ -12,6 +12,15 @@ from tests.support.command_line import run
 pytestmark = pytest.mark.jit
 
 
+@pytest.mark.parametrize("load", [0.0, 3.25])
+def test_a_busy_machine_is_told(load: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    monkeypatch.setattr("fastattn.cli.compare.compare", lambda: iter(()))
+    found = run("compare")
+    assert found.stderr == ("warning: other programs kept 3.2 CPUs busy: these times say little\n" if load else "")
+    assert "NumPy: the reference, written to be read and not to be fast" in found.stdout
+
+
 def test_compare() -> None:
     result = run("compare")
     rows = re.findall(r"^(\S.*?) +(\S+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)x$", result.stdout, re.M)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from fastattn import SentenceTransformer
-from fastattn.cli.files import write_embeddings
+from fastattn.cli.embeddings import write_embeddings
+from fastattn.cli.files import read_texts
 from tests.support.command_line import LINES, ROOT, python, run
 from tests.support.models import C
 
@@ -24,15 +25,18 @@ def test_embed_lines(model: str, lines: str, tmp_path: Path) -> None:
     assert np.array_equal(np.load(out), SentenceTransformer(model).encode(LINES))
     assert result.stdout == ""
     closing = result.stderr.splitlines()[-1]
-    assert re.fullmatch(rf"3 texts, 20 tokens, [\d,]+ tokens/s, 0 truncated to 12 tokens: {re.escape(str(out))}", closing)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.txt", "out.npy"]
+    assert re.fullmatch(rf"3 texts, 20 tokens, [\d,]+ tokens/s, 2 blank lines skipped: {re.escape(str(out))}", closing)
+    assert "warning" not in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.txt", "out.npy", "out.npy.json"]
+    assert json.loads((tmp_path / "out.npy.json").read_text())["lines"] == [1, 4, 5]
 
 
 def test_embed_to_json_lines(model: str, lines: str, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     run("embed", lines, "-o", str(out), "--model", model)
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    assert [row["text"] for row in rows] == LINES
+    assert [list(row) for row in rows] == [["line", "text", "embedding"]] * 3
+    assert [(row["line"], row["text"]) for row in rows] == list(zip([1, 4, 5], LINES, strict=True))
     found = np.array([row["embedding"] for row in rows], np.float32)
     assert np.array_equal(found, SentenceTransformer(model).encode(LINES))
 
@@ -69,14 +73,29 @@ def test_embed_nothing(model: str, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("\n")
     result = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model)
     assert np.load(tmp_path / "out.npy").shape == (0, C)
-    assert result.stderr.splitlines()[-1].startswith("0 texts, 0 tokens, ")
+    assert result.stderr.splitlines()[-1] == f"0 texts, 1 blank line skipped: {tmp_path / 'out.npy'}"
 
 
 def test_embed_counts_truncated_texts(model: str, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("the cat\n" + "dog " * 40 + "\n")
     result = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model)
     assert "2 texts, 16 tokens, " in result.stderr
-    assert ", 1 truncated to 12 tokens" in result.stderr
+    assert "warning: 1 text cut to 12 tokens: the rest is not in the embedding\n" in result.stderr
+
+
+def test_progress_without_a_terminal(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastattn.cli.embed._SLICE", 2)
+    monkeypatch.setattr("fastattn.cli.embed._EVERY", 0.0)
+    (tmp_path / "in.txt").write_text("the cat\na dog\nsat\n" + "dog " * 40 + "\nmat\n")
+    result = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model)
+    *progress, warning, closing = result.stderr.splitlines()
+    assert [re.fullmatch(r"(\d) of 5 texts, [\d,]+ tokens/s, \d+ s left", line).group(1) for line in progress] == ["2", "4"]  # type: ignore[union-attr]
+    assert warning.startswith("warning: 1 text cut")
+    assert closing.startswith("5 texts, 26 tokens, ")
+    texts = (tmp_path / "in.txt").read_text().splitlines()
+    assert np.array_equal(np.load(tmp_path / "out.npy"), SentenceTransformer(model).encode(texts))
+    quiet = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model, "--quiet")
+    assert quiet.stderr.splitlines() == [warning]
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
@@ -85,10 +104,10 @@ def test_numbers_that_json_has_not(number: float, model: str, lines: str, tmp_pa
     embeddings[1, 2] = number
     monkeypatch.setattr(SentenceTransformer, "encode", lambda *args, **kwargs: embeddings)
     result = run("embed", lines, "-o", str(tmp_path / "out.jsonl"), "-m", model, code=2)
-    assert result.stderr.startswith("error: inputs[1]: its embedding has numbers that are not finite")
+    assert result.stderr.startswith(f"error: {lines}, line 4: its embedding has numbers that are not finite")
     assert [path.name for path in tmp_path.iterdir()] == ["lines.txt"]
     with (tmp_path / "out.npy").open("wb") as file:
-        write_embeddings(file, ".npy", LINES, embeddings)
+        write_embeddings(file, ".npy", read_texts(lines), embeddings)
     assert np.array_equal(np.load(tmp_path / "out.npy"), embeddings, equal_nan=True)
 
 

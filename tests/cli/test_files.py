@@ -1,6 +1,8 @@
 """Output files of the command line: replaced atomically, also if a signal ends the process."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastattn import SentenceTransformer
 from fastattn.runtime.files import replacing, write_file
 from tests.support.command_line import ROOT, run
 from tests.support.models import C
@@ -17,17 +20,43 @@ from tests.support.models import C
 pytestmark = pytest.mark.jit
 
 
-def test_output_is_replaced_with_the_usual_permissions(model: str, lines: str, tmp_path: Path) -> None:
-    out = tmp_path / "out.npy"
-    out.write_bytes(b"old")
+@pytest.mark.skipif(os.name != "posix", reason="reads permissions")
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o660, None])
+def test_permissions_of_an_output(mode: int | None, tmp_path: Path) -> None:
+    """A replaced file keeps its permissions, and is as private while it is written; those of a new file follow the umask."""
+    path = tmp_path / "x.npy"
+    if mode is not None:
+        path.write_bytes(b"old")
+        path.chmod(mode)
     before = os.umask(0o027)
     try:
-        run("embed", lines, "-o", str(out), "-m", model)
+        with replacing(path) as file:
+            (temporary,) = tmp_path.glob(".x.npy.*.tmp")
+            assert temporary.stat().st_mode & 0o777 == (0o640 if mode is None else 0o600)
+            file.write(b"new")
     finally:
         os.umask(before)
-    assert np.load(out).shape == (3, C)
-    if os.name == "posix":
-        assert out.stat().st_mode & 0o777 == 0o640
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == (0o640 if mode is None else mode)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="changes owners")
+def test_owner_of_an_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.npy"
+    path.write_bytes(b"old")
+    os.chown(path, 1234, 4321)
+    path.chmod(0o640)
+    write_file(path, b"new")
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (1234, 4321, 0o640)
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError
+
+    # A user may not give the file to that group: its rights are for no other one.
+    monkeypatch.setattr(os, "chown", refuse)
+    write_file(path, b"newer")
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_end_of_a_link_is_replaced(model: str, lines: str, tmp_path: Path) -> None:
@@ -48,6 +77,30 @@ def test_a_link_in_a_models_folder_is_replaced(tmp_path: Path) -> None:
     write_file(tmp_path / "config.json", b"new")
     assert not (tmp_path / "config.json").is_symlink()
     assert (tmp_path / "secret").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".jsonl"])
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="limits the size of files")
+def test_full_disk(suffix: str, model: str, tmp_path: Path) -> None:
+    """A file that may not grow is refused like a full disk: the error names the file, and the old one stays."""
+    given, out = tmp_path / "x.txt", tmp_path / f"out{suffix}"
+    given.write_text("the cat\n" * 400)
+    out.write_bytes(b"old")
+    limit = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+    command = [sys.executable, "-c", limit + "runpy.run_module('fastattn', run_name='__main__')"]
+    command += ["embed", str(given), "-o", str(out), "-m", model]
+    found = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (2, f"error: {out}: File too large\n")
+    assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == {"x.txt": 3200, out.name: 3}
+
+
+def test_room_is_asked_for_before_the_work(model: str, lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastattn.runtime.files.shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(10, 8, 2))
+    monkeypatch.delattr(SentenceTransformer, "encode_document")
+    out = tmp_path / "out.npy"
+    said = run("embed", lines, "-o", str(out), "-m", model, code=2).stderr
+    assert said == f"error: {out}: {os.strerror(errno.ENOSPC)}: 0.0 MB are needed, 0.0 MB free\n"
+    assert not out.exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from fastattn import SentenceTransformer
+from fastattn.cli.files import Texts
 from tests.support.command_line import LINES, run
 
 pytestmark = pytest.mark.jit
@@ -17,7 +18,7 @@ def test_search_texts(model: str, lines: str) -> None:
     encoder = SentenceTransformer(model)
     scores = encoder.similarity(encoder.encode("the dog sat"), encoder.encode(LINES))[0]
     best = np.argsort(-scores)[:2]
-    assert result.stdout.splitlines() == [f"{scores[i]:.4f}\t{LINES[i]}" for i in best]
+    assert result.stdout.splitlines() == [f"{scores[i]:.4f}\t{[1, 4, 5][i]}\t{LINES[i]}" for i in best]
 
 
 def test_search_embeddings(model: str, lines: str, tmp_path: Path) -> None:
@@ -34,10 +35,11 @@ def test_search_cuts_long_texts_on_a_terminal(
     from fastattn.cli import search
 
     monkeypatch.setattr(search, "output", Console(force_terminal=True, width=40, color_system=None))
-    search.show_hits(["dog " * 100, "cat"], np.array([0.5, 0.75], np.float32), 2)
+    texts = Texts("x.txt", ["dog " * 100, "cat"], [9, 10], 0, None, None)
+    search.show_hits(texts, np.array([0.5, 0.75], np.float32), 2)
     assert capsys.readouterr().out.splitlines() == [
-        "0.750   cat",
-        "0.500   dog dog dog dog dog dog dog dog",
-        "        dog dog dog dog dog dog dog dog",
-        "        dog dog dog dog dog dog dog ...",
+        "0.750  10   cat",
+        "0.500   9   dog dog dog dog dog dog dog",
+        "            dog dog dog dog dog dog dog",
+        "            dog dog dog dog dog dog ...",
     ]

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from tests.support.command_line import run
@@ -13,10 +14,11 @@ pytestmark = pytest.mark.jit
 def test_walkthrough(text: str) -> None:
     result = run("walkthrough", text)
     titles = ["Text to tokens", "Embeddings", "Positions", "Self-attention", "Add and layer norm"]
-    titles += ["Feed-forward network", "The encoder", "Dropout", "Bidirectional and causal"]
-    assert re.findall(r"^(\d)  (.*)$", result.stdout, re.M) == [(str(i), title) for i, title in enumerate(titles, 1)]
+    titles += ["Feed-forward network", "The encoder", "Pooling", "Dropout", "Bidirectional and causal"]
+    assert re.findall(r"^(\d+)  (.*)$", result.stdout, re.M) == [(str(i), title) for i, title in enumerate(titles, 1)]
     errors = [float(error) for error in re.findall(r"against the reference ([\d.]+) eps", result.stdout)]
-    assert len(errors) >= 8
+    assert len(errors) >= 9
+    assert len(re.findall(r"^   Why: ", result.stdout, re.M)) == len(titles)
     assert max(errors) < 30
     assert "\x1b" not in result.stdout
     assert "same bits" in result.stdout
@@ -40,3 +42,16 @@ def test_walkthrough_options() -> None:
     assert "H = 2 heads of D = C/H = 4 channels" in out
     assert "(3, 16)" in out
     assert "on average training is 0.000 away from inference" in out
+
+
+def test_walkthrough_works_out_a_row_of_softmax() -> None:
+    out = run("walkthrough", "abc").stdout
+    scores, powers, weights = (
+        np.array(re.search(rf"^   {label} +(.*)$", out, re.M).group(1).split(), float)  # type: ignore[union-attr]
+        for label in ("score", re.escape("e^(s - max)"), "weight")
+    )
+    np.testing.assert_allclose(powers, np.exp(scores - scores.max()), atol=2e-3)
+    np.testing.assert_allclose(weights, powers / powers.sum(), atol=2e-3)
+    assert f"{powers[0]:.3f} + {powers[1]:.3f} + {powers[2]:.3f} = " in out
+    # A variable keeps its letter.
+    assert "\n   z = x + attention(x)" in out

@@ -1,0 +1,41 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fastattn.text.sentence_transformer import SentenceTransformer
+
+__all__ = ["Column", "Encoding", "Format", "Model", "Paragraphs", "load"]
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="A model folder, or a name on the Hugging Face Hub.", show_default="all-MiniLM-L6-v2", metavar="MODEL"
+    ),
+]
+Column = Annotated[
+    str | None,
+    typer.Option(help="The key or column of the text in a row.", show_default="text", metavar="NAME"),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="What the file holds: text, jsonl, csv or tsv.",
+        show_default="by the suffix",
+        metavar="KIND",
+    ),
+]
+Encoding = Annotated[str, typer.Option(help="The character encoding of the file.", metavar="NAME")]
+Paragraphs = Annotated[bool, typer.Option("--paragraphs", help="Texts are separated by blank lines, not by line ends.")]
+
+
+def load(model: str | None) -> SentenceTransformer:
+    """Load a model; the import is inside the function, so that the help does not wait for it."""
+    from fastattn.text.sentence_transformer import SentenceTransformer
+
+    return SentenceTransformer(model)

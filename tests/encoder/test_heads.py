@@ -130,8 +130,8 @@ def test_folder_without_a_head(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{folder / 'model.safetensors'}: there is no head for sequence classification (tensors missing: classifier.weight, "
         "classifier.bias); tensors beside the encoder's: pooler.dense.weight, pooler.dense.bias; architectures in config.json: "
-        "['BertModel']; to add one, train it: sentence_transformers.CrossEncoder(folder, num_labels=1) makes an untrained head, and "
-        "its save_pretrained a folder that is read here"
+        "['BertModel']; to add one, train it: sentence_transformers.CrossEncoder(folder, num_labels=1) makes an untrained "
+        "head, and its save_pretrained a folder that is read here"
     )
     assert EncoderWithPooler.from_pretrained(folder).task == "pooler"
 

@@ -14,7 +14,7 @@ from fastattn import Encoder, EncoderConfig, reference
 from fastattn.encoder import forward, tables
 from fastattn.parameters import random_parameters
 from tests.support.cases import normal
-from tests.support.tolerance import assert_matches_reference
+from tests.support.tolerance import ORDERS, assert_matches_reference
 
 pytestmark = pytest.mark.jit
 
@@ -54,15 +54,21 @@ def make(kind: str, c: int = 32, heads: int = 2, ff: int = 64) -> tuple[Encoder,
 
 
 def truth_and_yardstick(model: Encoder, parameters: dict[str, Any], x: Any, mask: Any) -> list[Any]:
-    return [
-        reference.encoder(
-            {name: value.astype(dtype) for name, value in parameters.items()},
-            x.astype(dtype) if x.dtype.kind == "f" else x,
-            mask,
-            **model.config.reference_options(),
-        )
-        for dtype in (np.float64, np.float32)
-    ]
+    """Evaluate the reference in float64, and in float32 with the channels of the feed-forward networks in several orders."""
+
+    def encode(dtype: Any, order: Any) -> Any:
+        arranged = {}
+        for name, value in parameters.items():
+            inner = value[:, order] if "feed_forward.output.weight" in name else value
+            inner = value[order] if "feed_forward.input." in name or "feed_forward.gate." in name else inner
+            arranged[name] = inner.astype(dtype)
+        return reference.encoder(
+            arranged, x.astype(dtype) if x.dtype.kind == "f" else x, mask, **model.config.reference_options()
+        )  # fmt: skip
+
+    given = np.arange(model.config.ff_dim)
+    orders = [given, given[::-1], *(np.random.default_rng(order).permutation(given) for order in range(2, ORDERS))]
+    return [encode(np.float64, given), *(encode(np.float32, order) for order in orders)]
 
 
 def batch(b: int, t: int) -> tuple[Any, Any]:

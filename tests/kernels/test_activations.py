@@ -73,10 +73,10 @@ def test_values(activation: str) -> None:
     assert applied(np.array([30.0]), "gelu_10") == 10 and applied(np.array([30.0]), "relu6") == 6
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_transformers(dtype: Any) -> None:
+def test_transformers() -> None:
+    """In float32, as encoders compute: the constant of gelu_fast has ten digits."""
     torch, table = pytest.importorskip("torch"), pytest.importorskip("transformers.activations")
-    x = np.linspace(-15, 15, 1201, dtype=dtype)
+    x = np.linspace(-15, 15, 1201, dtype=np.float32)
     # A name of another version of transformers may be missing there, none here.
     assert set(table.ACT2FN) - WITH_PARAMETERS <= set(TRANSFORMERS_ACTIVATIONS)
     for name in set(table.ACT2FN) - WITH_PARAMETERS:
@@ -84,4 +84,4 @@ def test_transformers(dtype: Any) -> None:
         def theirs(x: Array, weight: Array, activation: str, name: str = name) -> Array:
             return np.asarray(table.ACT2FN[name](torch.from_numpy(x)).numpy())
 
-        check("linear", x[:, None], np.ones((1, 1), dtype), activation=TRANSFORMERS_ACTIVATIONS[name], twin=theirs)
+        check("linear", x[:, None], np.ones((1, 1), np.float32), activation=TRANSFORMERS_ACTIVATIONS[name], twin=theirs)

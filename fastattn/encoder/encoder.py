@@ -293,7 +293,6 @@ class Encoder(TorchNames):
         """
         return encode_rows(self, ids, offsets, token_type_ids, pooling, normalize, out)
 
-    @rounding()
     def _encode(
         self,
         x: Array,
@@ -322,7 +321,8 @@ class Encoder(TorchNames):
         if x.dtype.kind == "f":
             if x.shape != (n, config.input_dim):
                 raise ValueError(f"hidden states must have shape ({n}, {config.input_dim}), got {x.shape}")
-            input_embeds = np.require(x, np.float32, _PLAIN).reshape(-1)
+            with rounding():
+                input_embeds = np.require(x, np.float32, _PLAIN).reshape(-1)
         elif config.vocab_size is None:
             raise ValueError("this encoder has no token embedding (vocab_size is None): give it float hidden states")
         else:
@@ -382,12 +382,6 @@ def encode_rows(
     if offsets[0] != 0 or offsets[-1] != len(rows) or np.any(offsets[1:] < offsets[:-1]):
         raise ValueError(f"offsets must rise from 0 to N = {len(rows)}, got {offsets[0]} .. {offsets[-1]}")
     return encoder._encode(rows, offsets, token_type_ids, pooling, normalize, out, reserved_bytes=reserved_bytes)
-
-
-@rounding()
-def encode_with_mask(encoder: Encoder, x: Array, attn_mask: Array) -> Array:
-    """Return hidden states (B, T, C) of all positions of x (B, T, C), which are not embedded; the mask is the attention op's."""
-    return layers.forward_with_mask(encoder.config, encoder._packed, x, attn_mask)
 
 
 def _row_numbers(name: str, values: Any, shape: tuple[int, ...], rows: int) -> NDArray[np.int32]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn.encoder import layers
 from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.recorder import Recorder
 from fastattn.encoder.tables import Tables
@@ -74,6 +75,11 @@ def encode(
         out[placed.flat] = found
     out, none = out.reshape(b, t, c), np.empty(0, np.float32)
     return (out, none, none) if recorder is None else (out, recorder.hidden_states, recorder.attention)
+
+
+def encode_with_mask(encoder: Encoder, x: Array, attn_mask: Array) -> Array:
+    """Return hidden states (B, T, C) of x (B, T, C), which are not embedded; the mask is the attention op's."""
+    return layers.forward_with_mask(encoder.config, encoder._packed, x, attn_mask)
 
 
 def without_embeddings(encoder: Encoder) -> Encoder:

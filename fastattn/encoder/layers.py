@@ -17,6 +17,7 @@ from fastattn.kernels.ops.attention import scaled_dot_product_attention
 from fastattn.kernels.ops.layer_norm import layer_norm
 from fastattn.kernels.ops.rotary_embedding import rotary_embedding
 from fastattn.kernels.records import Batch
+from fastattn.runtime.rounding import rounding
 
 Array = NDArray[Any]
 
@@ -97,6 +98,7 @@ def _norm(config: EncoderConfig, packed: Packed, w: int, b: int, size: int) -> _
     return _Norm(None, None, eps) if w < 0 else _Norm(vectors[w : w + size], vectors[b : b + size], eps)
 
 
+@rounding()
 def forward_with_dropout(config: EncoderConfig, packed: Packed, batch: Batch, rng: np.random.Generator) -> Array:
     """Return hidden states (N, C) of packed sequences, with dropout drawn from `rng` in the order of the tokens."""
     outside, heads, d = _outside(config, packed), config.num_heads, config.head_dim
@@ -122,6 +124,7 @@ def forward_with_dropout(config: EncoderConfig, packed: Packed, batch: Batch, rn
     return _layers(config, packed, embed(config, packed, batch), attend, drop)
 
 
+@rounding()
 def forward_with_mask(config: EncoderConfig, packed: Packed, x: Array, attn_mask: Array) -> Array:
     """Return hidden states (B, T, C) of all positions of x (B, T, C), which are not embedded; the mask is the attention op's."""
     b, t, c = x.shape

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig
 from fastattn.runtime.memory import check_large
+from fastattn.runtime.rounding import rounding
 
 Array = NDArray[Any]
 
@@ -36,7 +37,8 @@ class Table:
             length = max(_SHORTEST, 1 << (tokens - 1).bit_length())
             # 44 bytes a number: float64 and float32 tables, and intermediate results.
             check_large(44 * length * self._width, "a table for sequences of {} tokens", length)
-            self._made = made = (length, self._make(length))
+            with rounding():
+                self._made = made = (length, self._make(length))
         return made[1]
 
 
@@ -81,7 +83,8 @@ class Tables:
         self.positions(int(places.max()))
         width = config.input_dim
         check_large(8 * ids.size * width, "embeddings of {} tokens", ids.size)
-        return (tokens.reshape(-1, width)[ids] + self._learned.reshape(-1, width)[places]).reshape(-1)
+        with rounding():
+            return (tokens.reshape(-1, width)[ids] + self._learned.reshape(-1, width)[places]).reshape(-1)
 
     def rotary(self, longest: int) -> Array:
         """Return the table of each base in `thetas`, (tables, T, D) flat: cosines, then sines; empty for none."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from fastattn.checkpoint.torch_errors import NotAccelerated
 from fastattn.checkpoint.torch_nn import Stack, check_attention, read_stack
-from fastattn.encoder.encoder import Encoder, encode_with_mask
-from fastattn.encoder.every_position import Order, encode, order
+from fastattn.encoder.encoder import Encoder
+from fastattn.encoder.every_position import Order, encode, encode_with_mask, order
 from fastattn.encoder.packed_linear import PackedLinear
 from fastattn.encoder.padding import pack, unpack
 from fastattn.kernels.ops.attention import scaled_dot_product_attention

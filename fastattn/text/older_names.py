@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastattn.encoder.torch_names import TorchNames, check_device
-from fastattn.text.modules import Module
+from fastattn.text.modules import Module, Pooling
+from fastattn.text.pipeline import Pipeline
 from fastattn.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["OlderCrossEncoderNames", "OlderSentenceTransformerNames", "OlderTextModelNames"]
@@ -173,6 +174,7 @@ class OlderSentenceTransformerNames:
     encode: Callable[..., Any]
     get_embedding_dimension: Callable[[], int]
     truncate_embeddings: Callable[..., Any]
+    _pipeline: Pipeline
 
     def encode_multi_process(
         self,
@@ -254,6 +256,19 @@ class OlderSentenceTransformerNames:
         """
         with self.truncate_embeddings(truncate_dim):
             yield
+
+    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
+        """Set whether pooling includes the tokens of a prompt.
+
+        Parameters
+        ----------
+        include_prompt : bool
+            New `include_prompt` of the first Pooling module.
+        """
+        for module in self._pipeline.modules:
+            if isinstance(module, Pooling):
+                module.include_prompt = include_prompt
+                break
 
 
 class OlderCrossEncoderNames:

@@ -118,7 +118,6 @@ class Pipeline:
         found = (tokenize(tokenizer, inputs[group], prompt, limit, group.start) for group in groups(inputs, prompt))
         return sum(len(row) for part in found for row in part.ids)
 
-    @rounding()
     def embed(self, batch: TextBatch, prompt_tokens: int = 0) -> NDArray[np.float32]:
         """Return the embeddings (B, C) of a batch; pooling may leave out the first `prompt_tokens` tokens of each text."""
         if self._mode is None or prompt_tokens:
@@ -127,8 +126,10 @@ class Pipeline:
             batch.ids, batch.offsets, token_type_ids=batch.types, pooling=self._mode, normalize=self._unit
         )
         features = {SENTENCE: pooled}
-        for module in self._rest:
-            module._apply(features, batch.offsets, 0)
+        if self._rest:
+            with rounding():
+                for module in self._rest:
+                    module._apply(features, batch.offsets, 0)
         return features[SENTENCE]
 
     @rounding()
@@ -180,7 +181,7 @@ class Pipeline:
                 parts.append(tokenize(tokenizer, texts[group], prompt, limit, start + group.start))
             return pack(joined(parts), vocab_size, tokenizer, start)
 
-        if starts_greenlets() or (total <= _SLICE and _is_short(inputs)):
+        if (total <= _SLICE and _is_short(inputs)) or starts_greenlets():
             # A greenlet would tokenise nothing while the kernels compute, and in a thread of gevent's pool it never ends.
             for start in range(0, total, _SLICE):
                 yield from packed(start)

@@ -386,19 +386,6 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
     encode_query = prompted(encode, "query", ["query"], "Embed queries.")
     encode_document = prompted(encode, "document", ["document", "passage", "corpus"], "Embed documents.")
 
-    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
-        """Set whether pooling includes the tokens of a prompt.
-
-        Parameters
-        ----------
-        include_prompt : bool
-            New `include_prompt` of the first Pooling module.
-        """
-        for module in self:
-            if isinstance(module, Pooling):
-                module.include_prompt = include_prompt
-                break
-
     def _saved_settings(self) -> dict[str, Any]:
         shortened = {} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}
         return {**super()._saved_settings(), "similarity_fn_name": self.similarity_fn_name, **shortened}

@@ -5,7 +5,7 @@ import pytest
 
 from fastattn import Encoder, EncoderConfig
 from fastattn.encoder import every_position
-from fastattn.encoder.encoder import encode_with_mask
+from fastattn.encoder.every_position import encode_with_mask
 
 pytestmark = pytest.mark.jit
 V, C, T = 50, 32, 24

@@ -21,7 +21,7 @@ from fastattn.integrations import (
 from tests.support.texts import texts
 
 # Warnings of these libraries and their dependencies are not ours.
-pytestmark = [pytest.mark.integrations, pytest.mark.jit, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.jit, pytest.mark.filterwarnings("ignore")]
 
 QUERY = "How is a file compressed?"
 

@@ -112,7 +112,7 @@ def test_the_same_bits_again() -> None:
     assert digest() == digest()
 
 
-@pytest.mark.parametrize(("layer", "threads"), zip(LAYERS, (1, 2, 2), strict=True))
+@pytest.mark.parametrize(("layer", "threads"), list(zip(LAYERS, (1, 2, 2), strict=True)))
 def test_the_same_bits_in_every_process_and_threading_layer(layer: str, threads: int) -> None:
     if reason := missing(layer):
         pytest.skip(reason)

@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import numpy as np
 from numpy.typing import NDArray
-from fastattn import CrossEncoder, Encoder, SentenceTransformer, util
+from fastattn import CrossEncoder, Encoder, SentenceTransformer, gelu, linear, scaled_dot_product_attention, softmax, util
 
 model, scorer = SentenceTransformer(), CrossEncoder("name")
 rows = model.encode(["a"])
@@ -26,6 +26,11 @@ reveal_type(model.encode("a", precision="int8"))  # Any
 reveal_type(model.similarity(rows, rows))  # NDArray[float32]
 reveal_type(scorer.predict([("a", "b")]))  # NDArray[float32]
 reveal_type(scorer.rank("a", ["b"]))  # list[dict[str, Any]]
+reveal_type(softmax(rows))  # NDArray[float32]
+reveal_type(linear(rows, rows))  # NDArray[float32]
+reveal_type(scaled_dot_product_attention(rows, rows, rows))  # NDArray[float32]
+softmax("hello")  # error
+gelu(rows, approximate="tnah")  # error
 model.encode([1])  # error
 model.encode(["a"], precision="int16")  # error
 model.encode(["a"], output_value="hidden")  # error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from fastattn.runtime.rounding import rounding
 from fastattn.runtime.threads import thread_count
 
 Array = NDArray[Any]
+# Dtype of an op's arrays: float16, float32 or float64.
+F = TypeVar("F", bound=np.floating[Any])
 
 _FLOATS = (np.float16, np.float32, np.float64)
 _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)

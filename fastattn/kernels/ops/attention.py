@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
 from fastattn.kernels.ops import _attend
 from fastattn.kernels.ops._arrays import (
     Array,
+    F,
     aligned_empty,
     check_out,
     check_room,
@@ -90,18 +91,18 @@ def attention_kernel(q, k, v, mask, sizes, scoring, room, out, workers):  # type
 
 
 def scaled_dot_product_attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
+    query: NDArray[F],
+    key: NDArray[F],
+    value: NDArray[F],
+    attn_mask: Array | None = None,
     *,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
     softcap: float | None = None,
     window: tuple[int | None, int | None] | None = None,
-    out: Array | None = None,
-) -> Array:
+    out: NDArray[F] | None = None,
+) -> NDArray[F]:
     """Attention: out[t] = sum_s softmax_s(scale <query[t], key[s]> + attn_mask[t, s]) value[s].
 
     Parameters

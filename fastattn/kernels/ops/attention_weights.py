@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
 from fastattn.kernels.ops._arrays import (
     Array,
+    F,
     aligned_empty,
     check_out,
     check_room,
@@ -119,17 +120,17 @@ def attention_weights_kernel(q, k, mask, sizes, scoring, keys, zeros, counter, o
 
 
 def attention_weights(
-    query: Any,
-    key: Any,
-    attn_mask: Any = None,
+    query: NDArray[F],
+    key: NDArray[F],
+    attn_mask: Array | None = None,
     *,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
     softcap: float | None = None,
     window: tuple[int | None, int | None] | None = None,
-    out: Array | None = None,
-) -> Array:
+    out: NDArray[F] | None = None,
+) -> NDArray[F]:
     """Attention weights: out[t, s] = softmax_s(scale <query[t], key[s]> + attn_mask[t, s]).
 
     What `scaled_dot_product_attention` multiplies the values by, and never holds as a whole.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastattn.kernels.compile.jit import ParallelKernel, prange
-from fastattn.kernels.ops._arrays import Array, check_out, finish, float_array, kernel_out, workers_for, working
+from fastattn.kernels.ops._arrays import F, check_out, finish, float_array, kernel_out, workers_for, working
 from fastattn.kernels.vector.activations import ACTIVATION_KINDS, activate_rows
 
 _FORMS = {"none": ACTIVATION_KINDS["gelu"], "tanh": ACTIVATION_KINDS["gelu_tanh"]}
@@ -28,7 +29,7 @@ def gelu_kernel(x, out, kind, workers):  # type: ignore[no-untyped-def]
             activate_rows(1, stop - start, x, start, n, out, start, n, kind)
 
 
-def gelu(x: Any, *, approximate: Literal["none", "tanh"] = "none", out: Array | None = None) -> Array:
+def gelu(x: NDArray[F], *, approximate: Literal["none", "tanh"] = "none", out: NDArray[F] | None = None) -> NDArray[F]:
     """Gaussian error linear unit, element by element.
 
     none: x Phi(x) = x (1 + erf(x / sqrt(2))) / 2

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastattn.kernels.compile.jit import ParallelKernel, inline, kernel, prange
 from fastattn.kernels.ops._arrays import (
-    Array,
+    F,
     absent,
     check_out,
     check_room,
@@ -146,8 +146,14 @@ def layer_norm_kernel(x, residual, weight, bias, out, eps, workers):  # type: ig
 
 
 def layer_norm(
-    x: Any, weight: Any = None, bias: Any = None, *, residual: Any = None, eps: float = 1e-5, out: Array | None = None
-) -> Array:
+    x: NDArray[F],
+    weight: NDArray[F] | None = None,
+    bias: NDArray[F] | None = None,
+    *,
+    residual: NDArray[F] | None = None,
+    eps: float = 1e-5,
+    out: NDArray[F] | None = None,
+) -> NDArray[F]:
     """Layer normalisation over the trailing axes that `weight` has (the last one without a weight).
 
     y = x + residual;  out = (y - mean(y)) / sqrt(var(y) + eps) * weight + bias, var the biased variance.

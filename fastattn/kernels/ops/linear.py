@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastattn.config import Activation
 from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
 from fastattn.kernels.ops._arrays import (
     Array,
+    F,
     aligned_empty,
     check_out,
     finish,
@@ -42,12 +44,10 @@ def pack_weight(weight: Array, out: Array) -> None:
     count, width = panels(n, out.dtype)
     grid = out[: count * k * width].reshape(count, k, width)
     full = n // width
-    # Weights in float64 are rounded.
-    with np.errstate(over="ignore", under="ignore"):
-        grid[:full] = weight[: full * width].reshape(full, width, k).transpose(0, 2, 1)
-        if full < count:
-            grid[full] = 0
-            grid[full, :, : n - full * width] = weight[full * width :].T
+    grid[:full] = weight[: full * width].reshape(full, width, k).transpose(0, 2, 1)
+    if full < count:
+        grid[full] = 0
+        grid[full, :, : n - full * width] = weight[full * width :].T
 
 
 @kernel
@@ -120,7 +120,7 @@ def pack_linear(weight: Array, bias: Array | None, dtype: Any) -> tuple[Array, A
     count, width = panels(n, dtype)
     packed, padded = aligned_empty(count * k * width, dtype), aligned_empty(count * width, dtype)
     pack_weight(weight, packed)
-    with np.errstate(over="ignore", under="ignore"):
+    with rounding():
         padded[:n] = 0 if bias is None else bias
     padded[n:] = 0
     return packed, padded
@@ -133,7 +133,14 @@ def packed_product(x: Array, packed: Array, bias: Array, out: Array, activation:
     linear_kernel(x, packed, bias, out, ACTIVATION_KINDS[activation], np.zeros(8, np.int64), workers)
 
 
-def linear(x: Any, weight: Any, bias: Any = None, *, activation: Activation | None = None, out: Array | None = None) -> Array:
+def linear(
+    x: NDArray[F],
+    weight: NDArray[F],
+    bias: NDArray[F] | None = None,
+    *,
+    activation: Activation | None = None,
+    out: NDArray[F] | None = None,
+) -> NDArray[F]:
     """Affine map of the last axis: out = activation(x weight^T + bias).
 
     Parameters

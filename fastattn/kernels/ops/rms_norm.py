@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastattn.kernels.compile.jit import ParallelKernel, inline, kernel, prange
 from fastattn.kernels.ops._arrays import (
-    Array,
+    F,
     absent,
     check_out,
     check_room,
@@ -94,7 +94,14 @@ def rms_norm_kernel(x, residual, weight, out, eps, workers):  # type: ignore[no-
             rms_norm_rows(stop - start, n, rows, residual, weight, to, start * n, eps)
 
 
-def rms_norm(x: Any, weight: Any = None, *, residual: Any = None, eps: float | None = None, out: Array | None = None) -> Array:
+def rms_norm(
+    x: NDArray[F],
+    weight: NDArray[F] | None = None,
+    *,
+    residual: NDArray[F] | None = None,
+    eps: float | None = None,
+    out: NDArray[F] | None = None,
+) -> NDArray[F]:
     """RMS normalisation over the trailing axes that `weight` has (the last one without a weight).
 
     y = x + residual;  out = y / sqrt(mean(y^2) + eps) * weight.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import NDArray
 
 from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
-from fastattn.kernels.ops._arrays import Array, check_out, finish, float_array, kernel_out, same_dtype, workers_for, working
+from fastattn.kernels.ops._arrays import F, check_out, finish, float_array, kernel_out, same_dtype, workers_for, working
 from fastattn.kernels.records import matrix
 from fastattn.kernels.vector.simd import lanes, load_part, store_part
 
@@ -54,7 +53,7 @@ def rotary_embedding_kernel(x, cos, sin, t_all, d, out, workers):  # type: ignor
             rotate_share(m * w // workers, m * (w + 1) // workers, t_all, d, x, cos, sin, out)
 
 
-def rotary_embedding(x: Any, cos: Any, sin: Any, *, out: Array | None = None) -> Array:
+def rotary_embedding(x: NDArray[F], cos: NDArray[F], sin: NDArray[F], *, out: NDArray[F] | None = None) -> NDArray[F]:
     """Rotary positions: out = x cos + rotate_half(x) sin, rotate_half((a, b)) = (-b, a) for the halves of a row.
 
     Parameters

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import NDArray
 
 from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
-from fastattn.kernels.ops._arrays import Array, check_out, finish, float_array, kernel_out, workers_for, working
+from fastattn.kernels.ops._arrays import F, check_out, finish, float_array, kernel_out, workers_for, working
 from fastattn.kernels.vector.elementary import LOG2_E, exp2
 from fastattn.kernels.vector.simd import fill, lanes, load, load_part, maximum, reduce_add, reduce_max, store, store_part
 
@@ -101,7 +100,7 @@ def softmax_kernel(x, out, workers):  # type: ignore[no-untyped-def]
             softmax_rows(stop - start, n, x.reshape(-1), start * n, out.reshape(-1), start * n)
 
 
-def softmax(x: Any, axis: int = -1, *, out: Array | None = None) -> Array:
+def softmax(x: NDArray[F], axis: int = -1, *, out: NDArray[F] | None = None) -> NDArray[F]:
     """Softmax along an axis: out_i = exp(x_i - max x) / sum_j exp(x_j - max x).
 
     Parameters

@@ -279,9 +279,10 @@ def test_linear_torch(torch: Any, call: Call) -> None:
 @given(attention_calls(ours_only=False))
 def test_scaled_dot_product_attention_torch(torch: Any, call: Call) -> None:
     def twin(query: Array, key: Array, value: Array, *, attn_mask: Any = None, window: Any = None, **options: Any) -> Array:
-        if window is not None:  # torch has no window: a mask instead
+        # torch has no window, and takes no mask beside is_causal: one mask instead.
+        if window is not None or (attn_mask is not None and options.get("is_causal")):
             distance = np.arange(key.shape[-2]) - np.arange(query.shape[-2])[:, None]
-            left, right = window
+            left, right = (None, None) if window is None else window
             band = np.ones(distance.shape, bool) if left is None else distance >= -left
             band = band if right is None else band & (distance <= right)
             if options.pop("is_causal", False):

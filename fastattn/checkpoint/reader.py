@@ -91,8 +91,20 @@ class _Checkpoint:
         except ValueError as error:
             raise CheckpointError(f"{self.settings.path}: {error}") from error
         self.tensors = tensors
+        self.wrapper = self._wrapper()
         self.prefix, self.names = self._names()
         self.token_table = f"{self.names.outside['embeddings.token']}.weight"
+
+    def _wrapper(self) -> str:
+        """Return what a wrapper of the model puts before all names: ``module.``, ``_orig_mod.``, ``0.auto_model.``; else ""."""
+        found = set()
+        for table in {f".{names.outside['embeddings.token']}.weight" for names in self.family.names}:
+            for name in self.tensors.names():
+                if f".{name}".endswith(table):
+                    before = f".{name}".removesuffix(table) + "."
+                    own = max((own for own in self.family.prefixes if before.endswith(f".{own}")), key=len, default="")
+                    found.add(before.removesuffix(own)[1:])
+        return found.pop() if len(found) == 1 else ""
 
     def _names(self) -> tuple[str, Names]:
         """Return the prefix and the names of the encoder's tensors: the alternative with the most tensors in the folder."""
@@ -100,7 +112,7 @@ class _Checkpoint:
         # The names of the first layer differ between all alternatives.
         there = {
             (prefix, n): sum(f"{prefix}{block.name}.weight" in self.tensors for _, _, block in self._stems(names[n], 1))
-            for prefix in self.family.prefixes
+            for prefix in (f"{self.wrapper}{own}" for own in self.family.prefixes)
             for n in range(len(names))
         }
         prefix, n = max(there, key=lambda key: there[key])
@@ -113,7 +125,8 @@ class _Checkpoint:
             for part in ("weight", "bias") if self.family.has_bias(self.settings, stem) else ("weight",):
                 name = self._find(f"{block.name}.{part}")
                 if name is None:
-                    raise CheckpointError(f"{self.tensors.where}: tensor {f'{self.prefix}{block.name}.{part}'!r} is missing")
+                    wanted = f"{self.prefix}{block.name}.{part}"
+                    raise CheckpointError(f"{self.tensors.where}: tensor {wanted!r} is missing{self._alike(wanted)}")
                 known.add(name)
                 shape = SCHEMA[stem].shape_in(self.config)
                 # Rows before the padding's are not used.
@@ -134,12 +147,17 @@ class _Checkpoint:
                 if f"layers.{i}.{stem}" not in self.family.absent:
                     yield f"layers.{i}.{stem}", stem, block._replace(name=layer + block.name)
 
+    def _alike(self, name: str) -> str:
+        """Name the tensors that have another prefix than a missing one."""
+        alike = [repr(other) for other in self.tensors.names() if other.endswith(f".{name}")]
+        return f"; there is {' and '.join(alike[:_MOST_LISTED])}: take the prefix of one of them off" if alike else ""
+
     def _find(self, *names: str) -> str | None:
         """Return the first of these names that a tensor has, with or without prefix, in the new or the old spelling; else None."""
         for name in names:
             stem, _, part = name.rpartition(".")
             endings = (part, _LEGACY[part]) if stem.endswith("LayerNorm") else (part,)
-            for prefix in (self.prefix, ""):
+            for prefix in (self.prefix, self.wrapper):
                 for ending in endings:
                     if f"{prefix}{stem}.{ending}" in self.tensors:
                         return f"{prefix}{stem}.{ending}"

@@ -93,6 +93,8 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the weight files, safetensors if there are any; an index of several files comes first."""
     for single in SINGLE:
         index = folder / f"{single}.index.json"
+        if (folder / single).is_symlink() and not (folder / single).exists():
+            raise FileNotFoundError(f"{folder / single}: links to a file that is missing: download the model again")
         if (folder / single).exists():
             return [own_file(folder / single)]
         if index.exists():

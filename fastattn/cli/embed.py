@@ -55,11 +55,14 @@ def embed(
     Blank lines are skipped and counted; rows are not. OUT is replaced only when everything is done; beside it, OUT.json
     says from which texts and with which model it was made, and `search` looks at it.
     """
+    import numpy as np
+
     from fastattn.cli.embeddings import model_facts, write_embeddings, write_sidecar
 
     is_stdout = str(out) == "-"
     with reported(prints=is_stdout), announced_compiling():
         suffix = ".jsonl" if is_stdout else out.suffix.lower()
+        options.check_argument("--prompt", prompt)
         _check(input, out, suffix, overwrite, precision)
         texts = read_texts(
             input,
@@ -77,6 +80,8 @@ def embed(
                 # A digit and a comma for each number at the least.
                 check_space(out, len(texts.texts) * width * (4 if precision == "float32" and suffix == ".npy" else 1))
             encoder._pipeline.load_kernels()
+            # That of `search` too, or its first use says again that kernels are compiled.
+            encoder.similarity(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32))
             start = time.perf_counter()
             chosen = {"prompt": prompt, "prompt_name": prompt_name, "normalize_embeddings": normalize, "truncate_dim": truncate_dim}
             embeddings, counts = _encode(encoder, texts.texts, chosen, quiet)

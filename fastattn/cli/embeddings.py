@@ -124,6 +124,8 @@ def model_facts(name: str | None, folder: Path | None) -> dict[str, str]:
 def what_differs(sidecar: dict[str, Any], texts: Texts, embeddings: NDArray[Any], model: dict[str, str]) -> str | None:
     """Say which of embeddings, texts and model are not those of the sidecar; None if all are."""
     made, named, written = (_part(sidecar, name) for name in ("model", "texts", "embeddings"))
+    if written.get("dtype") != "float32":
+        return f"they are quantised ({written.get('dtype')})"
     if written.get("hash") != _hash_of_array(embeddings):
         return "its embeddings have changed since embed wrote them"
     if named.get("hash") != _hash_of_texts(texts.texts):

@@ -46,6 +46,8 @@ class Texts(NamedTuple):
         Each text's row as a JSON object without its embedding, for a JSON line the line itself; None unless they are asked for.
     embeddings : float32, (B, C), or None
         The embeddings in the rows, if every row has one and they are asked for.
+    in_rows : bool
+        Whether each text is part of a row that the file has, of JSON or CSV.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Texts(NamedTuple):
     blank: int
     records: list[str] | None
     embeddings: NDArray[np.float32] | None
+    in_rows: bool = False
 
 
 def read_texts(
@@ -144,6 +147,9 @@ def _check_bytes(place: str, line: str, encoding: str) -> None:
     try:
         line.encode()
     except UnicodeEncodeError as error:
+        if place.endswith(", line 1") and line.startswith("\x1f\udc8b"):
+            name = place.removesuffix(", line 1")
+            raise ValueError(f"{name}: is a gzip file: zcat unpacks it for stdin, and the name of a file must end in .gz") from None
         escaped = ord(line[error.start]) - 0xDC00
         kind = "UTF-8" if encoding.startswith("utf-8") else encoding
         hint = "utf-16" if place.endswith(", line 1") and line[:2] in ("\udcff\udcfe", "\udcfe\udcff") else "latin-1"
@@ -259,12 +265,20 @@ def _read_rows(name: str, rows: Iterator[_Row], column: str, keep: bool, replace
             continue
         if not embedded and EMBEDDING in row and not replace:
             raise ValueError(f"{place}: has the key {EMBEDDING!r} already: --overwrite replaces it")
-        if EMBEDDING in row or not raw:
-            raw = json.dumps({key: value for key, value in row.items() if key != EMBEDDING}, ensure_ascii=False)
-        records.append(raw)
+        records.append(raw if raw and EMBEDDING not in row else _without_embedding(raw, row))
     widths = {None if vector is None else len(vector) for vector in vectors}
     embeddings = np.array(vectors, np.float32) if len(widths) == 1 and None not in widths else None
-    return Texts(name, texts, lines, blank, records if keep else None, embeddings)
+    return Texts(name, texts, lines, blank, records if keep else None, embeddings, True)
+
+
+def _without_embedding(raw: str, row: dict[str, object]) -> str:
+    """Return a row as JSON without its embedding; where `embed` wrote that at the end of a line, the rest of the line as it is."""
+    kept = {key: value for key, value in row.items() if key != EMBEDDING}
+    head, written, _ = raw.rpartition(f', "{EMBEDDING}": [')
+    with contextlib.suppress(ValueError):
+        if written and json.loads(f"{head}}}") == kept:
+            return f"{head}}}"
+    return json.dumps(kept, ensure_ascii=False)
 
 
 def _text(place: str, row: dict[str, object], column: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from fastattn.text.sentence_transformer import SentenceTransformer
 
-__all__ = ["Column", "Encoding", "Format", "Model", "Paragraphs", "load"]
+__all__ = ["Column", "Encoding", "Format", "Model", "Paragraphs", "check_argument", "load"]
 
 Model = Annotated[
     str | None,
@@ -32,6 +33,15 @@ Format = Annotated[
 ]
 Encoding = Annotated[str, typer.Option(help="The character encoding of the file.", metavar="NAME")]
 Paragraphs = Annotated[bool, typer.Option("--paragraphs", help="Texts are separated by blank lines, not by line ends.")]
+
+
+def check_argument(name: str, text: str | None) -> None:
+    """Raise ValueError if bytes of an argument are not of the system's encoding: Python passes them on as surrogates."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding().upper()
+        raise ValueError(f"{name}: not {encoding}, the encoding of the command line: at character {error.start + 1}") from None
 
 
 def load(model: str | None) -> SentenceTransformer:

@@ -53,6 +53,9 @@ def search(
     from fastattn.text.similarity import similarity
 
     with reported(prints=True), announced_compiling():
+        for query in queries:
+            options.check_argument("QUERY", query)
+        options.check_argument("--prompt", prompt)
         path = Path(file)
         is_array = path.suffix.lower() == ".npy"
         if is_array and texts is None:
@@ -152,7 +155,6 @@ def print_hits(texts: Texts, scores: NDArray[np.float32], k: int, query: str) ->
     for rank, i in enumerate(_best(scores, k), 1):
         score = float(str(scores[i])) if np.isfinite(scores[i]) else None
         hit = {"query": query, "rank": rank, "score": score, "line": texts.lines[i], "text": texts.texts[i]}
-        row = json.loads(texts.records[i]) if texts.records is not None else {}
-        if row.keys() != {"line", "text"}:
-            hit["row"] = row
+        if texts.in_rows and texts.records is not None:
+            hit["row"] = json.loads(texts.records[i])
         typer.echo(json.dumps(hit, ensure_ascii=False))

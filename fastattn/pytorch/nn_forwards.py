@@ -169,12 +169,12 @@ class AttentionForward(Forward):
             extra = [(0, 0), (0, len(plan.more[0]))]
             mask = mask if mask is None else np.pad(mask, [(0, 0)] * (mask.ndim - 2) + extra)
             padding = padding if padding is None else np.pad(padding, extra)
-        q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3) for x in (q, k, v))
+        q, k, v = (x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(0, 2, 1, 3) for x in (q, k, v))
         causal = mask is not None and padding is None and is_causal(mask)
         options: dict[str, Any] = {"is_causal": causal, "attn_mask": None if causal else attention_mask(mask, padding, heads)}
         context = scaled_dot_product_attention(q, k, v, **options)
         order = (2, 0, 1, 3) if swap else (0, 2, 1, 3)
-        joined = np.ascontiguousarray(context.transpose(order)).reshape(*((length, b) if swap else (b, length)), -1)
+        joined = np.ascontiguousarray(context.transpose(order)).reshape(*((length, b) if swap else (b, length)), module.embed_dim)
         result = torch.from_numpy(plan.out(joined))
         weights = None
         if arguments.get("need_weights", True):

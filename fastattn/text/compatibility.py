@@ -147,10 +147,11 @@ def _nearest(name: str, method: Callable[..., Any]) -> str:
 
 def check_call(batch_size: int, device: Any, pool: Any, chunk_size: int | None) -> None:
     """Check the arguments that `encode` and `predict` share."""
-    if batch_size <= 0:
-        raise ValueError(f"batch_size must be a positive integer, got {batch_size}")
-    if chunk_size is not None and chunk_size <= 0:
-        raise ValueError(f"chunk_size must be a positive integer, got {chunk_size}")
+    for name, size in (("batch_size", batch_size), ("chunk_size", 1 if chunk_size is None else chunk_size)):
+        if not isinstance(size, (int, np.integer)):
+            raise TypeError(f"{name} must be a positive integer, got {size!r:.50}")
+        if size <= 0:
+            raise ValueError(f"{name} must be a positive integer, got {size}")
     if pool is not None and not (isinstance(pool, dict) and "processes" in pool):
         raise ValueError(f"pool must be what start_multi_process_pool returned, and not stopped, got {pool!r}")
     for one in device if isinstance(device, (list, tuple)) else [device]:

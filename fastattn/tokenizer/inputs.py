@@ -29,7 +29,7 @@ def check_inputs(inputs: Sequence[Any], name: str) -> bool:
 
 def check_pair(item: Any, name: str, wanted: str = "a pair of str") -> None:
     """Raise a TypeError unless `item` is a pair of str."""
-    if not isinstance(item, (list, tuple, np.ndarray)) or np.ndim(item) == 0 or len(item) != 2:
+    if not isinstance(item, (list, tuple, np.ndarray)) or getattr(item, "ndim", 1) == 0 or len(item) != 2:
         raise TypeError(f"{name} must be {wanted}, got {kind_of(item)}")
     for side, text in enumerate(item):
         if not isinstance(text, str):

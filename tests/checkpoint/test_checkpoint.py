@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastattn import Encoder, EncoderConfig
-from fastattn.checkpoint.reader import CheckpointError, read_encoder
+from fastattn.checkpoint.reader import CheckpointError, read_encoder, read_head
 from soak._child import ROOT
 from tests.support.models import (
     CONFIG,
@@ -65,6 +65,24 @@ def test_prefixed_names(tmp_path: Path) -> None:
     tensors = {f"bert.{name}": array for name, array in bert_tensors().items()}
     tensors["cls.predictions.bias"] = np.zeros(V, np.float32)
     assert_reads_the_same(write_bert(tmp_path, tensors))
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "0.auto_model.", "question_encoder.bert_model.", "model.model."])
+@pytest.mark.parametrize("own", ["", "bert."])
+def test_names_of_a_wrapped_model(tmp_path: Path, wrapper: str, own: str) -> None:
+    """What DataParallel, torch.compile, a SentenceTransformer and a trainer's class put before all names is no part of them."""
+    tensors = {f"{wrapper}{own}{name}": array for name, array in bert_tensors().items()}
+    tensors |= {f"{wrapper}classifier.weight": np.ones((2, C), np.float32), f"{wrapper}classifier.bias": np.ones(2, np.float32)}
+    assert_reads_the_same(write_bert(tmp_path, tensors))
+    np.testing.assert_array_equal(read_head(tmp_path, "sequence-classification").steps[-1].weight, np.ones((2, C)))
+
+
+def test_two_models_in_one_file(tmp_path: Path) -> None:
+    tensors = {f"{side}.{name}": array for side in ("query", "document") for name, array in bert_tensors().items()}
+    table = "embeddings.word_embeddings.weight"
+    message = f"'{table}' is missing; there is 'query.{table}' and 'document.{table}': take the prefix of one of them off"
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        read_encoder(write_bert(tmp_path, tensors))
 
 
 def test_gamma_and_beta(tmp_path: Path) -> None:

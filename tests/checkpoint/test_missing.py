@@ -9,7 +9,7 @@ import pytest
 
 from fastattn import Encoder, SentenceTransformer
 from fastattn.checkpoint.reader import CheckpointError
-from tests.support.models import CONFIG, only_a_pickle, write_bert, write_json
+from tests.support.models import CONFIG, only_a_pickle, write_bert, write_json, write_sentence_model
 
 
 def pickle_without_type(folder: Path) -> None:
@@ -71,3 +71,12 @@ def test_model_type_that_is_missing_is_named_after_the_architecture(tmp_path: Pa
     write_json(tmp_path / "config.json", {**content, "architectures": None})
     with pytest.raises(CheckpointError, match='"model_type": "bert"'):
         Encoder.from_pretrained(tmp_path)
+
+
+def test_a_link_without_its_file(tmp_path: Path) -> None:
+    folder = write_sentence_model(tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.unlink()
+    weights.symlink_to(tmp_path / "blobs" / "removed")
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: links to a file that is missing: download the model again"):
+        SentenceTransformer(folder)

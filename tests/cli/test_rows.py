@@ -156,3 +156,24 @@ def test_options_of_encode(model: str, lines: str, tmp_path: Path) -> None:
     said = run("embed", lines, "-o", out, "--precision", "float16", code=2).stderr
     assert said == "error: --precision must be one of float32, int8, uint8, binary, ubinary, got 'float16'\n"
     assert "there is no prompt 'no'" in run("embed", lines, "-o", out, "-m", model, "--prompt-name", "no", code=2).stderr
+
+
+def test_other_columns_stay_as_they_are_written(model: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"text":"a dog", "n":1e400,"price":1.10,"digits":0.12345678901234567890123, "z":[", \\"embedding\\": ["]}\n')
+    for _ in range(2):
+        run("embed", str(path), "-o", str(path), "-m", model, "--overwrite")
+        once = path.read_text()
+        assert once.startswith('{"text":"a dog", "n":1e400,"price":1.10,"digits":0.12345678901234567890123, "z":[')
+        assert once.count('"embedding": [') == 1
+    # An embedding that stands elsewhere, or that another program wrote, goes as well.
+    path.write_text('{"text": "a dog", "embedding": [1], "id": 1}\n{"embedding":[1],"text": "a dog", "id": 2}\n')
+    run("embed", str(path), "-o", str(path), "-m", model, "--overwrite")
+    assert [list(json.loads(line)) for line in path.read_text().splitlines()] == [["text", "id", "embedding"]] * 2
+
+
+def test_gzip_that_no_name_tells(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(gzip.compress(b"a dog\n"))
+    with pytest.raises(ValueError, match=r"x\.txt: is a gzip file: zcat"):
+        read_texts(str(path))

@@ -111,3 +111,29 @@ def test_several_queries_and_json(model: str, tmp_path: Path) -> None:
     plain = run("search", str(path), "cat", "dog", "-k", "2", "-m", model).stdout.splitlines()
     assert (plain[0], plain[3], plain[4], len(plain)) == ("? cat", "", "? dog", 7)
     assert [f"{hit['score']:.4f}\t{hit['line']}\t{hit['text']}" for hit in hits] == [*plain[1:3], *plain[5:]]
+
+
+def test_json_keeps_the_row_of_a_line(model: str, lines: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "x.jsonl")
+    run("embed", lines, "-o", out, "-m", model)
+    hits = [json.loads(line) for line in run("search", out, "dog", "--json", "-m", model).stdout.splitlines()]
+    # Line of the .jsonl file, and line of the text file from which it was made.
+    assert {(hit["line"], hit["row"]["line"]) for hit in hits} == {(1, 1), (2, 4), (3, 5)}
+    assert "row" not in json.loads(run("search", lines, "dog", "-k", "1", "--json", "-m", model).stdout)
+
+
+def test_quantised_rows_are_named(model: str, lines: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "x.jsonl")
+    run("embed", lines, "-o", out, "-m", model, "--precision", "ubinary")
+    found = run("search", out, "dog", "-m", model)
+    assert found.stderr.endswith("the texts are embedded anew: they are quantised (uint8)\n")
+    assert found.stdout == run("search", lines, "dog", "-m", model).stdout.replace("\t4\t", "\t2\t").replace("\t5\t", "\t3\t")
+
+
+@pytest.mark.parametrize("option", [(), ("--prompt",)])
+def test_arguments_of_another_encoding(option: tuple[str, ...], lines: str) -> None:
+    name = "--prompt" if option else "QUERY"
+    said = run("search", lines, *(("dog", *option) if option else ()), "caf\udce9", code=2).stderr
+    assert said == f"error: {name}: not UTF-8, the encoding of the command line: at character 4\n"
+    if option:
+        assert run("embed", lines, "-o", "-", *option, "caf\udce9", code=2).stderr == said

@@ -193,12 +193,6 @@ def test_empty_batch() -> None:
         assert module(torch.zeros(2, 0, C)).shape == (2, 0, C)
 
 
-def test_hint_of_a_causal_mask() -> None:
-    causal = nn.Transformer.generate_square_subsequent_mask(9)
-    check_stack(stack(batch_first=True), causal, None, 2, 9, is_causal=True)
-    check_stack(stack(0, batch_first=True), causal, None, 2, 9, is_causal=True)
-
-
 ATTENTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "no-bias": {"bias": False},
@@ -208,6 +202,23 @@ ATTENTIONS: dict[str, dict[str, Any]] = {
     "zero": {"add_zero_attn": True, "batch_first": True},
     "both": {"add_bias_kv": True, "add_zero_attn": True, "kdim": 10},
 }
+
+
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_attention_of_an_empty_batch(kind: str) -> None:
+    module, original = both(scrambled(nn.MultiheadAttention(C, HEADS, **ATTENTIONS[kind])))
+    for b, t, s in ((0, 4, 5), (2, 0, 5)):
+        lead = [(b, length) if module.batch_first else (length, b) for length in (t, s, s)]
+        inputs = [torch.zeros(*shape, width) for shape, width in zip(lead, (C, module.kdim, module.vdim), strict=True)]
+        with torch.inference_mode():
+            found, expected = module(*inputs), original(*inputs)
+        assert [part.shape for part in found] == [part.shape for part in expected]
+
+
+def test_hint_of_a_causal_mask() -> None:
+    causal = nn.Transformer.generate_square_subsequent_mask(9)
+    check_stack(stack(batch_first=True), causal, None, 2, 9, is_causal=True)
+    check_stack(stack(0, batch_first=True), causal, None, 2, 9, is_causal=True)
 
 
 @pytest.mark.parametrize("kind", ATTENTIONS)

@@ -57,9 +57,22 @@ def test_arguments_of_encode(model: SentenceTransformer, options: dict[str, Any]
         model.encode(["a"], **options)
 
 
+@pytest.mark.parametrize("name", ["batch_size", "chunk_size"])
+@pytest.mark.parametrize("size", [1.5, 32.0, "32", [8], np.float32(8)])
+def test_sizes_that_are_no_integers(model: SentenceTransformer, name: str, size: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a positive integer, got {re.escape(repr(size))}"):
+        model.encode(["a"], **{name: size})
+
+
+def test_batch_size_has_no_default_of_none(model: SentenceTransformer) -> None:
+    with pytest.raises(TypeError, match="batch_size must be a positive integer, got None"):
+        model.encode(["a"], batch_size=None)  # type: ignore[arg-type]
+
+
 def test_compatible_arguments(model: SentenceTransformer) -> None:
     expected = model.encode(TEXTS)
     assert np.array_equal(model.encode(TEXTS, device="cpu", chunk_size=3, task="query", batch_size=1), expected)
+    assert np.array_equal(model.encode(TEXTS, batch_size=np.int64(2)), expected)
 
 
 @pytest.mark.parametrize("options", [{"convert_to_tensor": True}, {"convert_to_numpy": False}])

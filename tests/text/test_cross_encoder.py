@@ -159,6 +159,8 @@ def test_rank(model: CrossEncoder) -> None:
     equal = [hit["corpus_id"] for hit in found if hit["corpus_id"] in (1, 3)]
     assert equal == [1, 3]  # documents with equal scores keep their order
     assert model.rank("the cat", []) == []
+    with pytest.raises(TypeError, match=r"inputs\[0\]\[0\] must be a str, got list of 1"):
+        model.rank(["the cat"], documents)  # type: ignore[arg-type]
 
 
 def test_prompts(folder: Path) -> None:
@@ -210,6 +212,7 @@ def test_embeddings_of_a_cross_encoder(model: CrossEncoder, tmp_path: Path, capl
     [
         ([("a", 3)], r"inputs\[0\]\[1\] must be a str, got int"),
         ([("a", "b"), ("a",)], r"inputs\[1\] must be a pair of str, got tuple of 1"),
+        ([(["a"], "b")], r"inputs\[0\]\[0\] must be a str, got list of 1"),
         ([("a", "b", "c")], r"inputs\[0\] must be a pair of str, got tuple of 3"),
         (["a", "b", "c"], r"inputs\[0\] must be a pair of str, got list of 3"),
         ([("a", "b"), "c"], r"inputs\[1\] must be a pair of str, got str"),

@@ -132,14 +132,38 @@ def run_cross_encoder(folder: Path) -> None:
     model.predict([("the cat", "a dog")], apply_softmax=True)
 
 
+def run_util() -> None:
+    rows = np.arange(1, 13).reshape(3, 4) * np.float32(1e-23)
+    for name in set(fastattn.util.__all__) - {
+        "SimilarityFunction",
+        "mine_hard_negatives",
+        "paraphrase_mining",
+        "quantize_embeddings",
+    }:
+        second = {"truncate_embeddings": [2]}.get(name, [rows])
+        alone = name in ("community_detection", "normalize_embeddings", "paraphrase_mining_embeddings")
+        getattr(fastattn.util, name)(rows, *([] if alone else second))
+
+
 CALLS: dict[str, Callable[..., Any]] = {
+    "util": run_util,
     "Encoder": run_encoder,
     "SentenceTransformer": run_sentence_transformer,
     "CrossEncoder": run_cross_encoder,
     **{name: of_head(name) for name in fastattn.__all__ if name.startswith("Encoder") and name not in ("Encoder", "EncoderConfig")},
 }
 # What computes nothing with NumPy, or has its own tests in this file.
-ELSEWHERE = {"EncoderConfig", "FallbackWarning", "accelerate", "restore", "reference", *ops()}
+ELSEWHERE = {
+    "Calls",
+    "EncoderConfig",
+    "FallbackWarning",
+    "SimilarityFunction",
+    "accelerate",
+    "calls",
+    "quantize_embeddings",
+    "restore",
+}
+ELSEWHERE |= {"reference", *ops()}
 
 
 @pytest.mark.parametrize("name", sorted(set(fastattn.__all__) - ELSEWHERE))

@@ -186,12 +186,6 @@ def test_arguments_of_a_transformer(folder: Path, model: SentenceTransformer, mo
             Transformer(folder, **wrong)  # type: ignore[arg-type]
 
 
-def test_lowercasing_that_cannot_be_turned_off(scorer_folder: Path, folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"do_lower_case must be True: the steps in tokenizer\.json lowercase"):
-        CrossEncoder(scorer_folder, tokenizer_kwargs={"do_lower_case": False})
-    SentenceTransformer(folder, tokenizer_kwargs={"do_lower_case": False})
-
-
 def test_nothing_to_save_or_to_quantise(model: SentenceTransformer) -> None:
     model.save(None)
     for precision in ("float32", "int8", "ubinary"):

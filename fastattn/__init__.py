@@ -1,5 +1,8 @@
 """fastattn: a transformer encoder for the CPU whose hot loops are Numba kernels."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 from fastattn import reference, util
 from fastattn.config import EncoderConfig
 from fastattn.encoder.encoder import Encoder
@@ -51,6 +54,15 @@ __all__ = [
     "softmax",
     "util",
 ]
+
+
+if not TYPE_CHECKING:  # A type checker would take every name for one of the package.
+
+    def __getattr__(name: str) -> object:
+        """Import ``fastattn.integrations`` and ``fastattn.modules`` on their first use."""
+        if name in ("integrations", "modules"):
+            return importlib.import_module(f"fastattn.{name}")
+        raise AttributeError(f"module 'fastattn' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

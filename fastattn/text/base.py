@@ -31,6 +31,7 @@ from fastattn.text.inputs import items_of
 from fastattn.text.model_folder import ModelSettings, read_model_settings, read_modules_of, write_model_folder
 from fastattn.text.modules import Module, Transformer
 from fastattn.text.older_names import OlderTextModelNames
+from fastattn.text.overrides import PackedCalls
 from fastattn.text.pipeline import Counts, Pipeline
 from fastattn.text.prompts import given_prompts, resolve_prompt
 from fastattn.tokenizer.settings import STEPS
@@ -39,7 +40,7 @@ from fastattn.tokenizer.tokenizer import Tokenizer
 __all__ = ["TextModel"]
 
 
-class TextModel(OlderTextModelNames):
+class TextModel(OlderTextModelNames, PackedCalls):
     """Text model: a Transformer, and the modules that follow it.
 
     Parameters

@@ -67,9 +67,9 @@ def similarity_pairwise(first: ArrayLike, second: ArrayLike, name: Similarity = 
     Parameters
     ----------
     first : float, (B, C) or (C,)
-        Embeddings.
+        Embeddings; a single row is compared to each row of `second`.
     second : float, (B, C) or (C,)
-        Embeddings.
+        Embeddings; a single row is compared to each row of `first`.
     name : {"cosine", "dot", "euclidean", "manhattan"}
         The last two are negative distances.
 
@@ -88,7 +88,9 @@ def similarity_pairwise(first: ArrayLike, second: ArrayLike, name: Similarity = 
     a, b = as_float(first), as_float(second)
     _check(a, b, name)
     if a.shape != b.shape:
-        raise ValueError(f"embeddings must have the same shape, got {a.shape} and {b.shape}")
+        if 1 not in (a.size // max(a.shape[-1], 1), b.size // max(b.shape[-1], 1)):
+            raise ValueError(f"embeddings must have the same shape, or one of them one row, got {a.shape} and {b.shape}")
+        a, b = np.broadcast_arrays(a, b)
     check_large(12 * a.size, "similarities of rows of shape {}, with temporary arrays,", a.shape)
     if name in ("euclidean", "manhattan"):
         return _negative_distance(a - b, name)

@@ -8,25 +8,15 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from fastattn.runtime.memory import check_large
+from fastattn.tokenizer.batch_encoding import BatchEncoding
 from fastattn.tokenizer.inputs import LONGEST, check_ids, check_inputs, check_unicode, longest_first
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-__all__ = ["BatchEncoding", "TokenizerCalls"]
+__all__ = ["TokenizerCalls"]
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-
-
-class BatchEncoding(dict[str, Any]):
-    """Result of a tokenizer call: a dict whose keys are attributes too."""
-
-    def __getattr__(self, name: str) -> Any:
-        """Return the value of a key."""
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
 
 
 class TokenizerCalls:
@@ -174,7 +164,7 @@ class TokenizerCalls:
             names.append("offset_mapping")
         if padding not in (False, "do_not_pad"):
             self._pad(columns, limit if padding == "max_length" else max(map(len, columns["input_ids"]), default=0))
-        result = BatchEncoding({name: columns[name] for name in names})
+        result = BatchEncoding({name: columns[name] for name in names}, columns["words"])
         if return_tensors is not None:
             for name in names:
                 if len(set(map(len, result[name]))) > 1:
@@ -185,7 +175,7 @@ class TokenizerCalls:
 
                     result[name] = torch.from_numpy(result[name])
         elif single:
-            result = BatchEncoding({name: rows[0] for name, rows in result.items()})
+            result = BatchEncoding({name: rows[0] for name, rows in result.items()}, columns["words"])
         return result
 
     def encode(self, text: str, text_pair: str | None = None, add_special_tokens: bool = True, **kwargs: Any) -> list[int]:
@@ -336,7 +326,8 @@ class TokenizerCalls:
 
     def _columns(self, inputs: list[Any], add_special_tokens: bool, limit: int | None) -> dict[str, list[Any]]:
         """Return all columns that a call may return, as lists."""
-        columns: dict[str, list[Any]] = {"input_ids": [], "token_type_ids": [], "attention_mask": [], "offset_mapping": []}
+        names = ("input_ids", "token_type_ids", "attention_mask", "offset_mapping", "words")
+        columns: dict[str, list[Any]] = {name: [] for name in names}
         for item in inputs:
             pair = not isinstance(item, str)
             parts = [self.backend_tokenizer.encode(text, add_special_tokens=False) for text in (item if pair else [item])]
@@ -352,6 +343,7 @@ class TokenizerCalls:
             columns["input_ids"].append(list(whole.ids))
             columns["token_type_ids"].append(list(whole.type_ids))
             columns["attention_mask"].append([1] * len(whole.ids))
+            columns["words"].append(list(whole.word_ids))
             # Offsets before `post_process`, which would trim them a second time.
             offsets = [span for part in parts for span in part.offsets]
             if add_special_tokens:
@@ -365,6 +357,6 @@ class TokenizerCalls:
         return columns
 
     def _pad(self, columns: dict[str, list[Any]], width: int) -> None:
-        padding = {"input_ids": self.pad_token_id or 0, "token_type_ids": 0, "attention_mask": 0, "offset_mapping": (0, 0)}
+        padding: dict[str, Any] = {"input_ids": self.pad_token_id or 0, "offset_mapping": (0, 0), "words": None}
         for name, rows in columns.items():
-            columns[name] = [row + [padding[name]] * (width - len(row)) for row in rows]
+            columns[name] = [row + [padding.get(name, 0)] * (width - len(row)) for row in rows]

@@ -53,6 +53,14 @@ def test_import_is_lean_and_silent() -> None:
     assert not set(HEAVY) & set(loaded)
 
 
+def test_every_listed_name_is_there() -> None:
+    """`modules` and `integrations` are imported on their first use."""
+    code = (
+        "import fastattn, sys; loaded = 'fastattn.integrations' in sys.modules; [getattr(fastattn, name) for name in dir(fastattn)]"
+    )
+    assert run(f"{code}; print(loaded, fastattn.modules.Normalize.__name__)").split() == ["False", "Normalize"]
+
+
 def test_import_compiles_nothing(tmp_path: Path) -> None:
     count = """
 from numba import njit

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastattn import SentenceTransformer
+from fastattn import CrossEncoder, SentenceTransformer
 from fastattn.checkpoint.folder import CheckpointError
 from fastattn.text import pipeline
 from fastattn.text.modules import Dense, Dropout, LayerNorm, Module, Normalize, Pooling, Transformer
@@ -53,6 +53,22 @@ def test_saved_for_sentence_transformers(model: SentenceTransformer, tmp_path: P
     theirs = peer.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     assert theirs.max_seq_length == model.max_seq_length
     np.testing.assert_allclose(theirs.encode(TEXTS, prompt="a "), model.encode(TEXTS, prompt="a "), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["forward", "__call__", "preprocess"])
+@pytest.mark.parametrize("base", [SentenceTransformer, CrossEncoder, Module, Pooling])
+def test_an_override_that_would_not_be_called(base: Any, name: str) -> None:
+    with pytest.warns(UserWarning, match=rf"Own\.{name} is not called by encode and predict, which pack texts") as caught:
+        type("Own", (base,), {name: lambda self, features: features, "__module__": __name__})
+    assert caught[0].filename == __file__
+    type("Own", (base,), {"encode": lambda self, inputs: inputs})
+
+
+def test_a_replaced_forward_would_not_be_called(tmp_path: Path) -> None:
+    model = SentenceTransformer(write_model(tmp_path, pooling("mean")))
+    for part in (model, model[0], model[1]):
+        with pytest.warns(UserWarning, match=rf"{type(part).__name__}\.forward is not called by encode and predict"):
+            part.forward = lambda features: features  # type: ignore[attr-defined, method-assign]
 
 
 def test_built_by_hand(tmp_path: Path) -> None:

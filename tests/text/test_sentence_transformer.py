@@ -151,6 +151,10 @@ def test_similarity(folder: Path) -> None:
         np.testing.assert_allclose(model.similarity_pairwise(a, b), np.diag(expected), rtol=1e-5, atol=1e-6)
         assert model.similarity(a[0], b).shape == (1, 3)
         assert model.similarity_pairwise(a[0], b[0]).shape == ()
+        for one, many in ((a[0], b), (a[:1], b), (b, a[0])):
+            row, rows = (one, many) if one.size < many.size else (many, one)
+            each = np.stack([model.similarity_pairwise(row.reshape(-1), other) for other in rows])
+            np.testing.assert_allclose(model.similarity_pairwise(one, many), each, rtol=1e-6)
         with pytest.raises(ValueError, match=r"\(3, 7\) and \(3, 6\)"):
             model.similarity(a, b[:, :6])
     with pytest.raises(ValueError, match=r"similarity_fn_name must be one of cosine, .* got 'maxsim'"):

@@ -82,6 +82,11 @@ def test_as_transformers(tokenizer: Tokenizer, folder: Path) -> None:
             assert dict(tokenizer(inputs, **options)) == expected, (inputs, options)
     expected = theirs(PAIRS[0][0], PAIRS[0][1], return_offsets_mapping=True)
     assert dict(tokenizer(PAIRS[0][0], PAIRS[0][1], return_offsets_mapping=True)) == dict(expected)
+    for options in ({}, {"padding": True}, {"padding": "max_length", "truncation": True, "max_length": 6, "return_tensors": "np"}):
+        ours, expected = tokenizer([*PAIRS, ("a", "b c")], **options), theirs([*PAIRS, ("a", "b c")], **options)
+        for i in range(len(PAIRS) + 1):
+            assert ours.word_ids(i) == expected.word_ids(i), options
+    assert tokenizer("hello world").word_ids() == theirs("hello world").word_ids()
     tensors = tokenizer(ODD, padding=True, truncation=True, max_length=32, return_tensors="pt")
     for name, tensor in theirs(ODD, padding=True, truncation=True, max_length=32, return_tensors="pt").items():
         assert tensor.equal(tensors[name])
@@ -285,6 +290,17 @@ def test_special_tokens_in_a_file_of_their_own(tmp_path: Path) -> None:
     found = load_tokenizer(tmp_path)
     assert (found.pad_token, found.cls_token, found.sep_token) == ("<mask>", "<s>", None)
     assert json.loads((tmp_path / "special_tokens_map.json").read_text())
+
+
+def test_words_of_tokens(tokenizer: Tokenizer) -> None:
+    found = tokenizer(["hello unbelievable", "a"], padding=True, return_tensors="np").to("cpu")
+    words = found.word_ids(0)
+    assert len(words) == found.input_ids.shape[1] == len(found.word_ids(1))
+    assert words[0] is words[-1] is None and sorted(set(words[1:-1])) == [0, 1]
+    assert found.word_ids(1)[:3] == [None, 0, None] and set(found.word_ids(1)[3:]) <= {None}
+    assert "words" not in found
+    with pytest.raises(ValueError, match="device must be None or \"cpu\", got 'cuda'"):
+        found.to("cuda")
 
 
 def test_a_text_of_a_pair_is_left_out(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from fastattn.checkpoint.folder import CheckpointError, read_json
 from fastattn.checkpoint.weights import Tensors
 from fastattn.runtime.files import write_file, write_json
 from fastattn.runtime.rounding import rounding
+from fastattn.text.overrides import PackedCalls
 
 Array = NDArray[np.float32]
 Features = dict[str, Any]
@@ -21,7 +22,7 @@ Features = dict[str, Any]
 TOKENS, SENTENCE, SCORES = "token_embeddings", "sentence_embedding", "scores"
 
 
-class Module:
+class Module(PackedCalls):
     """Step of a model: reads a named array and writes a named array.
 
     An array holds the rows of all texts: (N, C) for their N tokens, or (B, C) for the B texts.

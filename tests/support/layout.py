@@ -92,7 +92,7 @@ def public_names(module: ast.Module) -> list[str]:
 
 
 def imports(modules: dict[str, ast.Module]) -> Iterator[Import]:
-    """Yield every import, also inside functions; names of the package's modules lack ``fastattn.``."""
+    """Yield every import, also inside functions and for types, which are local; names of the package's modules lack ``fastattn.``."""
 
     def inside(dotted: str) -> str:
         return dotted.removeprefix("fastattn").removeprefix(".") or "__init__"
@@ -100,9 +100,9 @@ def imports(modules: dict[str, ast.Module]) -> Iterator[Import]:
     for source, module in modules.items():
         local = {
             id(node)
-            for function in ast.walk(module)
-            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-            for node in ast.walk(function)
+            for outer in ast.walk(module)
+            if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef) or is_for_types(outer)
+            for node in ast.walk(outer)
         }
         for node in ast.walk(module):
             if isinstance(node, ast.Import):
@@ -116,6 +116,11 @@ def imports(modules: dict[str, ast.Module]) -> Iterator[Import]:
             for dotted in dict.fromkeys(targets):
                 ours = dotted.partition(".")[0] == "fastattn"
                 yield Import(source, node.lineno, inside(dotted) if ours else dotted, id(node) in local)
+
+
+def is_for_types(node: ast.AST) -> bool:
+    """Tell whether a statement is ``if TYPE_CHECKING``, whose imports are not run."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def place(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import sys
@@ -16,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.runtime.rounding import rounding
-from fastattn.runtime.threads import starts_greenlets
+from fastattn.runtime.threads import JIT, starts_greenlets
 from fastattn.text.batches import LONG, TextBatch, characters, groups, joined, pack, tokenize
 from fastattn.text.modules import Module, Normalize, Pooling, Transformer
 from fastattn.text.modules.module import SENTENCE, TOKENS, token_names
 
 __all__ = ["Batches", "Counts", "Pipeline"]
+
+logger = logging.getLogger(__name__)
 
 # Texts per slice: a slice is tokenised while the previous slice is computed.
 _SLICE = 1024
@@ -146,6 +149,8 @@ class Pipeline:
         skips = prompt_tokens > 0
         if skips in self._loaded:
             return
+        if not JIT:
+            logger.warning("NUMBA_DISABLE_JIT is set: the kernels run as plain Python, which takes minutes for one text")
         one = TextBatch(np.zeros(1, np.int64), np.zeros(1, np.int32), None, np.array([0, 1]), 0)
         run: Callable[[TextBatch, int], object] = self.features if skips or self._mode is None else self.embed
         run(one, prompt_tokens)

@@ -92,7 +92,7 @@ def public_names(module: ast.Module) -> list[str]:
 
 
 def imports(modules: dict[str, ast.Module]) -> Iterator[Import]:
-    """Yield every import, also inside functions and for types, which are local; names of the package's modules lack ``fastattn.``."""
+    """Yield every import; one inside a function or for types is local.  Names of the package's modules lack ``fastattn.``."""
 
     def inside(dotted: str) -> str:
         return dotted.removeprefix("fastattn").removeprefix(".") or "__init__"

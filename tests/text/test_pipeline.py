@@ -16,6 +16,7 @@ from fastattn.text import pipeline
 from fastattn.text.pipeline import Pipeline
 from soak._child import ROOT
 from tests.support.embedding import TEXTS, ids_of
+from tests.support.models import write_sentence_model
 
 pytestmark = pytest.mark.jit
 
@@ -193,3 +194,13 @@ def test_kernels_are_loaded_before_the_bar_starts(
         model.encode("a cat", prompt=prompt)
     count = f"{len(ids_of((prompt or '') + 'a cat'))} tokens"
     assert happened == ["1 tokens", "bar", count, "bar", count]
+
+
+def test_kernels_without_compilation_are_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = SentenceTransformer(write_sentence_model(tmp_path / "model"))
+    monkeypatch.setattr(pipeline, "JIT", False)
+    for _ in range(2):
+        model.encode("the cat")
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["NUMBA_DISABLE_JIT is set"]

@@ -22,8 +22,7 @@ def test_padding_sees_the_tokens(kind: str) -> None:
     real, rng = MASKS[kind], np.random.default_rng(1)
     encoder, shape = Encoder(CONFIG, 5), real.shape
     ids, types = rng.integers(0, V, shape), rng.integers(0, 2, shape)
-    whole = np.full(len(ids), T)
-    x = every_position.embed(encoder, ids.reshape(-1), whole, types.reshape(-1)).reshape(*shape, C)
+    x = encoder(ids, token_type_ids=types, return_hidden_states=True)[1][0]
     body = every_position.without_embeddings(encoder)
     placed = every_position.order(real)
     hidden, states, weights = every_position.encode(body, placed.rows(x), placed, hidden_states=True, attention=True)

@@ -32,7 +32,7 @@ def _advice(folder: Path, settings: TokenizerSettings) -> str:
         if (folder / file).exists():
             return (
                 f"{file} is not read here: with transformers and sentencepiece installed, "
-                f"AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes tokenizer.json"
+                f"AutoTokenizer.from_pretrained(folder).backend_tokenizer.save(folder + '/tokenizer.json') writes this file alone"
             )
     if (folder / "vocab.txt").exists():
         return (

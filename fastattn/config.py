@@ -181,6 +181,8 @@ class EncoderConfig:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
         if self.positions not in (*get_args(Positions), None):
             raise ValueError(f'positions must be "learned", "sinusoidal", "rotary" or None, got {self.positions!r}')
+        if self.padding_idx is not None and self.positions != "learned":
+            raise ValueError(f"padding_idx {self.padding_idx} acts on learned positions only: positions is {self.positions!r}")
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(f"rotary positions need heads of an even size, got {self.head_dim} channels a head")
         if self.relative_buckets % 2 or self.relative_buckets == 2:

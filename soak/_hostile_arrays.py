@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import fastattn
 from fastattn import Encoder, EncoderConfig
+from fastattn.config import ACTIVATIONS
 from soak._hostile_case import Case
 
 Array = NDArray[Any]
@@ -125,7 +126,7 @@ def op_arguments(rng: random.Random) -> tuple[str, dict[str, Any], dict[str, Any
         arrays = {"x": values(rng, (*lead, k), dtype), "weight": values(rng, (n, k), dtype)}
         if rng.random() < 0.5:
             arrays["bias"] = values(rng, (n,), dtype)
-        return op, arrays, {"activation": rng.choice((None, "gelu", "gelu_tanh", "relu", "silu"))}
+        return op, arrays, {"activation": rng.choice((None, *ACTIVATIONS))}
     if op == "rotary_embedding":
         return op, {
             "x": values(rng, (*lead, m, 2 * k), dtype),

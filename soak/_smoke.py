@@ -22,6 +22,7 @@ import numpy as np
 import fastattn
 from fastattn.cli.cases import Sizes, cases
 from fastattn.cli.info import facts
+from fastattn.config import ACTIVATIONS
 
 ROOT = Path(sys.argv[1])
 
@@ -37,7 +38,7 @@ def ops() -> None:
         for dtype in (np.float32, np.float64):
             case.bound(functools.partial(check, case.op), dtype)()
     x, weight, bias = normal(37, 50), normal(29, 50), normal(29)
-    for activation in (None, "gelu", "gelu_tanh", "relu", "silu"):
+    for activation in (None, *ACTIVATIONS):
         check("linear", x, weight, bias, activation=activation)
 
 

@@ -87,7 +87,8 @@ def without_embeddings(encoder: Encoder) -> Encoder:
     packed, config, none = encoder._packed, encoder.config, np.empty(0, np.float32)
     positions = None if config.positions == "learned" else config.positions
     body = copy.copy(encoder)
-    body.config = dataclasses.replace(config, vocab_size=None, type_vocab_size=0, embedding_dim=None, positions=positions)
+    absent: dict[str, Any] = {"vocab_size": None, "type_vocab_size": 0, "embedding_dim": None, "padding_idx": None}
+    body.config = dataclasses.replace(config, positions=positions, **absent)
     sizes = packed.outside()._replace(embed=config.hidden_dim, embed_norm=-1, embed_norm_bias=-1, project=-1, project_bias=-1)
     body._packed = packed._replace(sizes=np.array(sizes, np.int64), tokens=none, positions=none, token_types=none)
     body._tables = Tables(body.config, none, packed.relative)

@@ -75,7 +75,7 @@ class Tables:
         `tokens`: the table of token embeddings, flat.
         """
         config = self._config
-        if config.padding_idx is None or config.positions != "learned" or not (padding := ids == config.padding_idx).any():
+        if config.padding_idx is None or not (padding := ids == config.padding_idx).any():
             return None
         counted = np.cumsum(~padding)
         before = np.concatenate([[0], counted])[offsets[:-1]]

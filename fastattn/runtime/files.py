@@ -104,11 +104,9 @@ def check_space(path: Path, size: int) -> None:
         )
 
 
-def lfs_pointer(content: Path | bytes) -> bool:
-    """Tell whether a file, given by its path or its content, is a Git LFS pointer instead of the file itself."""
-    if isinstance(content, bytes):
-        return content.startswith(_POINTER)
-    with content.open("rb") as file:
+def lfs_pointer(path: Path) -> bool:
+    """Tell whether a file is a Git LFS pointer instead of the file itself."""
+    with path.open("rb") as file:
         return file.read(len(_POINTER)) == _POINTER
 
 

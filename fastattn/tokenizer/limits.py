@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastattn.checkpoint.folder import CheckpointError
-from fastattn.runtime.files import lfs_pointer
 from fastattn.tokenizer.faults import sound
 
 if TYPE_CHECKING:
@@ -45,8 +44,6 @@ def read_backend(path: Path) -> Backend:
     from tokenizers import Tokenizer as Backend
 
     raw = path.read_bytes()
-    if lfs_pointer(raw):
-        raise CheckpointError(f"{path}: is a Git LFS pointer, not the file: run `git lfs pull` in its folder")
     try:
         text = raw.decode()
         content = json.loads(text, object_pairs_hook=_without_repeats)

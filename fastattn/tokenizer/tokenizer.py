@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.checkpoint.folder import CheckpointError, own_file, read_object
+from fastattn.checkpoint.folder import CheckpointError, own_file, read_object, whole_file
 from fastattn.runtime.files import write_file, write_json
 from fastattn.tokenizer.calls import TokenizerCalls
 from fastattn.tokenizer.classes import ANY
@@ -336,7 +336,7 @@ def load_tokenizer(folder: Path, *, do_lower_case: bool = False, given: Mapping[
     given = dict(given or {})
     settings = read_settings(folder, given)
     path = folder / "tokenizer.json"
-    backend = read_backend(own_file(path)) if path.is_file() else build_backend(folder, settings)
+    backend = read_backend(whole_file(path)) if path.is_file() else build_backend(folder, settings)
     truncation, padding = backend.truncation or {}, backend.padding or {}
     if "pad_token" in padding and "pad_token" not in settings.kind.special_tokens:
         settings.special.setdefault("pad_token", AddedToken(padding["pad_token"], special=True))

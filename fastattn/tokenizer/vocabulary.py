@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastattn.checkpoint.folder import CheckpointError, own_file
-from fastattn.runtime.files import lfs_pointer
+from fastattn.checkpoint.folder import CheckpointError, whole_file
 from fastattn.tokenizer.faults import sound
 from fastattn.tokenizer.settings import TokenizerSettings
 
@@ -21,9 +20,9 @@ _SENTENCE_PIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 def build_backend(folder: Path, settings: TokenizerSettings) -> Backend:
     """Return the tokenizer that transformers' class makes of the vocabulary; FileNotFoundError if the class has none here."""
     if settings.kind.model == "WordPiece" and (folder / "vocab.txt").exists():
-        return _word_piece(_readable(folder / "vocab.txt"), settings)
+        return _word_piece(whole_file(folder / "vocab.txt"), settings)
     if settings.kind.model == "BPE" and (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return _byte_pairs(_readable(folder / "vocab.json"), _readable(folder / "merges.txt"), settings)
+        return _byte_pairs(whole_file(folder / "vocab.json"), whole_file(folder / "merges.txt"), settings)
     raise FileNotFoundError(f"{folder / 'tokenizer.json'}: no such file; {_advice(folder, settings)}")
 
 
@@ -33,7 +32,7 @@ def _advice(folder: Path, settings: TokenizerSettings) -> str:
         if (folder / file).exists():
             return (
                 f"{file} is not read here: with transformers and sentencepiece installed, "
-                f"AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes tokenizer.json"
+                f"AutoTokenizer.from_pretrained(folder).backend_tokenizer.save(folder + '/tokenizer.json') writes this file alone"
             )
     if (folder / "vocab.txt").exists():
         return (
@@ -46,14 +45,6 @@ def _advice(folder: Path, settings: TokenizerSettings) -> str:
             'RoBERTa, write {"tokenizer_class": "RobertaTokenizer"} into tokenizer_config.json'
         )
     return "nor a vocabulary (vocab.txt; vocab.json and merges.txt): copy the tokenizer's files from the model's source"
-
-
-def _readable(path: Path) -> Path:
-    if not own_file(path).is_file():
-        raise FileNotFoundError(f"{path}: not a file")
-    if lfs_pointer(path):
-        raise CheckpointError(f"{path}: is a Git LFS pointer, not the file: run `git lfs pull` in its folder")
-    return path
 
 
 def _word_piece(path: Path, settings: TokenizerSettings) -> Backend:

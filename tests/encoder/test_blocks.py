@@ -253,6 +253,7 @@ def test_flop_counts_what_is_on() -> None:
         ({"relative_buckets": 33}, "relative_buckets"),
         ({"relative_buckets": 32, "relative_max_distance": 8}, "relative_max_distance must be greater than the 8"),
         ({"gated": 1}, "gated must be True or False, got 1"),
+        ({"padding_idx": 1}, "padding_idx 1 acts on learned positions only: positions is None"),
         ({"window": 2**62}, f"window must be at most {2**62 - 1}, got {2**62}"),
         ({"max_positions": 10**400}, "max_positions must be at most"),
         ({"relative_buckets": 32, "relative_max_distance": 10**400}, "relative_max_distance must be at most"),

@@ -44,6 +44,7 @@ def cases(draw: Any) -> Case:
         positions=positions,
         vocab_size=draw(st.sampled_from([1, 9, None])),
         max_positions=40,
+        padding_idx=draw(st.sampled_from([None, 0, 2])) if positions == "learned" else None,
         type_vocab_size=draw(st.sampled_from([0, 1, 2])),
         is_causal=draw(st.booleans()),
         embedding_dim=draw(st.sampled_from([None, 1, 6, 33])),
@@ -77,6 +78,7 @@ def close(ours: Any, truth: Any) -> None:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @example(Case(EncoderConfig(1, 3, 3, 5, 1e-12, vocab_size=9), False, (3, 2)))
+@example(Case(EncoderConfig(2, 2, 16, 5, 1e-12, vocab_size=2, padding_idx=1, positions="learned"), False, (9, 0, 7)))
 @given(case=cases())
 def test_every_way_into_every_configuration(case: Case) -> None:
     config, parameters, (b, t) = case.config, parameters_for(case), (len(case.lengths), max(case.lengths))

@@ -167,6 +167,11 @@ def test_commands_are_those_of_the_command_line() -> None:
     assert set().union(*map(pages.commands, PAGES.values())) == pages.command_line()
 
 
+def test_every_test_of_a_promise_has_a_row() -> None:
+    found = {f"tests/promises/{path.name}" for path in (ROOT / "tests/promises").glob("test_*.py")}
+    assert found and found <= set(pages.paths(PAGES["promises.md"]))
+
+
 @pytest.mark.parametrize("path", sorted(set().union(*map(pages.paths, PAGES.values()))))
 def test_paths_exist(path: str) -> None:
     # The template of an op is on the page alone.

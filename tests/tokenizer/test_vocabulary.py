@@ -29,7 +29,7 @@ class PanicException(BaseException):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"spiece.model": "x"}, "spiece\\.model is not read here: with transformers and sentencepiece installed"),
+        ({"spiece.model": "x"}, "spiece\\.model is not read here: with transformers and sentencepiece .*writes this file alone"),
         ({"vocab.txt": "[UNK]\n"}, 'AlbertTokenizer, the tokenizer\'s class, does not read it.*"tokenizer_class": "BertTokenizer"'),
         ({"vocab.json": "{}", "merges.txt": ""}, 'does not read them.*"tokenizer_class": "RobertaTokenizer"'),
         ({"vocab.json": "{}"}, r"nor a vocabulary .* copy the tokenizer's files from the model's source"),
@@ -80,8 +80,7 @@ def test_a_pointer_of_git_lfs(name: str, tmp_path: Path) -> None:
     kind = {"vocab.txt": "BertTokenizer, bert, vocab.txt", "merges.txt": "RobertaTokenizer, roberta, vocab.json"}
     write_folder(tmp_path, f"{kind.get(name, 'BertTokenizer, bert, bert')}: nothing")
     (tmp_path / name).write_text(POINTER)
-    assert lfs_pointer(tmp_path / name) and lfs_pointer(POINTER.encode())
-    assert not lfs_pointer(b"version 1") and not lfs_pointer(tmp_path / "config.json")
+    assert lfs_pointer(tmp_path / name) and not lfs_pointer(tmp_path / "config.json")
     with pytest.raises(CheckpointError, match=rf"{name}: is a Git LFS pointer, not the file: run `git lfs pull`"):
         load_tokenizer(tmp_path)
 

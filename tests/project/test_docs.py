@@ -174,5 +174,4 @@ def test_every_test_of_a_promise_has_a_row() -> None:
 
 @pytest.mark.parametrize("path", sorted(set().union(*map(pages.paths, PAGES.values()))))
 def test_paths_exist(path: str) -> None:
-    # The template of an op is on the page alone.
-    assert (ROOT / path).exists() or path == "fastattn/kernels/ops/relu.py"
+    assert (ROOT / path).exists()

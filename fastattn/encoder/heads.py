@@ -19,7 +19,6 @@ from fastattn.encoder.padding import pack, unpack
 from fastattn.encoder.torch_names import TorchNames
 from fastattn.kernels.ops.layer_norm import layer_norm
 from fastattn.runtime.memory import check_large
-from fastattn.runtime.rounding import rounding
 
 __all__ = [
     "EncoderForMaskedLM",
@@ -49,7 +48,6 @@ class _Step:
         widths = self.width * (1 if self._norm is None else 2) + (0 if first else self.inputs)
         return 4 * rows * int(widths)
 
-    @rounding()
     def __call__(self, x: Array) -> Array:
         """Map the rows of x (M, C_in)."""
         out = self._linear(x)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastattn.kernels.ops._arrays import panels, writable
 from fastattn.kernels.ops.linear import pack_linear, packed_product
+from fastattn.runtime.rounding import rounding
 
 Array = NDArray[Any]
 
@@ -19,7 +20,8 @@ class PackedLinear:
     def __init__(self, weight: Array, bias: Array | None = None, activation: str | None = None) -> None:
         self.outputs, self.inputs = weight.shape
         self._activation = activation
-        self._weight, self._bias = pack_linear(weight, bias, np.float32)
+        with rounding():
+            self._weight, self._bias = pack_linear(weight, bias, np.float32)
 
     @classmethod
     def of_panels(cls, weight: Array, bias: Array, inputs: int, outputs: int, activation: str | None = None) -> PackedLinear:

@@ -27,7 +27,6 @@ def check_heads(query: Array, key: Array, softcap: float | None, value: Array | 
         raise ValueError(f"softcap must be positive, got {softcap}")
 
 
-@rounding()
 def additive(mask: Any, dtype: np.dtype[Any], lead: tuple[int, ...], scores: tuple[int, ...]) -> tuple[Any, ...]:
     """Return a MaskTensor, as a plain tuple: an additive array that is not broadcast; distance 0 along axes where it repeats.
 
@@ -47,6 +46,9 @@ def additive(mask: Any, dtype: np.dtype[Any], lead: tuple[int, ...], scores: tup
         array = np.where(array, dtype.type(0), dtype.type(-np.inf))
     elif array.dtype.type not in (np.float16, np.float32, np.float64):
         raise TypeError(f"attn_mask must be bool (True takes part) or a float array to add, got {array.dtype}")
+    elif array.dtype != dtype:
+        with rounding():
+            array = array.astype(dtype)
     array = array.reshape((1,) * (max(3, len(scores)) - array.ndim) + array.shape)
     heads = array.shape[-3:]
     if array.size and math.prod(array.shape[:-3]) != 1:

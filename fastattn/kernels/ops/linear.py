@@ -28,7 +28,6 @@ from fastattn.kernels.vector.simd import atomic_next, tile_width
 from fastattn.kernels.vector.target import TILE_BYTES
 from fastattn.kernels.vector.tile import panel_product
 from fastattn.runtime.memory import check_large
-from fastattn.runtime.rounding import rounding
 
 # Rows of a task: few enough that their products stay in the second-level cache, a multiple of the tile's.
 ROW_BLOCK = 112
@@ -37,7 +36,6 @@ ROW_BLOCK = 112
 SUM_BLOCK = 256
 
 
-@rounding()
 def pack_weight(weight: Array, out: Array) -> None:
     """Write weight (C_out, C_in) to `out` in panels (ceil(C_out / W), C_in, W), W the tile's columns; zeros behind the last."""
     n, k = weight.shape
@@ -120,8 +118,7 @@ def pack_linear(weight: Array, bias: Array | None, dtype: Any) -> tuple[Array, A
     count, width = panels(n, dtype)
     packed, padded = aligned_empty(count * k * width, dtype), aligned_empty(count * width, dtype)
     pack_weight(weight, packed)
-    with rounding():
-        padded[:n] = 0 if bias is None else bias
+    padded[:n] = 0 if bias is None else bias
     padded[n:] = 0
     return packed, padded
 

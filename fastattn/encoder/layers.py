@@ -121,7 +121,7 @@ def forward_with_dropout(config: EncoderConfig, packed: Packed, batch: Batch, rn
         kept = rng.random(x.shape, np.float32) >= config.dropout
         return np.asarray(x * kept / np.float32(1 - config.dropout), np.float32)
 
-    return _layers(config, packed, embed(config, packed, batch), attend, drop)
+    return _layers(config, packed, _embed(config, packed, outside, batch), attend, drop)
 
 
 @rounding()
@@ -137,9 +137,8 @@ def forward_with_mask(config: EncoderConfig, packed: Packed, x: Array, attn_mask
     return _layers(config, packed, np.ascontiguousarray(x).reshape(b * t, c), attend).reshape(b, t, c)
 
 
-def embed(config: EncoderConfig, packed: Packed, batch: Batch) -> Array:
+def _embed(config: EncoderConfig, packed: Packed, outside: _Outside, batch: Batch) -> Array:
     """Return the input of the first layer (N, C)."""
-    outside = _outside(config, packed)
     offsets, types, n, e = batch.offsets, batch.types, int(batch.offsets[-1]), config.input_dim
     x = packed.tokens.reshape(-1, e)[batch.ids] if batch.ids.size else batch.input_embeds.reshape(n, e).copy()
     if batch.positions.size:

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keybert.backend import BaseEmbedder
 
-from fastattn.text.sentence_transformer import SentenceTransformer
+from fastattn.integrations.backend import ModelBackend
 
 __all__ = ["Backend"]
 
 
-class Backend(BaseEmbedder):
+class Backend(ModelBackend, BaseEmbedder):
     """Embeds with a fastattn model."""
-
-    def __init__(self, model: SentenceTransformer, encode_kwargs: dict[str, Any]) -> None:
-        super().__init__()
-        self.embedding_model = model
-        self.encode_kwargs = encode_kwargs
-
-    def embed(self, documents: list[str], verbose: bool = False) -> Any:
-        """Embed documents or words."""
-        return self.embedding_model.encode(documents, **{"show_progress_bar": verbose, **self.encode_kwargs})

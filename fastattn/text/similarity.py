@@ -13,7 +13,7 @@ from fastattn.runtime.memory import check_large
 from fastattn.runtime.rounding import rounding
 from fastattn.text.compatibility import as_tensors, is_tensor
 
-__all__ = ["SIMILARITIES", "ModelSimilarity", "as_float", "similarity", "similarity_pairwise"]
+__all__ = ["SIMILARITIES", "ModelSimilarity", "as_float", "check_widths", "similarity", "similarity_pairwise"]
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 SIMILARITIES: tuple[str, ...] = get_args(Similarity)
@@ -118,6 +118,11 @@ def as_float(embeddings: Any) -> NDArray[np.float32]:
 def _check(a: NDArray[np.float32], b: NDArray[np.float32], name: str) -> None:
     if name not in SIMILARITIES:
         raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {name!r}")
+    check_widths(a, b)
+
+
+def check_widths(a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
+    """Raise a ValueError unless both are embeddings, of one width."""
     if a.ndim not in (1, 2) or b.ndim not in (1, 2) or a.shape[-1] != b.shape[-1]:
         raise ValueError(f"embeddings must be (C,) or (B, C) of one width, got {a.shape} and {b.shape}")
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastattn.encoder.pooling import normalize
 from fastattn.kernels.ops.linear import linear
 from fastattn.text.compatibility import as_tensors, is_tensor
-from fastattn.text.similarity import as_float, similarity, similarity_pairwise
+from fastattn.text.similarity import as_float, check_widths, similarity, similarity_pairwise
 
 __all__ = [
     "SimilarityFunction",
@@ -280,8 +280,7 @@ def _rows(embeddings: Any) -> NDArray[np.float32]:
 
 def _products(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return ``a b^T``: the same bits however the rows are split into calls."""
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"embeddings must be (C,) or (B, C) of one width, got {a.shape} and {b.shape}")
+    check_widths(a, b)
     return np.asarray(linear(a, b)) if a.size and b.size else np.zeros((len(a), len(b)), np.float32)
 
 

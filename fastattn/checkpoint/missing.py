@@ -10,9 +10,11 @@ from fastattn.checkpoint.folder import CheckpointError
 from fastattn.checkpoint.pickles import refusal
 from fastattn.checkpoint.weights import weight_files
 
-__all__ = ["check_folder", "faults", "model_type"]
+__all__ = ["SENTENCE_PIECE", "check_folder", "faults", "model_type"]
 
-_VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+# Vocabularies of SentencePiece, which are not read.
+SENTENCE_PIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+_VOCABULARIES = ("vocab.txt", "vocab.json", *SENTENCE_PIECE)
 # The most folders in which other places of a file are looked for.
 _MOST_FOLDERS = 50
 

@@ -42,7 +42,7 @@ def embed(
     prompt: Annotated[
         str | None, typer.Option(help="What is put before each text.", show_default="the model's for documents", metavar="TEXT")
     ] = None,
-    prompt_name: Annotated[str | None, typer.Option(help="The name of a prompt of the model.", metavar="NAME")] = None,
+    prompt_name: options.PromptName = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Bring each vector to unit length.")] = False,
     truncate_dim: Annotated[int | None, typer.Option(help="Keep the first channels only.", min=1)] = None,
     precision: Annotated[str, typer.Option(help="float32, int8, uint8, binary or ubinary.", metavar="TYPE")] = "float32",

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from fastattn.text.sentence_transformer import SentenceTransformer
 
-__all__ = ["Column", "Encoding", "Format", "Model", "Paragraphs", "check_argument", "load"]
+__all__ = ["Column", "Encoding", "Format", "Model", "Paragraphs", "PromptName", "check_argument", "load"]
 
 Model = Annotated[
     str | None,
@@ -33,6 +33,7 @@ Format = Annotated[
 ]
 Encoding = Annotated[str, typer.Option(help="The character encoding of the file.", metavar="NAME")]
 Paragraphs = Annotated[bool, typer.Option("--paragraphs", help="Texts are separated by blank lines, not by line ends.")]
+PromptName = Annotated[str | None, typer.Option(help="The name of a prompt of the model.", metavar="NAME")]
 
 
 def check_argument(name: str, text: str | None) -> None:

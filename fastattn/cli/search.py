@@ -41,7 +41,7 @@ def search(
     prompt: Annotated[
         str | None, typer.Option(help="What is put before each query.", show_default="the model's for queries", metavar="TEXT")
     ] = None,
-    prompt_name: Annotated[str | None, typer.Option(help="The name of a prompt of the model.", metavar="NAME")] = None,
+    prompt_name: options.PromptName = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line, with the whole row of a text.")] = False,
 ) -> None:
     """Find the texts nearest in meaning to each QUERY.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastattn.checkpoint.folder import CheckpointError, whole_file
+from fastattn.checkpoint.missing import SENTENCE_PIECE
 from fastattn.tokenizer.faults import sound
 from fastattn.tokenizer.settings import TokenizerSettings
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 __all__ = ["build_backend"]
-
-_SENTENCE_PIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 
 
 def build_backend(folder: Path, settings: TokenizerSettings) -> Backend:
@@ -28,7 +27,7 @@ def build_backend(folder: Path, settings: TokenizerSettings) -> Backend:
 
 def _advice(folder: Path, settings: TokenizerSettings) -> str:
     name = settings.kind.name
-    for file in _SENTENCE_PIECE:
+    for file in SENTENCE_PIECE:
         if (folder / file).exists():
             return (
                 f"{file} is not read here: with transformers and sentencepiece installed, "

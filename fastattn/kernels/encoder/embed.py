@@ -69,7 +69,10 @@ def sum_tables(start, stop, e, batch, model, x):  # type: ignore[no-untyped-def]
 
 @kernel
 def embed_rows(start, stop, batch, sizes, model, scratch, iw, x):  # type: ignore[no-untyped-def]
-    """Embed packed tokens start .. stop - 1 into rows of x; scratch: room for FF_ROWS rows, and them prepared, where a projection follows."""
+    """Embed packed tokens start .. stop - 1 into rows of x.
+
+    scratch: where a projection follows, room for FF_ROWS rows, then for the same rows prepared.
+    """
     c, e = sizes.hidden, sizes.embed
     width = tile_width(x.data)
     projected = sizes.project >= 0

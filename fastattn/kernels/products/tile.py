@@ -1,7 +1,7 @@
 """The microkernel of a low precision: a tile of sums, its accumulators in registers while k runs.
 
-``sums[m, W] = A[m, K] B[K, W]``, W two vectors wide, of one chain of K.  A word of 4 bytes holds a step's numbers of a row of A.  Of
-int8 the sums are int32; of bfloat16 they are float32, k upwards, whatever m is.  All offsets and distances count words.
+``sums[m, W] = A[m, K] B[K, W]``, W two vectors wide, of one chain of K.  A word of 4 bytes holds a step's numbers of a row of A.
+Of int8 the sums are int32; of bfloat16 they are float32, k upwards, whatever m is.  All offsets and distances count words.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ static uint32_t to_bits(float x) {
 
 static float wide(uint32_t bfloat16) { return from_bits(bfloat16 << 16); }
 
-static float flushed(float x) { return fpclassify(x) == FP_SUBNORMAL ? copysignf(0, x) : x; }
+static float flushed(float x) { return to_bits(x) & 0x7f800000 ? x : from_bits(to_bits(x) & 0x80000000); }
 
 /* A fused multiply-add as VDPBF16PS and TDPBF16PS do it: denormals are zero before and after. */
 static float flushing_fma(float x, float y, float z) { return flushed(fmaf(flushed(x), flushed(y), flushed(z))); }
@@ -133,7 +133,7 @@ static int same(const struct tile *t, uint32_t got, uint32_t wanted, enum fill f
   return t->semantics == BFDOT ? isinf(x) == isinf(y) : got == wanted;
 }
 
-static int check(const struct tile *t, enum fill fill, int rows, int k, long *sums) {
+static int check(const struct tile *t, enum fill fill, int rows, int k, long *sums, int is_told) {
   int padded = (k + LINE / t->weight_bytes - 1) / (LINE / t->weight_bytes) * (LINE / t->weight_bytes);
   int row_words = padded * t->input_bytes / 4, lda = row_words + 5, wrong = 0;
   size_t a_bytes = (size_t)((rows - 1) * lda + row_words) * 4, out_bytes = (size_t)rows * (size_t)t->width * 4;
@@ -159,7 +159,7 @@ static int check(const struct tile *t, enum fill fill, int rows, int k, long *su
     unsigned char state[64];
     __asm__ volatile("sttilecfg %0" : "=m"(state));
     for (int i = 0; i < 64; i++) wrong |= state[i];
-    if (wrong) printf("%s: tile registers are in use after it\n", t->name);
+    if (wrong && !is_told) printf("%s: tile registers are in use after it\n", t->name);
   }
 #endif
   for (int i = 0; i < LINE; i++)
@@ -168,7 +168,7 @@ static int check(const struct tile *t, enum fill fill, int rows, int k, long *su
     for (int c = 0; c < t->width; c++, ++*sums) {
       uint32_t got, wanted = expected(t, i, c, k);
       memcpy(&got, out + (size_t)(i * t->width + c) * 4, 4);
-      if (!same(t, got, wanted, fill) && !wrong++)
+      if (!same(t, got, wanted, fill) && !wrong++ && !is_told)
         printf("%s: %d rows, k %d, fill %d: row %d column %d is %08x, not %08x\n", t->name, rows, k, fill, i, c, got, wanted);
     }
   return wrong;
@@ -186,7 +186,7 @@ int main(int count, char **arguments) {
     int here = 0;
     for (int rows = 1; rows <= tiles[n].rows; rows++)
       for (unsigned d = 0; d < sizeof depths / sizeof *depths; d++)
-        for (int fill = 0; fill < FILLS; fill++) here += check(&tiles[n], (enum fill)fill, rows, depths[d], &sums) != 0;
+        for (int fill = 0; fill < FILLS; fill++) here += check(&tiles[n], (enum fill)fill, rows, depths[d], &sums, here) != 0;
     printf("%s: %ld sums, %s\n", tiles[n].name, sums, here ? "WRONG" : "equal");
     fflush(stdout);
     wrong += here;

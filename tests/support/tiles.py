@@ -34,11 +34,10 @@ def machine_for(cpu: str) -> Any:
     llvm.Target.from_default_triple = lambda: target
     if cpu in AMX_CPUS:
         # Neither a CPU's name nor code that LLVM makes for it tells of AMX.
-        from fastattn.kernels.vector import target as chosen
-        from fastattn.runtime import amx
+        from fastattn.kernels.products import kinds
 
-        chosen.TARGET = chosen.TARGET._replace(extensions=chosen.TARGET.extensions | {"amx-int8", "amx-bf16"})
-        amx.amx_permitted = lambda: True
+        kinds.TARGET = kinds.TARGET._replace(extensions=kinds.TARGET.extensions | {"amx-int8", "amx-bf16"})
+        kinds.amx_permitted = lambda: True
     return target.create_target_machine(cpu=cpu, opt=3, reloc="pic")
 
 
@@ -72,9 +71,8 @@ def main() -> None:
     parser.add_argument("--every", action="store_true", help="also the kinds whose instructions the CPU lacks, as portable code")
     given = parser.parse_args()
     machine = machine_for(given.cpu)
-    from fastattn.kernels.products.kinds import KINDS, is_native
-
     from fastattn.kernels.products import tile
+    from fastattn.kernels.products.kinds import KINDS, is_native
 
     tile.TILE_ROWS = given.rows or tile.TILE_ROWS
     module, lines = ir.Module("tiles"), []

@@ -61,7 +61,7 @@ def _digest(config: EncoderConfig, parameters: Mapping[str, Array], tag: str) ->
     for name, array in sorted(parameters.items()):
         digest.update(repr((name, first.setdefault(id(array), name), array.dtype.str, array.shape)).encode())
         if first[id(array)] == name:
-            digest.update(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()[:20]
 
 

@@ -134,3 +134,14 @@ def test_not_a_number_stays_in_its_sequence(precision: Any) -> None:
     found = body(x)
     assert np.array_equal(found[[0, 2]], clean[[0, 2]])
     assert np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(precision: Any, value: float) -> None:
+    config = EncoderConfig(2, 2, 32, 40, vocab_size=V)
+    parameters = random_parameters(config, 0)
+    name = "layers.1.feed_forward.output.weight"
+    parameters[name][3, 5] = value
+    with pytest.raises(ValueError, match=f"^parameter {name} has NaN or infinite values, which {precision} cannot hold"):
+        Encoder(config, parameters=parameters, precision=precision)

@@ -72,7 +72,9 @@ def test_rows_of_zeros_huge_numbers_and_denormals() -> None:
     assert found.tobytes() == reference.linear_int8(x, weight, bias).tobytes()
     assert (found[0] == bias).all()
     assert np.isfinite(found[[0, 2, 4, 5]]).all()
-    assert_within(PackedLinear(weight, bias, precision="bfloat16")(x)[[0, 2, 4, 5]], bfloat16_product(x[[0, 2, 4, 5]], weight, bias))
+    assert_within(
+        PackedLinear(weight, bias, precision="bfloat16")(x)[[0, 2, 4, 5]], bfloat16_product(x[[0, 2, 4, 5]], weight, bias)
+    )
 
 
 @pytest.mark.parametrize("precision", ["int8", "bfloat16"])
@@ -105,7 +107,7 @@ def test_a_kind_is_chosen_by_name_or_refused() -> None:
     assert kinds.is_native(chosen("int8", "")), "without a request, a kind that the CPU has"
     with pytest.raises(ValueError, match=f"{VARIABLE}: int8 has the kinds vnni, .*, got 'dot'"):
         chosen("int8", "int8=dot")
-    with pytest.raises(ValueError, match=f'{VARIABLE} must be like "int8=i16,bfloat16=widen", got \'vnni\''):
+    with pytest.raises(ValueError, match=f"{VARIABLE} must be like \"int8=i16,bfloat16=widen\", got 'vnni'"):
         chosen("int8", "vnni")
 
 

@@ -16,6 +16,11 @@ from tests.support.cases import normal
 
 SMALL = EncoderConfig(3, 2, 32, 64, 0, vocab_size=50, positions="learned", max_positions=80)
 
+EVERY_OPTION = EncoderConfig(
+    3, 2, 16, 32, 0, vocab_size=9, positions="rotary", rotary_theta=50.0, local_rotary_theta=5.0, window=2, global_every=2,
+    gated=True, relative_buckets=8, relative_max_distance=16, is_causal=True, embedding_dim=6, norm_first=True, type_vocab_size=2,
+)  # fmt: skip
+
 
 def outlier(parameters: dict[str, NDArray[Any]], *norms: str, times: float = 50) -> dict[str, NDArray[Any]]:
     """Enlarge two channels of norms."""
@@ -44,6 +49,7 @@ def loss_of(config: EncoderConfig, parameters: dict[str, NDArray[Any]], plan: Ca
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @example(Case(EncoderConfig(1, 3, 3, 5, 1e-12, vocab_size=9), False, (3, 2)))
+@example(Case(EVERY_OPTION, False, ()))
 @given(case=cases())
 def test_every_configuration(case: Case) -> None:
     config, parameters = case.config, parameters_for(case)
@@ -56,12 +62,17 @@ def test_every_configuration(case: Case) -> None:
             assert (product.smooth > 0).all() and np.isfinite(product.smooth).all()
             assert kind in calibration._SMOOTHED or (product.smooth == 1).all()
     assert plan.loss <= calibration._BUDGET or not any(product.int8 for layer in plan.layers for product in layer.values())
-    # The same sequences through the reference's own encoder and int8 product: every option of the configuration has arrived.
     rng = np.random.default_rng(0)
     vocabulary = config.vocab_size
     x = rng.standard_normal((4, 16, config.input_dim)) if vocabulary is None else rng.integers(0, vocabulary, (4, 16))
     if vocabulary is not None:
         x = parameters["embeddings.token.weight"][x]
+    # Every option of the configuration has arrived: the same sequences through the reference's own encoder.
+    options = {**config.reference_options(), "activation": calibration._FAST.get(config.activation, config.activation)}
+    truth = reference.encoder({name: w.astype(np.float64) for name, w in parameters.items()}, x.astype(np.float64), **options)
+    with np.errstate(all="ignore"):
+        ours = calibration._Trial(config, parameters).states[-1]
+    np.testing.assert_allclose(ours, truth, rtol=0, atol=1e-9 * (1 + np.abs(truth).max()))
     loss = loss_of(config, parameters, plan, x.astype(np.float32))
     # Equal hidden states, of a vocabulary of one token, have no spread to measure a loss against: nothing is in int8.
     if plan.loss <= calibration._BUDGET:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastattn import Encoder
-from tests.support.precision import LOW, assert_rounded
+from tests.support.rounded import LOW, assert_rounded
 from tests.support.tolerance import assert_matches_reference
 
 torch = pytest.importorskip("torch")

@@ -14,7 +14,7 @@ import fastattn  # noqa: E402
 from fastattn.encoder import slower  # noqa: E402
 from fastattn.kernels.products import kinds  # noqa: E402
 from tests.support.peer_models import CASES, batch, model  # noqa: E402
-from tests.support.precision import LOW, assert_rounded  # noqa: E402
+from tests.support.rounded import LOW, assert_rounded  # noqa: E402
 
 nn = torch.nn
 pytestmark = [pytest.mark.jit, pytest.mark.filterwarnings("error::fastattn.FallbackWarning")]

@@ -74,7 +74,7 @@ def test_pickles_of_other_versions_and_cpus(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("_precision", "_form"):
         del state[name]
     with pytest.raises(
-        ValueError, match="^pickled by another version, or on a CPU with other kinds of product: load the model from its folder$"
+        ValueError, match=r"^pickled by another version, or on a CPU with other kinds of product: load the model from its folder$"
     ):
         Encoder.__new__(Encoder).__setstate__(state)
     contents = pickle.dumps(plain), pickle.dumps(model)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig, Precision
-from fastattn.encoder.calibration import calibrate
+from fastattn.encoder.calibration import calibrate, check_finite
 from fastattn.encoder.tables import thetas
 from fastattn.kernels.encoder.layer import FF_ROWS, ff_stride
 from fastattn.kernels.ops._arrays import panels
@@ -182,6 +182,8 @@ def _stacked(weights: list[Array]) -> Array:
 def pack(config: EncoderConfig, parameters: Mapping[str, Array], precision: Precision = "float32") -> Packed:
     """Pack the parameters into arrays that share no memory with them, nor with a file that they are mapped from."""
     check_parameters(config, parameters)
+    if precision != "float32":
+        check_finite(parameters, precision)
     packer, c, f = _Packer(parameters), config.hidden_dim, config.ff_dim
     plan = calibrate(config, parameters) if precision == "int8" else None
     bases = thetas(config)
@@ -193,8 +195,8 @@ def pack(config: EncoderConfig, parameters: Mapping[str, Array], precision: Prec
         def linear(product: str, *names: str, layer: int = i) -> Linear:
             if plan is None:
                 return packer.linear(names, precision)
-            chosen = plan[layer][product]
-            return packer.linear(names, "int8" if chosen.quantized else KEPT, chosen.smooth)
+            chosen = plan.layers[layer][product]
+            return packer.linear(names, "int8" if chosen.int8 else KEPT, chosen.smooth)
 
         qkv = linear("qkv", *(f"{attention}.{name}" for name in ("query", "key", "value")))
         out = linear("out", f"{attention}.output")

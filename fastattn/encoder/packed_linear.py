@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn.config import Precision
 from fastattn.kernels.ops._arrays import panels, writable
 from fastattn.kernels.ops.linear import pack_linear, packed_product
 from fastattn.runtime.rounding import rounding
@@ -17,7 +18,13 @@ Array = NDArray[Any]
 class PackedLinear:
     """``activation(x weight^T + bias)`` with a weight (C_out, C_in) and a bias (C_out,), packed in panels."""
 
-    def __init__(self, weight: Array, bias: Array | None = None, activation: str | None = None) -> None:
+    def __init__(
+        self,
+        weight: Array,
+        bias: Array | None = None,
+        activation: str | None = None,
+        precision: Precision = "float32",
+    ) -> None:
         self.outputs, self.inputs = weight.shape
         self._activation = activation
         with rounding():

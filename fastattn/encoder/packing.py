@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.config import EncoderConfig
+from fastattn.config import EncoderConfig, Precision
 from fastattn.encoder.tables import thetas
 from fastattn.kernels.encoder.layer import ff_stride
 from fastattn.kernels.ops._arrays import aligned_empty, panels
@@ -85,7 +85,7 @@ class _Arena:
 
 
 @rounding()
-def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
+def pack(config: EncoderConfig, parameters: Mapping[str, Array], precision: Precision = "float32") -> Packed:
     """Pack the parameters into arrays that share no memory with them, nor with a file that they are mapped from."""
     check_parameters(config, parameters)
     matrices, vectors, c, f = _Arena(), _Arena(), config.hidden_dim, config.ff_dim

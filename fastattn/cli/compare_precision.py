@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from fastattn.checkpoint.folder import read_object
 from fastattn.checkpoint.hub import find_model
-from fastattn.cli import fidelity
+from fastattn.cli import fidelity, options
 from fastattn.cli.files import read_texts
 from fastattn.cli.terminal import counted, is_watched, output
+from fastattn.config import Precision
 from fastattn.encoder.encoder import Encoder
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
 
 Array = NDArray[Any]
 
-PRECISIONS = ("bfloat16", "int8")
 # Texts that are compared: the similarities of all pairs of a thousand are half a million.
 _MOST = 1000
 # Texts with the hidden states of every layer, and texts of the larger forward that is timed.
@@ -62,13 +62,15 @@ class _Found(NamedTuple):
     worst: list[tuple[str, str, str]]
 
 
-def compare_precision(precision: str, model: str | None, file: str | None, *, column: str | None = None, **reading: Any) -> None:
+def compare_precision(
+    precision: Precision, model: str | None, file: str | None, *, column: str | None = None, **reading: Any
+) -> None:
     """Compare a model in a precision with itself in float32, on the texts of a file, and print; arguments as in `read_texts`."""
     if file is None and (column or reading.get("kind") or reading.get("paragraphs")):
         raise ValueError("--column, --format and --paragraphs say how FILE is read: give a FILE")
     chosen = choose(standard_texts() if file is None else texts_of_file(file, column=column, **reading))
     is_scoring = is_cross_encoder(find_model(model))
-    plain, other = (_load(model, is_scoring, name) for name in ("float32", precision))
+    plain, other = _load(model, is_scoring, "float32"), _load(model, is_scoring, precision)
     name = "all-MiniLM-L6-v2" if model is None else Path(model).resolve().name
     output.print(f"{name} in {precision}, beside float32: {chosen.source}", style="bold", markup=False, soft_wrap=True)
     found = (_scores if is_scoring else _embeddings)(plain, other, precision, chosen)
@@ -87,15 +89,13 @@ def compare_precision(precision: str, model: str | None, file: str | None, *, co
     output.print(f"\n{said}", style="bold", markup=False)
 
 
-def checked_precision(precision: str | None) -> str:
+def checked_precision(precision: str | None) -> Precision:
     """Return a precision that can be compared with float32; ValueError for another."""
     if precision is None:
         raise ValueError("FILE and --model go with --precision: give --precision bfloat16 or int8")
     if precision == "float32":
         raise ValueError("--precision float32 would be compared with itself: give bfloat16 or int8")
-    if precision not in PRECISIONS:
-        raise ValueError(f"--precision must be bfloat16 or int8, which are compared with float32; got {precision!r}")
-    return precision
+    return options.precision_of(precision)
 
 
 def texts_of_file(name: str, **reading: Any) -> Chosen:
@@ -152,7 +152,7 @@ def is_cross_encoder(folder: Path) -> bool:
     return isinstance(names, list) and any(str(name).endswith("ForSequenceClassification") for name in names)
 
 
-def _load(model: str | None, is_scoring: bool, precision: str) -> Any:
+def _load(model: str | None, is_scoring: bool, precision: Precision) -> Any:
     from fastattn.text.cross_encoder import CrossEncoder
     from fastattn.text.sentence_transformer import SentenceTransformer
 

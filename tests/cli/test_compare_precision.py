@@ -172,7 +172,7 @@ BAD = {
     "no precision": ("{file}", "FILE and --model go with --precision: give --precision bfloat16 or int8"),
     "only a model": ("-m {model}", "FILE and --model go with --precision"),
     "float32": ("{file} --precision float32", "--precision float32 would be compared with itself: give bfloat16 or int8"),
-    "unknown precision": ("{file} --precision int4", "--precision must be bfloat16 or int8, .* got 'int4'"),
+    "unknown precision": ("{file} --precision int4", "--precision must be one of float32, bfloat16, int8, got 'int4'"),
     "a column without a file": ("--precision int8 --column text", "--column, --format and --paragraphs .*: give a FILE"),
     "file missing": ("{file}.txt --precision int8", r"texts\.txt\.txt: No such file"),
     "file empty": ("{empty} --precision int8", r"empty\.txt: 0 different texts: at least 3 are needed"),

@@ -16,6 +16,7 @@ from fastattn.encoder import forward, layers, packing
 from fastattn.encoder.arguments import IDS, PLAIN, checked_offsets, row_numbers
 from fastattn.encoder.padding import pack, unpack
 from fastattn.encoder.recorder import Recorder
+from fastattn.encoder.slower import warn_if_slower
 from fastattn.encoder.tables import Tables
 from fastattn.encoder.torch_names import TorchNames
 from fastattn.kernels.encoder.pool import POOLINGS
@@ -70,6 +71,7 @@ class Encoder(TorchNames):
         precision: Precision = "float32",
     ) -> None:
         self._precision = check_precision(precision)
+        warn_if_slower(precision)
         if parameters is None:
             parameters = random_parameters(config, seed)
         self.config = config

@@ -172,7 +172,7 @@ class TorchNames:
             name = dtype_name(dtype)
             method = {"float32": "float", "float16": "half", "bfloat16": "bfloat16"}.get(name, "")
             if not hasattr(self, method):
-                raise NotImplementedError(f"dtype {name} is not supported: the results of a {type(self).__name__} are float32")
+                raise NotImplementedError(f"dtype {name} is not supported: {type(self).__name__} gives float32")
             getattr(self, method)()
         return self
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fastattn.checkpoint.families import FAMILIES
 from fastattn.config import Precision, check_precision
+from fastattn.encoder.slower import warn_if_slower
 from fastattn.pytorch.fallback import FallbackNotices, FallbackWarning
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def accelerate(module: M, precision: Precision = "float32") -> M:
         raise ValueError(f"{type(module).__name__} must hold a module to accelerate, found {what}; supported: {_SUPPORTED}")
     for part, _ in found:
         check_dtypes(part, precision)
+    warn_if_slower(precision)
     notices = FallbackNotices()
     for part, kind in found:
         # One assignment, so no race: a call in another thread finds either the old forward or the new one.

@@ -1,0 +1,1 @@
+"""Products of the layers in each precision."""

@@ -21,6 +21,7 @@ from fastattn.cli.files import read_texts
 from fastattn.cli.terminal import counted, is_watched, output
 from fastattn.config import Precision
 from fastattn.encoder.encoder import Encoder
+from fastattn.kernels.records import PRECISIONS, Layer
 
 __all__ = [
     "Chosen",
@@ -29,6 +30,7 @@ __all__ = [
     "compare_precision",
     "interleaved",
     "is_cross_encoder",
+    "kept_products",
     "standard_texts",
     "weight_bytes",
 ]
@@ -42,6 +44,8 @@ _LAYER_TEXTS, _BATCH = 64, 32
 # Queries and documents whose every pair a cross-encoder scores.
 _QUERIES, _DOCUMENTS = 10, 30
 _FEWEST, _WORST = 3, 3
+# A layer's products, as its record names them.
+_PRODUCTS = {"qkv": "query, key and value", "out": "attention output", "up": "feed-forward input", "down": "feed-forward output"}
 # Each precision of a comparison runs this long before its time counts, and then at least so often and so long.
 _WARM_SECONDS, _RUNS, _SECONDS = 0.5, 5, 1.0
 
@@ -190,8 +194,8 @@ def _embeddings(plain: Any, other: Any, precision: str, chosen: Chosen) -> _Foun
 def _check_finite(results: Array, precision: str, places: list[str]) -> None:
     finite = np.isfinite(results).all(axis=1)
     if not finite.all():
-        place, count = places[int(np.argmin(finite))], counted(int((~finite).sum()), "text")
-        raise ValueError(f"{place}: NaN or infinity in {precision}, here and in all of {count}: nothing to compare")
+        count = counted(int((~finite).sum()), "text")
+        raise ValueError(f"NaN or infinity in {precision} for {count}, first at {places[int(np.argmin(finite))]}: nothing to compare")
 
 
 def _scores(plain: Any, other: Any, precision: str, chosen: Chosen) -> _Found:
@@ -262,8 +266,15 @@ def weight_bytes(encoder: Encoder) -> int:
     return sum(array.nbytes for array in encoder._packed if isinstance(array, np.ndarray))
 
 
+def kept_products(layer: Layer, precision: Precision) -> dict[str, str]:
+    """Return the products of a layer that are not in the encoder's precision, and theirs."""
+    names = {number: name for name, number in PRECISIONS.items()}
+    found = {product: names[getattr(layer, f"{product}_precision")] for product in _PRODUCTS}
+    return {product: name for product, name in found.items() if name != precision}
+
+
 def _print_layers(plain: Any, other: Any, texts: list[str]) -> None:
-    """Print the error of each layer's hidden states, and its products that are not quantised."""
+    """Print the error of each layer's hidden states, and its products that are not in the precision."""
     encoders = [x._pipeline.transformer.encoder for x in (plain, other)]
 
     def hidden(text: str) -> tuple[Array, Array]:
@@ -273,6 +284,13 @@ def _print_layers(plain: Any, other: Any, texts: list[str]) -> None:
         return states[0], states[1]
 
     found = fidelity.layer_errors(hidden(text) for text in _spaced(texts, _LAYER_TEXTS))
-    output.print(f"\n{'layer':<8} {'error':>9} {'cosine':>9}", style="bold")
+    packed, precision = encoders[1]._packed, encoders[1].precision
+    kept = [kept_products(packed.layer(i), precision) for i in range(len(found) - 1)]
+    output.print(f"\n{'layer':<8} {'error':>9} {'cosine':>9}   {'kept' if any(kept) else ''}".rstrip(), style="bold")
     for i, (error, cosine) in enumerate(found):
-        output.print(f"{i or 'input':<8} {error:9.5f} {cosine:9.5f}", soft_wrap=True)
+        products = ", ".join(kept[i - 1]) if i else ""
+        output.print(f"{i or 'input':<8} {error:9.5f} {cosine:9.5f}   {products}".rstrip(), soft_wrap=True)
+    if any(kept):
+        inside = sorted({name for products in kept for name in products.values()})
+        meanings = "; ".join(f"{product}: {meaning}" for product, meaning in _PRODUCTS.items() if any(product in x for x in kept))
+        output.print(f"kept in {' or '.join(inside)}, because {precision} is too coarse for them: {meanings}", style="dim")

@@ -9,8 +9,9 @@ import pytest
 
 from fastattn import CrossEncoder, SentenceTransformer
 from fastattn.cli import compare_precision, fidelity
-from fastattn.cli.compare_precision import Chosen, choose, interleaved, is_cross_encoder, standard_texts, weight_bytes
+from fastattn.cli.compare_precision import Chosen, choose, interleaved, is_cross_encoder, kept_products, standard_texts, weight_bytes
 from fastattn.encoder.encoder import Encoder
+from fastattn.kernels.records import PRECISIONS
 from tests.support.command_line import run
 from tests.support.models import LAYERS, WORDS, C, bert_tensors, write_bert, write_json, write_tokenizer
 
@@ -83,6 +84,23 @@ def test_layers(model: str, file: str) -> None:
     assert names == ("input", *(str(i + 1) for i in range(LAYERS)))
     errors, cosines = zip(*map(numbers, rows), strict=True)
     assert 0 < errors[1] < 0.2 and 0.98 < cosines[1] < 1
+
+
+def test_kept_products(model: str, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def layer(**precisions: str) -> Any:
+        numbers = {f"{product}_precision": PRECISIONS["int8"] for product in ("qkv", "out", "up", "down")}
+        numbers |= {f"{product}_precision": PRECISIONS[name] for product, name in precisions.items()}
+        return Encoder.from_pretrained(model)._packed.layer(0)._replace(**numbers)
+
+    assert kept_products(layer(), "int8") == {}
+    assert kept_products(layer(down="float32", out="bfloat16"), "int8") == {"out": "bfloat16", "down": "float32"}
+    plan = iter([{}, {"out": "float32", "down": "float32"}])
+    monkeypatch.setattr(compare_precision, "kept_products", lambda *layer: next(plan))
+    stdout = run("compare", file, "--precision", "int8", "-m", model).stdout
+    assert re.search(r"^1 +\d\.\d+ +\d\.\d+$", stdout, re.MULTILINE)
+    assert re.search(r"^2 +\d\.\d+ +\d\.\d+   out, down$", stdout, re.MULTILINE)
+    said = "kept in float32, because int8 is too coarse for them: out: attention output; down: feed-forward output"
+    assert said in " ".join(stdout.split())
 
 
 def test_speed_is_the_median_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,4 +229,4 @@ def test_results_that_are_not_finite_are_refused(model: str, file: str, monkeypa
 
     monkeypatch.setattr(compare_precision, "_load", load)
     result = run("compare", file, "--precision", "int8", "-m", model, code=2)
-    assert "line 24: NaN or infinity in int8, here and in all of 2 texts: nothing to compare" in result.stderr
+    assert "NaN or infinity in int8 for 2 texts, first at line 24: nothing to compare" in result.stderr

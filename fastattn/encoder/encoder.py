@@ -349,7 +349,7 @@ class Encoder(TorchNames):
             types = row_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
         lengths = np.diff(offsets)
         longest = int(lengths.max(initial=0))
-        embedded = self._tables.around_padding(packed.tokens, ids, offsets)
+        embedded = self._tables.around_padding(packed.embeddings, ids, offsets)
         if embedded is None:
             positions = self._tables.positions(longest)
         else:

@@ -13,7 +13,7 @@ from fastattn.cli.attention import read_attention
 from fastattn.encoder import slower
 from fastattn.kernels.products import kinds
 from tests.support.command_line import LINES, run
-from tests.support.precision import LOW, assert_rounded
+from tests.support.rounded import LOW, assert_rounded
 
 pytestmark = pytest.mark.jit
 

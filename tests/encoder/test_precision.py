@@ -14,7 +14,7 @@ from fastattn.encoder import slower
 from fastattn.encoder.every_position import without_embeddings
 from fastattn.kernels.products import kinds
 from tests.support.golden_models import GOLDEN, golden
-from tests.support.precision import LOW, assert_rounded
+from tests.support.rounded import LOW, assert_rounded
 
 pytestmark = pytest.mark.jit
 

@@ -14,7 +14,7 @@ from fastattn.modules import Pooling, Transformer
 from tests.support.embedding import TEXTS
 from tests.support.models import C, write_json
 from tests.support.peer_cases import PAIRS, write_cross_encoder
-from tests.support.precision import LOW, assert_rounded
+from tests.support.rounded import LOW, assert_rounded
 
 pytestmark = pytest.mark.jit
 

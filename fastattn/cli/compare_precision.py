@@ -194,8 +194,8 @@ def _embeddings(plain: Any, other: Any, precision: str, chosen: Chosen) -> _Foun
 def _check_finite(results: Array, precision: str, places: list[str]) -> None:
     finite = np.isfinite(results).all(axis=1)
     if not finite.all():
-        count = counted(int((~finite).sum()), "text")
-        raise ValueError(f"NaN or infinity in {precision} for {count}, first at {places[int(np.argmin(finite))]}: nothing to compare")
+        count, first = counted(int((~finite).sum()), "text"), places[int(np.argmin(finite))]
+        raise ValueError(f"NaN or infinity in {precision} for {count}, first at {first}: nothing to compare")
 
 
 def _scores(plain: Any, other: Any, precision: str, chosen: Chosen) -> _Found:

@@ -9,7 +9,15 @@ import pytest
 
 from fastattn import CrossEncoder, SentenceTransformer
 from fastattn.cli import compare_precision, fidelity
-from fastattn.cli.compare_precision import Chosen, choose, interleaved, is_cross_encoder, kept_products, standard_texts, weight_bytes
+from fastattn.cli.compare_precision import (
+    Chosen,
+    choose,
+    interleaved,
+    is_cross_encoder,
+    kept_products,
+    standard_texts,
+    weight_bytes,
+)
 from fastattn.encoder.encoder import Encoder
 from fastattn.kernels.records import PRECISIONS
 from tests.support.command_line import run

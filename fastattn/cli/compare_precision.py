@@ -59,10 +59,10 @@ class Chosen(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Comparison of results: rows to print, the grade, and the worst, each with its number and its text."""
+    """Comparison of results: rows to print, the grade as of `fidelity.grade`, and the worst: number, place and text."""
 
     rows: list[tuple[str, str, str]]
-    grade: str
+    grade: tuple[str, str]
     worst: list[tuple[str, str, str]]
 
 

@@ -23,8 +23,11 @@ __all__ = [
 Array = NDArray[Any]
 Vector = NDArray[np.float64]
 
-# Least cosine, mean cosine and rank correlation of results that are close to float32's, and of those that need a trial.
-_LIMITS: dict[str, tuple[float, float, float]] = {"close": (0.995, 0.999, 0.999), "changed": (0.97, 0.99, 0.99)}
+# What results keep that are close to float32's, and what those keep that need a trial.
+_LIMITS = {
+    "close": {"rank correlation": 0.999, "least cosine": 0.995, "mean cosine": 0.999},
+    "changed": {"rank correlation": 0.99, "least cosine": 0.97, "mean cosine": 0.99},
+}
 _NEIGHBOURS = 10
 # Medians of a few runs differ by so much without a cause.
 _SLOWER = 0.95
@@ -93,23 +96,31 @@ def layer_errors(pairs: Iterable[tuple[Array, Array]]) -> list[LayerError]:
     return [LayerError(*map(float, row)) for row in zip(np.sqrt(wrong / np.maximum(whole, 1e-300)), cosine / tokens, strict=True)]
 
 
-def grade(order: float, cosine: Vector | None = None) -> str:
-    """Return "close", "changed" or "far": the strictest limits that the rank correlation and the cosines to float32 keep."""
-    for name, (least, mean, correlation) in _LIMITS.items():
-        if order >= correlation and (cosine is None or (cosine.min() >= least and cosine.mean() >= mean)):
-            return name
-    return "far"
+def grade(order: float, cosine: Vector | None = None) -> tuple[str, str]:
+    """Return "close", "changed" or "far", by rank correlation and cosines to float32, and what keeps it from a better grade."""
+    found = {"rank correlation": order}
+    if cosine is not None:
+        found |= {"least cosine": float(cosine.min()), "mean cosine": float(cosine.mean())}
+    why = ""
+    for name, limits in _LIMITS.items():
+        # NaN keeps no limit.
+        short = [f"{what} {value:.5f} < {limits[what]}" for what, value in found.items() if not value >= limits[what]]
+        if not short:
+            return name, why
+        why = ", ".join(short)
+    return "far", why
 
 
-def verdict(precision: str, how_close: str, speeds: Sequence[float], memory: float) -> str:
+def verdict(precision: str, graded: tuple[str, str], speeds: Sequence[float], memory: float) -> str:
     """Return the sentence that a person decides by; `speeds`, of one text and of many, and `memory` are ratios to float32."""
+    how_close, why = graded
     one, many = speeds
-    numbers = f"{one:.2f}x the speed of float32 for one text, {many:.2f}x for many, {memory:.2f}x the memory"
+    numbers = f"Speed {one:.2f}x for one text, {many:.2f}x for many; memory {memory:.2f}x."
     if how_close == "far":
         other = "try bfloat16, or " if precision == "int8" else ""
-        return f"{precision} changes the results on these texts too much: {other}stay with float32 ({numbers})"
+        return f"{precision} changes the results on these texts too much ({why}): {other}stay with float32. {numbers}"
     if many < _SLOWER:
-        return f"{precision} is slower than float32 on this CPU: it only saves memory ({numbers})"
+        return f"{precision} is slower than float32 on this CPU: it only saves memory. {numbers}"
     if how_close == "changed":
-        return f"{precision} changes some results on these texts: try it on your task first ({numbers})"
-    return f"{precision} gives nearly the results of float32 on these texts ({numbers})"
+        return f"{precision} changes some results on these texts ({why}): try it on your task first. {numbers}"
+    return f"{precision} gives nearly the results of float32 on these texts. {numbers}"

@@ -56,15 +56,14 @@ def _cpu_name() -> str:
 
 def _products(kind: kinds.Kind) -> str:
     """Return the kind of product of a precision, its instructions, and why it is that one."""
-    names = [other.name for other in kinds.KINDS if other.precision == kind.precision]
-    faster = names[: names.index(kind.name)]
+    others = [other.extension for other in kinds.KINDS if other.precision == kind.precision and other.extension]
     asked = os.environ.get(kinds.VARIABLE, "")
     if f"{kind.precision}=" in asked:
         why = f"{kinds.VARIABLE} is {asked!r}"
     elif kind.extension:
         why = f"the CPU has {kind.extension}"
     else:
-        why = f"the CPU lacks the instructions of {', '.join(faster)}"
+        why = f"the CPU has none of {', '.join(others)}"
     slower = kinds.slower(kind.precision)
     return f"{kind.name} ({kind.instructions}), because {why}" + (f"; slower than float32: {slower}" if slower else "")
 

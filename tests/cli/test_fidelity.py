@@ -68,37 +68,36 @@ def test_layer_errors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "cosine", "expected"),
+    ("order", "cosine", "expected", "why"),
     [
-        (0.9995, [0.996, 1], "changed"),  # mean 0.998
-        (0.9995, [0.996, 1, 1, 1, 1], "close"),
-        (0.9985, [0.996, 1, 1, 1, 1], "changed"),
-        (0.9995, [0.994, 1, 1, 1, 1, 1, 1], "changed"),
-        (0.98, [1, 1], "far"),
-        (0.9995, [0.9, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], "far"),
-        (0.9995, None, "close"),
-        (0.995, None, "changed"),
-        (0.5, None, "far"),
-        (float("nan"), None, "far"),
+        (0.9995, [0.996, 1], "changed", "mean cosine 0.99800 < 0.999"),
+        (0.9995, [0.996, 1, 1, 1, 1], "close", ""),
+        (0.9985, [0.996, 1, 1, 1, 1], "changed", "rank correlation 0.99850 < 0.999"),
+        (0.9995, [0.994, 1, 1, 1, 1, 1, 1], "changed", "least cosine 0.99400 < 0.995"),
+        (0.98, [1, 1], "far", "rank correlation 0.98000 < 0.99"),
+        (0.9995, [0.9, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], "far", "least cosine 0.90000 < 0.97"),
+        (0.98, [0.9, 1], "far", "rank correlation 0.98000 < 0.99, least cosine 0.90000 < 0.97, mean cosine 0.95000 < 0.99"),
+        (0.9995, None, "close", ""),
+        (0.995, None, "changed", "rank correlation 0.99500 < 0.999"),
+        (float("nan"), None, "far", "rank correlation nan < 0.99"),
     ],
 )
-def test_grade(order: float, cosine: list[float] | None, expected: str) -> None:
-    assert fidelity.grade(order, None if cosine is None else np.array(cosine)) == expected
+def test_grade(order: float, cosine: list[float] | None, expected: str, why: str) -> None:
+    assert fidelity.grade(order, None if cosine is None else np.array(cosine)) == (expected, why)
 
 
 @pytest.mark.parametrize(
     ("precision", "how_close", "speeds", "expected"),
     [
-        ("int8", "close", (1.5, 2.5), "int8 gives nearly the results of float32"),
-        ("int8", "changed", (1.5, 2.5), "int8 changes some results on these texts: try it"),
-        ("int8", "far", (1.5, 2.5), "too much: try bfloat16, or stay with float32"),
-        ("bfloat16", "far", (1.5, 2.5), "too much: stay with float32"),
-        ("bfloat16", "close", (1.5, 0.7), "bfloat16 is slower than float32 on this CPU: it only saves memory"),
-        ("bfloat16", "close", (0.7, 0.97), "bfloat16 gives nearly"),
-        ("int8", "far", (0.5, 0.5), "too much: try bfloat16"),
+        ("int8", "close", (1.5, 2.5), "int8 gives nearly the results of float32 on these texts."),
+        ("int8", "changed", (1.5, 2.5), "int8 changes some results on these texts (why): try it on your task first."),
+        ("int8", "far", (1.5, 2.5), "int8 changes the results on these texts too much (why): try bfloat16, or stay with float32."),
+        ("bfloat16", "far", (1.5, 2.5), "bfloat16 changes the results on these texts too much (why): stay with float32."),
+        ("bfloat16", "close", (1.5, 0.7), "bfloat16 is slower than float32 on this CPU: it only saves memory."),
+        ("bfloat16", "close", (0.7, 0.97), "bfloat16 gives nearly the results of float32 on these texts."),
+        ("int8", "far", (0.5, 0.5), "int8 changes the results on these texts too much (why): try bfloat16, or stay with float32."),
     ],
 )
 def test_verdict(precision: str, how_close: str, speeds: tuple[float, float], expected: str) -> None:
-    said = fidelity.verdict(precision, how_close, speeds, 0.25)
-    assert expected in said
-    assert f"{speeds[0]:.2f}x the speed of float32 for one text, {speeds[1]:.2f}x for many, 0.25x the memory" in said
+    numbers = f"Speed {speeds[0]:.2f}x for one text, {speeds[1]:.2f}x for many; memory 0.25x."
+    assert fidelity.verdict(precision, (how_close, "why"), speeds, 0.25) == f"{expected} {numbers}"

@@ -19,8 +19,7 @@ def test_kinds_of_product_and_what_decides_them(monkeypatch: pytest.MonkeyPatch)
     rows = dict(line.split(maxsplit=2)[0::2] for line in run("info").stdout.splitlines() if " products " in line)
     for kind in (kinds.INT8, kinds.BFLOAT16):
         said = rows[kind.precision]
-        assert said.startswith(f"{kind.name} ({kind.instructions}), because the CPU {'has' if kind.extension else 'lacks'} ")
-        assert kind.extension in said
+        assert said.startswith(f"{kind.name} ({kind.instructions}), because the CPU has {kind.extension or 'none of'}")
         slower = kinds.slower(kind.precision)
         assert said.endswith(f"; slower than float32: {slower}" if slower else said)
 

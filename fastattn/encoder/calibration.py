@@ -1,5 +1,7 @@
 """Stand-in until the calibration arrives."""
+
 from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 

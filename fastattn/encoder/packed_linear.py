@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from fastattn.encoder.packing import Packed
 from fastattn.kernels.ops._arrays import writable
 from fastattn.kernels.ops.linear import packed_product
 from fastattn.kernels.products.pack import pack_linear, panel_words
-from fastattn.kernels.records import PRECISIONS
 from fastattn.runtime.rounding import rounding
 
 Array = NDArray[Any]
@@ -36,7 +35,7 @@ class PackedLinear:
         """Return the map (outputs, inputs) at these offsets of an encoder's matrices and vectors."""
         self = cls.__new__(cls)
         self.outputs, self.inputs, self._activation = outputs, inputs, activation
-        self._precision = next(name for name, number in PRECISIONS.items() if number == precision)
+        self._precision = get_args(Precision)[precision]
         words = packed.matrices.view(np.float32)[at:]
         self._weight = words[: panel_words(outputs, inputs, self._precision)].view(packed.matrices.dtype)
         self._bias = packed.vectors[bias_at:]

@@ -16,7 +16,6 @@ import numpy as np
 
 from fastattn.kernels.compile.jit import inline, kernel
 
-
 # The number by which kernels know the precision of a product.
 PRECISIONS = {"float32": 0, "bfloat16": 1, "int8": 2}
 
@@ -32,8 +31,8 @@ class Matrix(NamedTuple):
 class Weight(NamedTuple):
     """A weight (N, K) in packed panels, and its bias: each an array and the offset of the first element.
 
-    `precision`: a number of PRECISIONS.  Below float32, `at` counts words of 4 bytes, whatever the dtype of `panels`; behind the bias
-    of an int8 weight are the scales and the sums of each chain, and the smoothing factors of the input.
+    `precision`: a number of PRECISIONS.  Below float32, `at` counts words of 4 bytes, whatever the dtype of `panels`; behind the
+    bias of an int8 weight are the scales and the sums of each chain, and the smoothing factors of the input.
     """
 
     panels: Any

@@ -14,8 +14,6 @@ Array = NDArray[Any]
 
 C, F, V, HEADS, LAYERS = 6, 10, 11, 3, 2
 OPTIONS: dict[str, Any] = {"num_layers": LAYERS, "num_heads": HEADS}
-PARTS = ("attention.query", "attention.key", "attention.value", "attention.output", "feed_forward.input", "feed_forward.output")
-PRODUCTS = [f"layers.{i}.{part}" for i in range(LAYERS) for part in PARTS]
 
 
 def parameters() -> dict[str, Array]:
@@ -142,82 +140,3 @@ class TestEncoder:
         truth = reference.encoder({name: a.astype(np.float64) for name, a in p.items()}, ids, **options)
         assert result.dtype == np.float32 and truth.dtype == np.float64
         assert 0 < np.abs(result - truth).max() < 1e-4
-
-
-class TestMixedPrecision:
-    """`linear` computes the products of the layers, and only those."""
-
-    def test_it_gets_each_product_once_in_order(self) -> None:
-        p, x = parameters(), f64(1, 5, C)
-        for i in range(LAYERS):
-            p |= {f"layers.{i}.feed_forward.gate.weight": f64(F, C, seed=9)}
-        p |= {"embeddings.projection.weight": f64(C, C)}
-        calls: list[tuple[str, str | None]] = []
-
-        def linear(name: str, x: Array, weight: Array, bias: Array | None, activation: str | None) -> Array:
-            calls.append((name, activation))
-            assert weight is p[f"{name}.weight"] and bias is p.get(f"{name}.bias")
-            return reference.linear(x, weight, bias, activation=activation)
-
-        ours = reference.encoder(p, x, **OPTIONS, linear=linear)
-        np.testing.assert_array_equal(ours, reference.encoder(p, x, **OPTIONS))
-        expected = []
-        for name in PRODUCTS:
-            expected += [(name.replace("input", "gate"), "gelu")] if name.endswith("input") else []
-            expected += [(name, None)]
-        assert calls == expected
-
-    @pytest.mark.parametrize("norm_first", [False, True])
-    def test_each_precision(self, norm_first: bool) -> None:
-        p, x = {name: a.astype(np.float32) for name, a in parameters().items()}, f64(1, 5, C).astype(np.float32)
-        options = {**OPTIONS, "norm_first": norm_first}
-        exact = reference.encoder(p, x, **options)
-        np.testing.assert_array_equal(reference.encoder(p, x, **options, linear=reference.mixed_linear("float32")), exact)
-        errors = []
-        for precision, op in (("bfloat16", reference.linear_bfloat16), ("int8", reference.linear_int8)):
-            ours = reference.encoder(p, x, **options, linear=reference.mixed_linear(precision))
-            by_hand = reference.encoder(p, x, **options, linear=lambda _, x, w, b, f, op=op: op(x, w, b, activation=f))
-            np.testing.assert_array_equal(ours, by_hand)
-            errors.append(np.abs(ours - exact).max())
-        assert 0 < errors[0] < 0.1 and 0 < errors[1] < 0.1
-
-    def test_a_plan_and_smoothing_by_name(self) -> None:
-        p, x = {name: a.astype(np.float32) for name, a in parameters().items()}, f64(1, 5, C).astype(np.float32)
-        name, smooth = "layers.1.feed_forward.output", np.exp(f64(F)).astype(np.float32)
-        used = []
-
-        def linear(here: str, x: Array, weight: Array, bias: Array | None, activation: str | None) -> Array:
-            ours = mixed(here, x, weight, bias, activation)
-            exact = reference.linear(x, weight, bias, activation=activation)
-            if here == name:
-                used.append(here)
-                np.testing.assert_array_equal(ours, reference.linear_int8(x, weight, bias, smooth=smooth))
-                assert (ours != reference.linear_int8(x, weight, bias)).any()
-            elif here == "layers.0.attention.key":
-                used.append(here)
-                np.testing.assert_array_equal(ours, reference.linear_bfloat16(x, weight, bias))
-            else:
-                np.testing.assert_array_equal(ours, exact)
-            return ours
-
-        mixed = reference.mixed_linear({name: "int8", "layers.0.attention.key": "bfloat16"}, {name: smooth})
-        reference.encoder(p, x, **OPTIONS, linear=linear)
-        assert used == ["layers.0.attention.key", name]
-        with pytest.raises(ValueError, match="got 'fp8'"):
-            reference.mixed_linear({name: "fp8"})
-        with pytest.raises(ValueError, match="got 'bf16'"):
-            reference.mixed_linear("bf16")
-
-    def test_attention_weights_are_those_of_its_queries_and_keys(self) -> None:
-        p, x = {name: a.astype(np.float32) for name, a in parameters().items()}, f64(1, 5, C).astype(np.float32)
-        linear = reference.mixed_linear("int8")
-        _, states, weights = reference.encoder(p, x, **OPTIONS, return_hidden_states=True, return_attention=True, linear=linear)
-        for i in range(LAYERS):
-            query, key = (
-                reference.linear_int8(
-                    states[i, 0], p[f"layers.{i}.attention.{name}.weight"], p[f"layers.{i}.attention.{name}.bias"]
-                )
-                for name in ("query", "key")
-            )
-            heads = (np.swapaxes(a.reshape(5, HEADS, C // HEADS), 0, 1) for a in (query, key))
-            np.testing.assert_array_equal(weights[i, 0], reference.attention_weights(*heads))

@@ -120,6 +120,13 @@ class TestQuantizeRows:
         assert levels.shape == (2, 1537)
         np.testing.assert_array_equal(levels[0, [0, 1, 511, 512, 1023, 1024, 1025, 1536]], [255, 0, 1, 255, 1, 0, 255, 255])
 
+    @pytest.mark.parametrize("inputs", [3, 512])
+    def test_zero_is_always_a_level(self, inputs: int) -> None:
+        x = np.linspace(200, 255, inputs, dtype=np.float32)[None]
+        for sign, expected in ((1, 0), (-1, 255)):
+            _, scale, zero = reference.quantize_rows(x * sign)
+            assert (scale.item(), zero.item()) == (1, expected)
+
     @pytest.mark.parametrize("bad", [NAN, INF, -INF])
     def test_a_chain_with_nan_or_inf(self, bad: float) -> None:
         x = normal(3, 1025)
@@ -158,6 +165,12 @@ class TestQuantizeWeight:
         assert not levels[2:].any()
         np.testing.assert_array_equal(scale, f32((1, 2), (2.0**-149, 0), (NAN, 0), (0, NAN)))
         np.testing.assert_array_equal(sums, [[2, -127], [127, 0], [0, 0], [0, 0]])
+
+    def test_scale_is_a_division(self) -> None:
+        maximum = np.arange(1, 4000, dtype=np.float32) / 16
+        scale = reference.quantize_weight(maximum[:, None])[1][:, 0]
+        same_bits(scale, (maximum.astype(np.float64) / 127).astype(np.float32))
+        assert (scale != maximum * np.float32(1 / 127)).any()
 
     def test_smoothing_divides(self) -> None:
         weight, smooth = normal(3, 600), np.exp(normal(600, seed=1))

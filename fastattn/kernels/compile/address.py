@@ -34,7 +34,7 @@ class AddressedKernel:
             self.dispatcher: Any = compile_cached(fn, _nrt=False)
 
     def address(self, kind: Any) -> Any:
-        """Return the address of the kernel for this type of the open argument (with the JIT off, the function), for this process."""
+        """Return the address of the kernel for this type of the open argument, in this process; with the JIT off, the function."""
         if not JIT:
             return self.py_func
         if kind not in self._addresses:

@@ -31,7 +31,11 @@ def ff_stride(f: int) -> int:
 def tail_scratch(c: int, f: int, precision: str) -> int:
     """Elements of scratch that `layer_tail` needs."""
     block = min(f, block_columns(precision))
-    return FF_ROWS * (2 * c + block + EDGES + TILE_BYTES // 4) + room_words(FF_ROWS, c, precision) + room_words(FF_ROWS, block, precision)
+    return (
+        FF_ROWS * (2 * c + block + EDGES + TILE_BYTES // 4)
+        + room_words(FF_ROWS, c, precision)
+        + room_words(FF_ROWS, block, precision)
+    )
 
 
 @kernel

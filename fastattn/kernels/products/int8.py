@@ -1,11 +1,9 @@
-"""Products in int8: rows quantised to unsigned bytes, each chain with a scale and a zero of its own, exact sums, their dequantisation.
+"""Products in int8: rows quantised to unsigned bytes, each chain with a scale and a zero of its own; exact sums.
 
 Definition: fastattn.reference.linear_int8.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
@@ -16,7 +14,19 @@ from fastattn.kernels.products.low import SUM_WORDS, Form, chain_products_of, ro
 from fastattn.kernels.products.tile import WIDTH, int8_tile
 from fastattn.kernels.records import PRECISIONS, Weight, matrix
 from fastattn.kernels.vector.narrow import load_whole, store_bytes, store_shorts, words
-from fastattn.kernels.vector.simd import fill, fma, lanes, load, load_part, maximum, reduce_add, reduce_max, store, store_part, where_less
+from fastattn.kernels.vector.simd import (
+    fill,
+    fma,
+    lanes,
+    load,
+    load_part,
+    maximum,
+    reduce_add,
+    reduce_max,
+    store,
+    store_part,
+    where_less,
+)
 
 # Products of a chain: a sum of so many is at most 512 * 255 * 127 < 2^24, exact as a float32 too.
 INT8_BLOCK = 512

@@ -26,9 +26,10 @@ _TABLE_ROWS = 4096
 
 def round_bfloat16(x: Array) -> Array:
     """Return the upper halves of float32 numbers, rounded to nearest even, as uint16."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    bits: Array = np.ascontiguousarray(x, np.float32).view(np.uint32)
     rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
-    return (np.where(np.isnan(x), bits | np.uint32(0x400000), rounded) >> np.uint32(16)).astype(np.uint16)
+    chosen: Array = np.where(np.isnan(x), bits | np.uint32(0x400000), rounded) >> np.uint32(16)
+    return chosen.astype(np.uint16)
 
 
 def quantize_weight(weight: Array, smooth: Array | None = None) -> tuple[Array, Array, Array]:
@@ -41,7 +42,7 @@ def quantize_weight(weight: Array, smooth: Array | None = None) -> tuple[Array, 
     starts = range(0, k, INT8_BLOCK)
     scales, sums = np.empty((len(starts), n), np.float32), np.empty((len(starts), n), np.float32)
     for chain, start in enumerate(starts):
-        part = np.asarray(weight[:, start : start + INT8_BLOCK], np.float32)
+        part: Array = np.asarray(weight[:, start : start + INT8_BLOCK], np.float32)
         if smooth is not None:
             part = part / smooth[start : start + INT8_BLOCK]
         scale = scales[chain] = np.abs(part).max(axis=1) / _LEVELS
@@ -77,7 +78,8 @@ def panel_words(n: int, k: int, precision: str) -> int:
     """Return the words of the panels of a weight (N, K)."""
     if precision == "float32":
         return -(-n // WIDTH) * WIDTH * k
-    return (int8 if precision == "int8" else bfloat16).FORM.panel_words(n, k)
+    form = int8.FORM if precision == "int8" else bfloat16.FORM
+    return form.panel_words(n, k)
 
 
 def room_words(rows: int, k: int, precision: str) -> int:
@@ -105,7 +107,7 @@ def pack_weight(weight: Array, out: Array) -> None:
 
 
 def pack_linear(weight: Array, bias: Array | None, dtype: Any, precision: str = "float32") -> tuple[Array, Array]:
-    """Return a weight (C_out, C_in) in panels, and the bias with what stands beside it: zeros up to a whole panel, or int8's vectors."""
+    """Return a weight (C_out, C_in) in panels, and its vector: the bias, zeros up to a whole panel, and what int8 has."""
     n, k = weight.shape
     if bias is None:
         bias = np.zeros(n, dtype)

@@ -1,7 +1,7 @@
 """The microkernel of a low precision: a tile of sums, its accumulators in registers while k runs.
 
-``sums[m, W] = A[m, K] B[K, W]``, W two vectors wide, of one chain of K.  A word of 4 bytes holds a step's numbers of a row of A.  Of
-int8 the sums are int32; of bfloat16 they are float32, k upwards, whatever m is.  All offsets and distances count words.
+``sums[m, W] = A[m, K] B[K, W]``, W two vectors wide, of one chain of K.  A word of 4 bytes holds a step's numbers of a row of A.
+Of int8 the sums are int32; of bfloat16 they are float32, k upwards, whatever m is.  All offsets and distances count words.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _column(builder: Any, kind: Kind, b_row: Any, j: int, part: int) -> Any:
     if kind.name == "i16":
         narrow = ir.VectorType(ir.IntType(8), 2 * _LANES)
         place = builder.gep(builder.bitcast(b_row, ir.IntType(8).as_pointer()), [I64(2 * j * _LANES)])
-        return builder.sext(load_vector(builder, place, narrow), ir.VectorType(ir.IntType(16), 2 * _LANES))
+        return builder.sext(load_vector(builder, place, narrow, align=1), ir.VectorType(ir.IntType(16), 2 * _LANES))
     column = load_vector(builder, builder.gep(b_row, [I64(j * _LANES)]), _WHOLE)
     return _widened(builder, column, part) if kind.name == "widen" else column
 

@@ -180,8 +180,8 @@ def pack(config: EncoderConfig, parameters: Mapping[str, Array], precision: Prec
         def linear(product: str, *names: str, layer: int = i) -> Linear:
             if plan is None:
                 return packer.linear(names, precision)
-            chosen = plan[layer][product]
-            return packer.linear(names, "int8" if chosen.quantized else KEPT, chosen.smooth)
+            chosen = plan.layers[layer][product]
+            return packer.linear(names, "int8" if chosen.int8 else KEPT, chosen.smooth)
 
         qkv = linear("qkv", *(f"{attention}.{name}" for name in ("query", "key", "value")))
         out = linear("out", f"{attention}.output")

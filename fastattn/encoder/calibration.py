@@ -193,11 +193,12 @@ def _plan(trial: _Trial) -> tuple[Set[_Key], float]:
         return set(), loss
     losses = trial.losses()
     order = sorted(losses, key=lambda key: -losses[key] / sum(matrix.size for matrix in trial.matrices[key]))
-    count, most = 0, _BUDGET
+    rest = [sum(losses[key] for key in order[count:]) for count in range(len(order) + 1)]
+    count = 0
     while not loss <= _BUDGET and count < len(order):
-        # The sum is an estimate: errors add up on their way through the layers.
-        enough = next(n for n in range(len(order) + 1) if sum(losses[key] for key in order[n:]) <= most)
-        count, most = max(count + 1, enough), most / 4
+        # The sum of the losses is no more than proportional to the loss of all: errors grow or fade in the layers behind.
+        most = rest[count] * _BUDGET / loss
+        count = max(count + 1, next((n for n, losses_left in enumerate(rest) if losses_left <= most), len(order)))
         loss = trial.loss(set(order[:count]))
     return set(order[:count]), loss
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig, Precision
-from fastattn.encoder.calibration import calibrate
+from fastattn.encoder.calibration import calibrate, check_finite
 from fastattn.encoder.tables import thetas
 from fastattn.kernels.encoder.layer import FF_ROWS, ff_stride
 from fastattn.kernels.ops._arrays import panels
@@ -169,6 +169,8 @@ def _stacked(weights: list[Array]) -> Array:
 def pack(config: EncoderConfig, parameters: Mapping[str, Array], precision: Precision = "float32") -> Packed:
     """Pack the parameters into arrays that share no memory with them, nor with a file that they are mapped from."""
     check_parameters(config, parameters)
+    if precision != "float32":
+        check_finite(parameters, precision)
     packer, c, f = _Packer(parameters), config.hidden_dim, config.ff_dim
     plan = calibrate(config, parameters) if precision == "int8" else None
     bases = thetas(config)

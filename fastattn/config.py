@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 __all__ = ["EncoderConfig"]
 
@@ -16,6 +16,9 @@ Activation = Literal[
 ]  # fmt: skip
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 Positions = Literal["learned", "sinusoidal", "rotary"]
+# Of the arithmetic in the products of the layers; an encoder's is fixed when it is made.
+Precision = Literal["float32", "bfloat16", "int8"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 # Minimum of each integer field.
 _WHOLE = {
     "num_layers": 1,
@@ -259,3 +262,10 @@ def _float(value: Any) -> float:
         return float(value) if isinstance(value, Real) else math.nan
     except OverflowError:
         return math.inf
+
+
+def check_precision(precision: Any, name: str = "precision") -> Precision:
+    """Return the precision that an argument called `name` has; ValueError if there is no such precision."""
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise ValueError(f"{name} must be one of {', '.join(PRECISIONS)}, got {precision!r:.50}")
+    return cast(Precision, precision)

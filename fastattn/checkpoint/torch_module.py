@@ -8,15 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.checkpoint.torch_errors import Unsupported
-from fastattn.config import EncoderConfig
+from fastattn.config import EncoderConfig, Precision
 
 __all__ = ["read_module"]
 
 _SUPPORTED = "an encoder of transformers, torch.nn.TransformerEncoder or TransformerEncoderLayer, or a model that holds one"
 
 
-def read_module(module: Any) -> tuple[EncoderConfig, dict[str, NDArray[np.float32]]]:
-    """Return the configuration and float32 copies of the parameters of the only encoder that a torch module is or holds."""
+def read_module(module: Any, precision: Precision = "float32") -> tuple[EncoderConfig, dict[str, NDArray[np.float32]]]:
+    """Return the configuration and float32 copies of the parameters of the only encoder that a torch module is or holds.
+
+    ValueError for float64 parameters of an encoder in another precision than float32.
+    """
     try:
         import torch
     except ImportError as error:
@@ -25,6 +28,10 @@ def read_module(module: Any) -> tuple[EncoderConfig, dict[str, NDArray[np.float3
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}; supported: {_SUPPORTED}")
 
     def copied(name: str, tensor: Any) -> NDArray[np.float32]:
+        if tensor.dtype is torch.float64 and precision != "float32":
+            raise ValueError(
+                f'precision must be "float32" for float64 weights, got {precision!r}: {name} is float64; call float() on the module'
+            )
         # A copy: a view would keep the tensor alive.
         return np.array(tensor.detach().to("cpu", torch.float32).numpy())
 

@@ -133,6 +133,7 @@ def attention(
     layer: Annotated[int | None, typer.Option(help="Show this layer, from 0; without it the mean of all.")] = None,
     head: Annotated[int | None, typer.Option(help="Show this head, from 0; without it the mean of all.")] = None,
     model: options.Model = None,
+    precision: options.Precision = "float32",
 ) -> None:
     """Draw which tokens of TEXT attend to which.
 
@@ -145,7 +146,7 @@ def attention(
     with reported(), announced_compiling():
         check_drawing(out)
         with replacing(out) as file:
-            reading = read_attention(text, model)
+            reading = read_attention(text, model, options.precision_of(precision))
             figure = draw_attention(reading, layer=layer, head=head)
             write_figure(figure, file, out.suffix)
         layers, heads, count, _ = reading.attention.shape

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastattn.checkpoint.folder import transformer_folder
 from fastattn.checkpoint.hub import DEFAULT_MODEL, find_model
+from fastattn.config import Precision
 from fastattn.text.modules import Transformer
 
 __all__ = ["Reading", "read_attention"]
@@ -46,11 +47,11 @@ class Reading(NamedTuple):
     truncated: bool
 
 
-def read_attention(text: str, model: str | os.PathLike[str] | None = None) -> Reading:
+def read_attention(text: str, model: str | os.PathLike[str] | None = None, precision: Precision = "float32") -> Reading:
     """Encode a text, cut at the model's length, and return the attention of every layer and head."""
     if not text:
         raise ValueError("the text is empty: give at least one word")
-    transformer = Transformer(transformer_folder(find_model(model)))
+    transformer = Transformer(transformer_folder(find_model(model)), precision=precision)
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("the text is not valid Unicode: it holds half a surrogate pair")
     tokenizer = transformer.tokenizer.backend_tokenizer

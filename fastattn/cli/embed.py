@@ -45,7 +45,10 @@ def embed(
     prompt_name: options.PromptName = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Bring each vector to unit length.")] = False,
     truncate_dim: Annotated[int | None, typer.Option(help="Keep the first channels only.", min=1)] = None,
-    precision: Annotated[str, typer.Option(help="float32, int8, uint8, binary or ubinary.", metavar="TYPE")] = "float32",
+    precision: options.Precision = "float32",
+    output_precision: Annotated[
+        str, typer.Option(help="The numbers in OUT: float32, int8, uint8, binary or ubinary.", metavar="TYPE")
+    ] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="OUT may be INPUT; embeddings in its rows are replaced.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")] = False,
 ) -> None:
@@ -63,7 +66,8 @@ def embed(
     with reported(prints=is_stdout), announced_compiling():
         suffix = ".jsonl" if is_stdout else out.suffix.lower()
         options.check_argument("--prompt", prompt)
-        _check(input, out, suffix, overwrite, precision)
+        _check_precisions(precision, output_precision)
+        _check(input, out, suffix, overwrite)
         texts = read_texts(
             input,
             kind=format,
@@ -74,11 +78,11 @@ def embed(
             replace=overwrite,
         )
         with _opened(out) as file:
-            encoder = options.load(model)
+            encoder = options.load(model, precision)
             if not is_stdout:
                 width = min(encoder.get_embedding_dimension(), truncate_dim or sys.maxsize)
                 # A digit and a comma for each number at the least.
-                check_space(out, len(texts.texts) * width * (4 if precision == "float32" and suffix == ".npy" else 1))
+                check_space(out, len(texts.texts) * width * (4 if output_precision == "float32" and suffix == ".npy" else 1))
             encoder._pipeline.load_kernels()
             # That of `search` too, or its first use says again that kernels are compiled.
             encoder.similarity(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32))
@@ -86,12 +90,13 @@ def embed(
             chosen = {"prompt": prompt, "prompt_name": prompt_name, "normalize_embeddings": normalize, "truncate_dim": truncate_dim}
             embeddings, counts = _encode(encoder, texts.texts, chosen, quiet)
             seconds = time.perf_counter() - start
-            embeddings = _quantised(embeddings, precision)
+            embeddings = _quantised(embeddings, output_precision)
             write_embeddings(file, suffix, texts, embeddings)
             if not is_stdout:
                 file.flush()
                 # The sidecar comes first: beside the embeddings of an earlier run `search` finds that it is not theirs.
-                write_sidecar(out, texts, embeddings, model_facts(model, encoder.folder), {**chosen, "precision": precision})
+                facts = {**model_facts(model, encoder.folder), "precision": precision}
+                write_sidecar(out, texts, embeddings, facts, {**chosen, "precision": output_precision})
         if counts.truncated:
             cut = counted(counts.truncated, "text")
             note(f"warning: {cut} cut to {encoder.max_seq_length} tokens: the rest is not in the embedding", style="yellow")
@@ -99,13 +104,24 @@ def embed(
             note(f"{_summary(texts, counts, seconds)}: {'stdout' if is_stdout else out}")
 
 
-def _check(input: str, out: Path, suffix: str, overwrite: bool, precision: str) -> None:
-    """Raise for what can be known before the texts are read."""
-    from fastattn.cli.embeddings import read_sidecar, sidecar_path
+def _check_precisions(precision: str, output_precision: str) -> None:
+    """Raise for a precision that the model's arithmetic, or the embeddings, cannot have."""
     from fastattn.text.quantization import PRECISIONS
 
-    if precision not in PRECISIONS:
-        raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    try:
+        options.precision_of(precision)
+    except ValueError as error:
+        if precision in PRECISIONS:
+            raise ValueError(f"{error}; to quantise the embeddings: --output-precision {precision}") from None
+        raise
+    if output_precision not in PRECISIONS:
+        raise ValueError(f"--output-precision must be one of {', '.join(PRECISIONS)}, got {output_precision!r}")
+
+
+def _check(input: str, out: Path, suffix: str, overwrite: bool) -> None:
+    """Raise for what can be known before the texts are read."""
+    from fastattn.cli.embeddings import read_sidecar, sidecar_path
+
     if str(out) == "-":
         return
     if suffix not in _OUTPUTS:

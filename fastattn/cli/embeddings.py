@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from fastattn.checkpoint.hub import DEFAULT_MODEL, find_model
 from fastattn.cli.files import EMBEDDING, Texts
+from fastattn.config import PRECISIONS
 from fastattn.runtime.files import write_file
 
 __all__ = [
     "model_facts",
+    "precision_of_model",
     "read_embeddings",
     "read_sidecar",
     "setting",
@@ -139,6 +141,12 @@ def what_differs(sidecar: dict[str, Any], texts: Texts, embeddings: NDArray[Any]
 def setting(sidecar: dict[str, Any] | None, name: str) -> Any:
     """Return an argument of `encode` from a sidecar; None if it says nothing."""
     return _part(sidecar or {}, "settings").get(name)
+
+
+def precision_of_model(sidecar: dict[str, Any] | None) -> str:
+    """Return the precision in which embeddings were computed; float32 if a sidecar does not say it, as earlier ones do not."""
+    found = _part(sidecar or {}, "model").get("precision")
+    return found if found in PRECISIONS else "float32"
 
 
 def _part(sidecar: dict[str, Any], name: str) -> dict[str, Any]:

@@ -7,10 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastattn import config
+
 if TYPE_CHECKING:
     from fastattn.text.sentence_transformer import SentenceTransformer
 
-__all__ = ["Column", "Encoding", "Format", "Model", "Paragraphs", "PromptName", "check_argument", "load"]
+__all__ = [
+    "Column",
+    "Encoding",
+    "Format",
+    "Model",
+    "Paragraphs",
+    "Precision",
+    "PromptName",
+    "check_argument",
+    "load",
+    "precision_of",
+]
 
 Model = Annotated[
     str | None,
@@ -33,6 +46,7 @@ Format = Annotated[
 ]
 Encoding = Annotated[str, typer.Option(help="The character encoding of the file.", metavar="NAME")]
 Paragraphs = Annotated[bool, typer.Option("--paragraphs", help="Texts are separated by blank lines, not by line ends.")]
+Precision = Annotated[str, typer.Option(help="The model's arithmetic: float32, bfloat16 or int8.", metavar="TYPE")]
 PromptName = Annotated[str | None, typer.Option(help="The name of a prompt of the model.", metavar="NAME")]
 
 
@@ -45,8 +59,13 @@ def check_argument(name: str, text: str | None) -> None:
         raise ValueError(f"{name}: not {encoding}, the encoding of the command line: at character {error.start + 1}") from None
 
 
-def load(model: str | None) -> SentenceTransformer:
+def precision_of(precision: str) -> config.Precision:
+    """Return the value of --precision; ValueError if there is no such precision."""
+    return config.check_precision(precision, "--precision")
+
+
+def load(model: str | None, precision: str = "float32") -> SentenceTransformer:
     """Load a model; the import is inside the function, so that the help does not wait for it."""
     from fastattn.text.sentence_transformer import SentenceTransformer
 
-    return SentenceTransformer(model)
+    return SentenceTransformer(model, precision=precision_of(precision))

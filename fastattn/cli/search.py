@@ -42,6 +42,14 @@ def search(
         str | None, typer.Option(help="What is put before each query.", show_default="the model's for queries", metavar="TEXT")
     ] = None,
     prompt_name: options.PromptName = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="The model's arithmetic: float32, bfloat16 or int8.",
+            show_default="that of the embeddings in FILE, else float32",
+            metavar="TYPE",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line, with the whole row of a text.")] = False,
 ) -> None:
     """Find the texts nearest in meaning to each QUERY.
@@ -49,13 +57,15 @@ def search(
     Each line: the similarity, the text's line in its file, the text. Embed a large file once, then search its .npy file
     with --texts, or the .jsonl file that embed wrote.
     """
-    from fastattn.cli.embeddings import read_embeddings, read_sidecar, setting
+    from fastattn.cli.embeddings import precision_of_model, read_embeddings, read_sidecar, setting
     from fastattn.text.similarity import similarity
 
     with reported(prints=True), announced_compiling():
         for query in queries:
             options.check_argument("QUERY", query)
         options.check_argument("--prompt", prompt)
+        if precision is not None:
+            options.precision_of(precision)
         path = Path(file)
         is_array = path.suffix.lower() == ".npy"
         if is_array and texts is None:
@@ -74,7 +84,7 @@ def search(
             embedded=sidecar is not None and not is_array,
         )
         embeddings = read_embeddings(path, len(found.texts)) if is_array else found.embeddings
-        encoder = options.load(model)
+        encoder = options.load(model, precision or precision_of_model(sidecar))
         if embeddings is not None:
             embeddings = _fitting(path, embeddings, sidecar, found, encoder, model)
         if embeddings is None:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -105,12 +106,14 @@ class _Notes(logging.Handler):
 
 @contextlib.contextmanager
 def announced_compiling() -> Iterator[None]:
-    """Print what the package logs within this context, such as that kernels are compiled, a line each on stderr."""
+    """Print what the package logs within this context, such as that kernels are compiled, and warnings, a line each on stderr."""
     logger, handler = logging.getLogger("fastattn"), _Notes(logging.WARNING)
     propagated, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *args, **kwargs: note(f"warning: {message}", style="yellow")
+            yield
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagated

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from fastattn.checkpoint.hub import find_model
 from fastattn.checkpoint.reader import read_encoder
-from fastattn.config import EncoderConfig
+from fastattn.config import EncoderConfig, Precision, check_precision
 from fastattn.encoder import forward, layers, packing
+from fastattn.encoder.arguments import IDS, PLAIN, checked_offsets, row_numbers
 from fastattn.encoder.padding import pack, unpack
 from fastattn.encoder.recorder import Recorder
+from fastattn.encoder.slower import warn_if_slower
 from fastattn.encoder.tables import Tables
 from fastattn.encoder.torch_names import TorchNames
 from fastattn.kernels.encoder.pool import POOLINGS
@@ -25,11 +27,6 @@ from fastattn.runtime.memory import check_large
 from fastattn.runtime.rounding import rounding
 
 __all__ = ["Encoder", "EncoderConfig"]
-
-# Arrays as the kernels take them: for a read-only one, which is another type, they would be compiled anew.
-_INT64 = np.dtype(np.int64)
-_PLAIN: Any = ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")
-_IDS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
 
 
 class Encoder(TorchNames):
@@ -44,13 +41,15 @@ class Encoder(TorchNames):
     parameters : mapping of str to float32 arrays, optional
         Weights under the names that ``fastattn.reference.encoder`` takes; other floats are rounded.  They are packed once;
         matrices are not kept.  Layers that share an array object share its packed copy too.
+    precision : {"float32", "bfloat16", "int8"}
+        Of the arithmetic in the products of the layers; hidden states are float32.
 
     Raises
     ------
     TypeError
         `parameters` are no mapping, or one of them is no array of floats.
     ValueError
-        A parameter is missing, has the wrong shape, or is not used with `config`.
+        A parameter is missing, has the wrong shape, or is not used with `config`; `precision` is unknown.
     MemoryError
         The parameters would not fit in the memory that is free; raised before any is allocated.
 
@@ -63,20 +62,34 @@ class Encoder(TorchNames):
     Vaswani et al. 2017, arXiv:1706.03762; Devlin et al. 2018, arXiv:1810.04805.  Definition: fastattn.reference.encoder.
     """
 
-    def __init__(self, config: EncoderConfig, seed: int = 0, *, parameters: Mapping[str, Array] | None = None) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        seed: int = 0,
+        *,
+        parameters: Mapping[str, Array] | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        self._precision = check_precision(precision)
+        warn_if_slower(precision)
         if parameters is None:
             parameters = random_parameters(config, seed)
         self.config = config
-        self._packed = packing.pack(config, parameters)
+        self._packed = packing.pack(config, parameters, self._precision)
         # Layers may share their arrays.
         self.parameters_count = sum(int(array.size) for array in {id(array): array for array in parameters.values()}.values())
         self._tables = Tables(config, self._packed.positions, self._packed.relative)
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the arithmetic, fixed when the encoder is made."""
+        return self._precision
 
     def __repr__(self) -> str:
         """Sizes, parameters and precision."""
         c = self.config
         sizes = f"num_layers={c.num_layers}, num_heads={c.num_heads}, hidden_dim={c.hidden_dim}, ff_dim={c.ff_dim}"
-        return f"Encoder({sizes}, vocab_size={c.vocab_size}, {self.parameters_count:,} parameters, float32)"
+        return f"Encoder({sizes}, vocab_size={c.vocab_size}, {self.parameters_count:,} parameters, {self.precision})"
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the tables, which are computed again."""
@@ -84,20 +97,20 @@ class Encoder(TorchNames):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickle.  Arrays over a shared buffer come back read-only, a type for which the kernels would be compiled anew."""
-        vars(self).update(state)
+        vars(self).update({"_precision": "float32", **state})  # older pickles do not name it
         self._packed = packing.Packed(*map(writable, self._packed))
         self._tables = Tables(self.config, self._packed.positions, self._packed.relative)
 
     @classmethod
-    def from_pretrained(cls, path_or_name: str | os.PathLike[str], precision: str = "float32") -> Encoder:
+    def from_pretrained(cls, path_or_name: str | os.PathLike[str], precision: Precision = "float32") -> Encoder:
         """Read the encoder of a checkpoint folder.
 
         Parameters
         ----------
         path_or_name : str or path
             A folder with ``config.json`` and safetensors weights, or a name as in `SentenceTransformer`.
-        precision : "float32"
-            Of the arithmetic.
+        precision : {"float32", "bfloat16", "int8"}
+            Of the arithmetic, whatever the dtype of the checkpoint.
 
         Returns
         -------
@@ -108,22 +121,23 @@ class Encoder(TorchNames):
         FileNotFoundError
             The folder or a file in it is missing.
         ValueError
-            The checkpoint is damaged or not supported, or `precision` is not.
+            The checkpoint is damaged or not supported, or `precision` is unknown.
         """
-        if precision != "float32":
-            raise ValueError(f'precision must be "float32", got {precision!r}')
+        check_precision(precision)
         config, parameters = read_encoder(find_model(path_or_name))
-        return cls(config, parameters=parameters)
+        return cls(config, parameters=parameters, precision=precision)
 
     @classmethod
-    def from_torch(cls, module: Any) -> Encoder:
+    def from_torch(cls, module: Any, precision: Precision = "float32") -> Encoder:
         """Take over the encoder of a torch module, without keeping the module.
 
         Parameters
         ----------
         module : torch.nn.Module
             An encoder of transformers, ``torch.nn.TransformerEncoder`` or ``TransformerEncoderLayer``, or a model that holds
-            one; of any dtype and on any device.  The result computes the same as the module in evaluation mode, in float32.
+            one; of any dtype and on any device.  The result computes the same as the module in evaluation mode.
+        precision : {"float32", "bfloat16", "int8"}
+            Of the arithmetic, whatever the dtype of the module.
 
         Returns
         -------
@@ -137,12 +151,13 @@ class Encoder(TorchNames):
         TypeError
             `module` is not a torch module.
         ValueError
-            It holds no encoder of a supported kind, or several; the message says which modules were found.
+            It holds no encoder of a supported kind, or several; the message says which modules were found.  `precision` is
+            unknown, or is not "float32" for a float64 module.
         """
         from fastattn.checkpoint.torch_module import read_module
 
-        config, parameters = read_module(module)
-        return cls(config, parameters=parameters)
+        config, parameters = read_module(module, check_precision(precision))
+        return cls(config, parameters=parameters, precision=precision)
 
     @overload
     def __call__(
@@ -216,7 +231,7 @@ class Encoder(TorchNames):
             `x` is neither int nor float, `token_type_ids` is not int, or `rng` is needed and is another object.
         ValueError
             A shape is wrong, an id is out of range, a sequence is longer than the positions, or `rng` is missing; hidden states
-            or attention are asked for and dropout as well.
+            or attention are asked for and dropout as well; `training` is set and the precision is not "float32".
         MemoryError
             The result and the working memory would not fit in the memory that is free; raised before anything is computed.
 
@@ -224,12 +239,14 @@ class Encoder(TorchNames):
         -----
         Memory O(layers B H T^2) for the attention: 18 MiB for the 72 heads of MiniLM and a text of 256 tokens.
         """
+        if training and self.precision != "float32":
+            raise ValueError(f'training needs precision="float32", got an encoder of {self.precision}: make another one to train')
         x = np.asarray(x)
         width = self.config.input_dim
         is_embedded = x.dtype.kind == "f"
         if is_embedded and (x.ndim != 3 or x.shape[2] != width):
             raise ValueError(f"x must have shape (B, T, {width}) for hidden states, got {x.shape}")
-        if not is_embedded and x.dtype.type not in _IDS:
+        if not is_embedded and x.dtype.type not in IDS:
             raise TypeError(f"x must hold integer token ids or float hidden states, got {x.dtype}")
         if not is_embedded and x.ndim != 2:
             raise ValueError(f"x must have shape (B, T) for token ids, got {x.shape}")
@@ -322,17 +339,17 @@ class Encoder(TorchNames):
             if x.shape != (n, config.input_dim):
                 raise ValueError(f"hidden states must have shape ({n}, {config.input_dim}), got {x.shape}")
             with rounding():
-                input_embeds = np.require(x, np.float32, _PLAIN).reshape(-1)
+                input_embeds = np.require(x, np.float32, PLAIN).reshape(-1)
         elif config.vocab_size is None:
             raise ValueError("this encoder has no token embedding (vocab_size is None): give it float hidden states")
         else:
-            ids = _row_numbers("token ids", x, (n,), config.vocab_size)
+            ids = row_numbers("token ids", x, (n,), config.vocab_size)
         types = np.empty(0, np.int32)
         if token_type_ids is not None and config.type_vocab_size:
-            types = _row_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
+            types = row_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
         lengths = np.diff(offsets)
         longest = int(lengths.max(initial=0))
-        embedded = self._tables.around_padding(packed.tokens, ids, offsets)
+        embedded = self._tables.around_padding(packed.embeddings, ids, offsets)
         if embedded is None:
             positions = self._tables.positions(longest)
         else:
@@ -375,23 +392,5 @@ def encode_rows(
 ) -> NDArray[np.float32]:
     """Encode as `Encoder.forward_packed`; the caller needs `reserved_bytes` afterwards, which must be free as well."""
     rows, offsets = np.asarray(rows), np.asarray(offsets)
-    if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
-        raise ValueError(f"offsets must be whole numbers of shape (B + 1,), got {offsets.dtype} of shape {offsets.shape}")
-    if offsets.dtype is not _INT64 or not offsets.flags.carray:
-        offsets = np.require(offsets, np.int64, _PLAIN)
-    if offsets[0] != 0 or offsets[-1] != len(rows) or np.any(offsets[1:] < offsets[:-1]):
-        raise ValueError(f"offsets must rise from 0 to N = {len(rows)}, got {offsets[0]} .. {offsets[-1]}")
+    offsets = checked_offsets(offsets, len(rows))
     return encoder._encode(rows, offsets, token_type_ids, pooling, normalize, out, reserved_bytes=reserved_bytes)
-
-
-def _row_numbers(name: str, values: Any, shape: tuple[int, ...], rows: int) -> NDArray[np.int32]:
-    """Return the numbers of rows of an embedding table as the kernels take them, checked."""
-    array = np.asarray(values)
-    if array.dtype.type not in _IDS:
-        raise TypeError(f"{name} must be whole numbers, got {array.dtype}")
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    if array.size and (int(array.min()) < 0 or int(array.max()) >= rows):
-        wrong = array[(array < 0) | (array >= rows)][0]
-        raise ValueError(f"{name} must be in 0 .. {rows - 1}, got {wrong}")
-    return np.require(array, np.int32, _PLAIN)

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from fastattn.config import EncoderConfig
 from fastattn.encoder.packing import Packed
 from fastattn.kernels.encoder.layer import FF_ROWS, STOP, ff_stride, tail_scratch
-from fastattn.kernels.encoder.schedule import encoder_kernel, latency_steps, run_step, throughput_steps
-from fastattn.kernels.ops._arrays import Array, aligned_empty, panels
+from fastattn.kernels.encoder.schedule import encoder_kernel, latency_steps, step_address, throughput_steps
+from fastattn.kernels.ops._arrays import Array, panels
 from fastattn.kernels.ops._attend import scratch_size
+from fastattn.kernels.products.pack import precision_of, room_words
 from fastattn.kernels.records import Batch, Model, Plan, Result, Workspace
 from fastattn.runtime.interrupt import interruptible
-from fastattn.runtime.memory import check_large
+from fastattn.runtime.memory import aligned_empty, check_large
 from fastattn.runtime.threads import thread_count
 
 # Tokens of a chunk: enough rows that streaming the weights costs nothing, few enough that activations stay in the cache.
@@ -67,7 +68,8 @@ def run(
     """
     lengths = np.diff(batch.offsets)
     microseconds = flop(config, lengths) / _FLOP_PER_US
-    plan, needed = _plan(config, batch.offsets, lengths, microseconds, by_rows=record is not None)
+    precision = precision_of(packed.matrices)
+    plan, needed = _plan(config, precision, batch.offsets, lengths, microseconds, by_rows=record is not None)
     check_large(4 * _to_allocate(needed) + reserved_bytes, "the forward of {} tokens", int(batch.offsets[-1]))
     arrays = {name: _scratch(name, size) for name, size in needed.items()}
     work = Workspace(**{name: array[: needed[name]] for name, array in arrays.items()}, counter=np.zeros(16, np.int64))
@@ -84,7 +86,13 @@ def run(
 
 
 def _plan(
-    config: EncoderConfig, offsets: NDArray[np.int64], lengths: NDArray[np.int64], microseconds: float, *, by_rows: bool
+    config: EncoderConfig,
+    precision: str,
+    offsets: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    microseconds: float,
+    *,
+    by_rows: bool,
 ) -> tuple[Plan, dict[str, int]]:
     """Choose the schedule; return it with the elements that each array of the workspace needs."""
     c, n, longest = config.hidden_dim, int(offsets[-1]), int(lengths.max())
@@ -92,18 +100,20 @@ def _plan(
     sizes = offsets[chunks[1:]] - offsets[chunks[:-1]]
     workers = min(thread_count(), max(1, int(microseconds / 50)))
     rows_max, blocks, rows, columns = int(sizes.max()), 0, 0, 0
-    scratch = _rows_scratch(config)
+    scratch = _rows_scratch(config, precision)
     if not by_rows and (workers == 1 or balance(sizes, workers) > _BALANCED):
         steps = throughput_steps()
         workers = min(workers, len(sizes))
-        scratch = 2 * rows_max * c + max(rows_max * config.qkv_dim + _head_scratch(config, longest), scratch)
+        beside_qkv = max(_head_scratch(config, longest), room_words(FF_ROWS, c, precision))
+        scratch = 2 * rows_max * c + max(rows_max * config.qkv_dim + beside_qkv, scratch)
     else:
         by_columns = not by_rows and n < _ROWS_PER_THREAD * workers
         steps = latency_steps(config.num_layers, by_columns)
         blocks = workers * max(1, round(n / (workers * FF_ROWS)))
         rows, columns = n, n if by_columns else 0
-        # A gate's product takes a panel of all rows.
-        scratch = max(_head_scratch(config, longest), scratch, columns * panels(1, np.float32)[1])
+        # A gate's product takes a panel of all rows; each worker prepares all rows.
+        prepared = room_words(columns, max(c, config.ff_dim), precision) if by_columns else room_words(FF_ROWS, c, precision)
+        scratch = max(_head_scratch(config, longest), scratch, columns * panels(1, np.float32)[1] + prepared)
     needed = {
         "x": rows * c,
         "qkv": rows * config.qkv_dim,
@@ -117,9 +127,10 @@ def _plan(
 
 def _launch(us: float, plan: Plan, batch: Batch, model: Model, work: Workspace, result: Result) -> None:
     """Call the kernel, which takes about `us` microseconds; an exception of a signal's handler ends a long call."""
+    step = step_address(model)
     records = [tuple(record) for record in (plan, batch, model, work, result)]
     if us < _LONG_US:
-        encoder_kernel(run_step.address(), *records)
+        encoder_kernel(step, *records)
         return
     counter = work.counter
 
@@ -128,7 +139,7 @@ def _launch(us: float, plan: Plan, batch: Batch, model: Model, work: Workspace, 
         # No work is left to hand out in the step that runs.
         counter[0] = 2**62
 
-    interruptible(lambda: encoder_kernel.unless(lambda: counter[STOP] != 0, run_step.address(), *records), stop)
+    interruptible(lambda: encoder_kernel.unless(lambda: counter[STOP] != 0, step, *records), stop)
 
 
 def flop(config: EncoderConfig, lengths: NDArray[np.int64]) -> float:
@@ -149,9 +160,10 @@ def _head_scratch(config: EncoderConfig, longest: int) -> int:
     return count * width * d + longest * panels(d, np.float32)[0] * width + scratch_size(0, d, np.float32)
 
 
-def _rows_scratch(config: EncoderConfig) -> int:
+def _rows_scratch(config: EncoderConfig, precision: str) -> int:
     """Elements that a worker needs for a block of rows: its expansion, or its embedding before the projection."""
-    return max(tail_scratch(config.hidden_dim, config.ff_dim), FF_ROWS * (config.embedding_dim or 0))
+    e = config.embedding_dim or 0
+    return max(tail_scratch(config.hidden_dim, config.ff_dim, precision), FF_ROWS * e + room_words(FF_ROWS, e, precision))
 
 
 def plan_chunks(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastattn.checkpoint.heads import HeadStep, StoredHead
 from fastattn.checkpoint.hub import find_model
 from fastattn.checkpoint.reader import read_head
-from fastattn.config import EncoderConfig
+from fastattn.config import EncoderConfig, Precision, check_precision
 from fastattn.encoder.encoder import Encoder, encode_rows
 from fastattn.encoder.packed_linear import PackedLinear
 from fastattn.encoder.padding import pack, unpack
@@ -34,9 +34,9 @@ Model = TypeVar("Model", bound="_EncoderWithHead")
 class _Step:
     """A linear map, packed once, with its activation and layer norm."""
 
-    def __init__(self, stored: HeadStep, eps: float) -> None:
+    def __init__(self, stored: HeadStep, eps: float, precision: Precision) -> None:
         self.width, self.inputs = stored.weight.shape
-        self._linear = PackedLinear(stored.weight, stored.bias, stored.activation)
+        self._linear = PackedLinear(stored.weight, stored.bias, stored.activation, precision=precision)
         self._norm = None if stored.norm_weight is None else (stored.norm_weight.copy(), _copy(stored.norm_bias))
         self._eps = eps
 
@@ -78,18 +78,23 @@ class _EncoderWithHead(TorchNames):
         self.encoder = encoder
         self.id2label = dict(head.id2label)
         self._pooling = head.pooling
-        self._steps = [_Step(step, head.layer_norm_eps) for step in head.steps]
+        # The product with the vocabulary is as large as several layers; smaller ones gain nothing.
+        is_large = [len(step.weight) == encoder.config.vocab_size for step in head.steps]
+        self._steps = [
+            _Step(step, head.layer_norm_eps, encoder.precision if large else "float32")
+            for step, large in zip(head.steps, is_large, strict=True)
+        ]
 
     @classmethod
-    def from_pretrained(cls: type[Model], path_or_name: str | os.PathLike[str], precision: str = "float32") -> Model:
+    def from_pretrained(cls: type[Model], path_or_name: str | os.PathLike[str], precision: Precision = "float32") -> Model:
         """Read an encoder and its head from a checkpoint folder.
 
         Parameters
         ----------
         path_or_name : str or path
             A folder with ``config.json`` and weights, or a name as in `SentenceTransformer`.
-        precision : "float32"
-            Of the encoder's arithmetic.
+        precision : {"float32", "bfloat16", "int8"}
+            Of the arithmetic in the layers, and in a head's product with the vocabulary; other heads are float32.
 
         Returns
         -------
@@ -102,8 +107,9 @@ class _EncoderWithHead(TorchNames):
         CheckpointError
             The checkpoint is damaged or not supported, or has no such head.
         ValueError
-            `precision` is not supported.
+            `precision` is unknown.
         """
+        check_precision(precision)
         folder = find_model(path_or_name)
         head = read_head(folder, cls.task)
         return cls(Encoder.from_pretrained(folder, precision), head)
@@ -112,6 +118,11 @@ class _EncoderWithHead(TorchNames):
     def config(self) -> EncoderConfig:
         """The encoder's configuration."""
         return self.encoder.config
+
+    @property
+    def precision(self) -> Precision:
+        """The encoder's precision."""
+        return self.encoder.precision
 
     def __call__(self, x: Any, attention_mask: Any = None, *, token_type_ids: Any = None) -> NDArray[np.float32]:
         """Apply the encoder and the head to a batch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -63,17 +64,15 @@ Drop = Callable[[Array], Array]
 def _layer(config: EncoderConfig, packed: Packed, index: int) -> _Layer:
     at, sizes = packed.layer(index), packed.outside()
 
-    def linear(w: int, b: int, inputs: int, outputs: int, activation: str | None = None) -> PackedLinear:
-        return PackedLinear.of_panels(packed.matrices[w:], packed.vectors[b:], inputs, outputs, activation)
-
+    linear = functools.partial(PackedLinear.of_panels, packed)
     c, f, activation = sizes.hidden, sizes.ff, config.activation
     return _Layer(
-        qkv=linear(at.qkv, at.qkv_bias, c, sizes.qkv),
-        out=linear(at.out, at.out_bias, c, c),
+        qkv=linear(at.qkv, at.qkv_bias, at.qkv_precision, c, sizes.qkv),
+        out=linear(at.out, at.out_bias, at.out_precision, c, c),
         norm1=_norm(config, packed, at.norm1, at.norm1_bias, c),
-        gate=linear(at.gate, at.gate_bias, c, f, activation) if config.gated else None,
-        up=linear(at.up, at.up_bias, c, f, None if config.gated else activation),
-        down=linear(at.down, at.down_bias, f, c),
+        gate=linear(at.gate, at.gate_bias, at.up_precision, c, f, activation) if config.gated else None,
+        up=linear(at.up, at.up_bias, at.up_precision, c, f, None if config.gated else activation),
+        down=linear(at.down, at.down_bias, at.down_precision, f, c),
         norm2=_norm(config, packed, at.norm2, at.norm2_bias, c),
         window=(at.left, at.right),
         rotary_table=at.rotary,
@@ -83,8 +82,8 @@ def _layer(config: EncoderConfig, packed: Packed, index: int) -> _Layer:
 def _outside(config: EncoderConfig, packed: Packed) -> _Outside:
     sizes, projection = packed.outside(), None
     if sizes.project >= 0:
-        panels, bias = packed.matrices[sizes.project :], packed.vectors[sizes.project_bias :]
-        projection = PackedLinear.of_panels(panels, bias, sizes.embed, sizes.hidden)
+        place = (sizes.project, sizes.project_bias, sizes.project_precision)
+        projection = PackedLinear.of_panels(packed, *place, sizes.embed, sizes.hidden)
     return _Outside(
         embedding_norm=_norm(config, packed, sizes.embed_norm, sizes.embed_norm_bias, sizes.embed),
         projection=projection,
@@ -140,7 +139,7 @@ def forward_with_mask(config: EncoderConfig, packed: Packed, x: Array, attn_mask
 def _embed(config: EncoderConfig, packed: Packed, outside: _Outside, batch: Batch) -> Array:
     """Return the input of the first layer (N, C)."""
     offsets, types, n, e = batch.offsets, batch.types, int(batch.offsets[-1]), config.input_dim
-    x = packed.tokens.reshape(-1, e)[batch.ids] if batch.ids.size else batch.input_embeds.reshape(n, e).copy()
+    x = packed.embeddings(batch.ids, e) if batch.ids.size else batch.input_embeds.reshape(n, e).copy()
     if batch.positions.size:
         place = np.arange(n) - np.repeat(offsets[:-1], np.diff(offsets))
         x = x + batch.positions.reshape(-1, e)[place]

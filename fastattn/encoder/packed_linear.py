@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.kernels.ops._arrays import panels, writable
-from fastattn.kernels.ops.linear import pack_linear, packed_product
+from fastattn.config import Precision
+from fastattn.encoder.packing import Packed
+from fastattn.kernels.ops._arrays import writable
+from fastattn.kernels.ops.linear import packed_product
+from fastattn.kernels.products.pack import pack_linear, panel_words
 from fastattn.runtime.rounding import rounding
 
 Array = NDArray[Any]
@@ -17,24 +20,30 @@ Array = NDArray[Any]
 class PackedLinear:
     """``activation(x weight^T + bias)`` with a weight (C_out, C_in) and a bias (C_out,), packed in panels."""
 
-    def __init__(self, weight: Array, bias: Array | None = None, activation: str | None = None) -> None:
+    def __init__(
+        self, weight: Array, bias: Array | None = None, activation: str | None = None, precision: Precision = "float32"
+    ) -> None:
         self.outputs, self.inputs = weight.shape
-        self._activation = activation
+        self._activation, self._precision = activation, precision
         with rounding():
-            self._weight, self._bias = pack_linear(weight, bias, np.float32)
+            self._weight, self._bias = pack_linear(weight, bias, np.float32, precision)
 
     @classmethod
-    def of_panels(cls, weight: Array, bias: Array, inputs: int, outputs: int, activation: str | None = None) -> PackedLinear:
-        """Return the map whose panels begin at the start of `weight` and of `bias`, flat arrays that may go on behind them."""
-        count, width = panels(outputs, np.float32)
+    def of_panels(
+        cls, packed: Packed, at: int, bias_at: int, precision: int, inputs: int, outputs: int, activation: str | None = None
+    ) -> PackedLinear:
+        """Return the map (outputs, inputs) at these offsets of an encoder's matrices and vectors."""
         self = cls.__new__(cls)
         self.outputs, self.inputs, self._activation = outputs, inputs, activation
-        self._weight, self._bias = weight[: count * width * inputs], bias[: count * width]
+        self._precision = get_args(Precision)[precision]
+        words = packed.matrices.view(np.float32)[at:]
+        self._weight = words[: panel_words(outputs, inputs, self._precision)].view(packed.matrices.dtype)
+        self._bias = packed.vectors[bias_at:]
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickle.  Arrays over a shared buffer come back read-only, a type for which the kernels would be compiled anew."""
-        vars(self).update(state)
+        vars(self).update({"_precision": "float32", **state})  # older pickles do not name it
         self._weight, self._bias = writable(self._weight), writable(self._bias)
 
     def __call__(self, x: Array) -> Array:
@@ -42,5 +51,5 @@ class PackedLinear:
         rows = np.ascontiguousarray(x).reshape(-1, self.inputs)
         out = np.empty((len(rows), self.outputs), np.float32)
         if out.size:
-            packed_product(rows, self._weight, self._bias, out, self._activation)
+            packed_product(rows, self._weight, self._bias, out, self._activation, self._precision)
         return out.reshape(*x.shape[:-1], self.outputs)

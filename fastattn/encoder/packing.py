@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.config import EncoderConfig
+from fastattn.config import EncoderConfig, Precision
+from fastattn.encoder.calibration import calibrate
 from fastattn.encoder.tables import thetas
-from fastattn.kernels.encoder.layer import ff_stride
-from fastattn.kernels.ops._arrays import aligned_empty, panels
+from fastattn.kernels.encoder.layer import FF_ROWS, ff_stride
+from fastattn.kernels.ops._arrays import panels
 from fastattn.kernels.ops._attend import NO_BOUND
-from fastattn.kernels.ops.linear import pack_weight
-from fastattn.kernels.records import Layer, Sizes
+from fastattn.kernels.products.int8 import KEPT
+from fastattn.kernels.products.pack import (
+    ARENAS,
+    block_columns,
+    int8_vector,
+    pack_bfloat16,
+    pack_levels,
+    pack_table,
+    pack_weight,
+    panel_words,
+    quantize_weight,
+    room_words,
+    table_rows,
+)
+from fastattn.kernels.records import PRECISIONS, Layer, Sizes
 from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.parameters import check_parameters
-from fastattn.runtime.memory import check_large
+from fastattn.runtime.memory import aligned_empty, check_large
 from fastattn.runtime.rounding import rounding
 
 Array = NDArray[Any]
+Write = Callable[[Array], None]
 
 
 class Packed(NamedTuple):
@@ -43,99 +59,164 @@ class Packed(NamedTuple):
         """Return sizes, and offsets outside the layers."""
         return Sizes(*map(int, self.sizes))
 
+    def embeddings(self, ids: Array, width: int) -> Array:
+        """Return the token embeddings of ids, in float32."""
+        return table_rows(self.tokens, ids, width)
+
+
+class Linear(NamedTuple):
+    """Places of a weight and of its bias, and the precision's number."""
+
+    at: int
+    bias_at: int
+    precision: int
+
+
+_ABSENT = Linear(-1, -1, 0)
+
 
 class _Arena:
-    """Hands out places in one flat array, each at the start of a cache line; the same arrays have the same place."""
+    """Hands out places in one flat array of words, each at the start of a cache line."""
 
     def __init__(self) -> None:
         self.size = 0
-        self.writes: list[tuple[int, int, list[Array]]] = []
-        self._places: dict[tuple[int, ...], int] = {}
+        self._writes: list[tuple[int, int, Write]] = []
 
-    def matrix(self, *rows: Array) -> int:
-        """Reserve the panels of the matrices, stacked along their rows."""
-        count, width = panels(sum(len(w) for w in rows), np.float32)
-        return self._reserve(count * width * rows[0].shape[1], list(rows))
-
-    def vector(self, *parts: Array) -> int:
-        """Reserve the parts end to end, zeros up to a whole panel behind them."""
-        count, width = panels(sum(len(v) for v in parts), np.float32)
-        return self._reserve(count * width, list(parts))
-
-    def _reserve(self, size: int, parts: list[Array]) -> int:
-        # The parts are kept, so no other array takes over an id.
-        key = tuple(map(id, parts))
-        if key not in self._places:
-            self._places[key] = self.size
-            self.writes.append((self.size, size, parts))
-            self.size += -(-size // 16) * 16
-        return self._places[key]
+    def reserve(self, size: int, write: Write) -> int:
+        """Return the place of so many words, which `write` will fill."""
+        at = self.size
+        self._writes.append((at, size, write))
+        self.size += -(-size // 16) * 16
+        return at
 
     def fill(self) -> Array:
         """Write everything."""
         out = aligned_empty(self.size, np.float32)
-        for at, size, parts in self.writes:
-            whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            if whole.ndim == 2:
-                pack_weight(whole, out[at : at + size])
-            else:
-                out[at : at + len(whole)] = whole
-                out[at + len(whole) : at + size] = 0
+        for at, size, write in self._writes:
+            write(out[at : at + size])
         return out
 
 
+class _Packer:
+    """Packs the parameters of a model; the same arrays have the same place."""
+
+    def __init__(self, parameters: Mapping[str, Array]) -> None:
+        self.matrices, self.vectors = _Arena(), _Arena()
+        self._parameters = parameters
+        # The arrays are kept, so no other one takes over an id.
+        self._linears: dict[Any, tuple[list[Array | None], Linear]] = {}
+        self._norms: dict[Any, tuple[list[Array | None], tuple[int, int]]] = {}
+
+    def linear(self, names: Sequence[str], precision: str, smooth: Array | None = None) -> Linear:
+        """Reserve the weights of these names, stacked along their rows, and their biases.
+
+        `smooth`: factors of the input of an int8 product.
+        """
+        arrays = [self._parameters.get(f"{name}.{part}") for name in names for part in ("weight", "bias")]
+        key = (precision, *map(id, arrays))
+        if key not in self._linears:
+            self._linears[key] = arrays, self._linear(arrays[::2], arrays[1::2], precision, smooth)
+        return self._linears[key][1]
+
+    def _linear(self, weights: list[Any], biases: list[Any], precision: str, smooth: Array | None) -> Linear:
+        bias = np.concatenate([np.zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)])
+        n, k = len(bias), weights[0].shape[1]
+        if precision == "int8":
+            levels, scales, sums = quantize_weight(_stacked(weights), smooth)
+            write: Write = functools.partial(pack_levels, levels)
+            bias = int8_vector(bias, scales, sums, smooth, k)
+        else:
+            pack_rows = pack_bfloat16 if precision == "bfloat16" else pack_weight
+
+            def write(out: Array) -> None:
+                pack_rows(_stacked(weights), out)
+
+        at = self.matrices.reserve(panel_words(n, k, precision), write)
+        return Linear(at, self._vector(bias), PRECISIONS[precision])
+
+    def norm(self, name: str, size: int) -> tuple[int, int]:
+        """Reserve a norm's weight and bias; -1 for both where there is none."""
+        arrays = [self._parameters.get(f"{name}.{part}") for part in ("weight", "bias")]
+        weight, bias = arrays
+        if weight is None:
+            return -1, -1
+        key = tuple(map(id, arrays))
+        if key not in self._norms:
+            self._norms[key] = arrays, (self._vector(weight), self._vector(np.zeros(size) if bias is None else bias))
+        return self._norms[key][1]
+
+    def _vector(self, vector: Array) -> int:
+        def write(out: Array) -> None:
+            out[: len(vector)], out[len(vector) :] = vector, 0
+
+        count, width = panels(len(vector), np.float32)
+        return self.vectors.reserve(count * width, write)
+
+    def table(self, name: str, precision: str = "float32") -> Array:
+        """Return a table's rows, flat; empty for none."""
+        table = self._parameters.get(f"{name}.weight")
+        if table is None:
+            return np.empty(0, ARENAS[precision])
+        check_large(4 * table.size, "a copy of {}", name)
+        return pack_table(table, precision)
+
+
+def _stacked(weights: list[Array]) -> Array:
+    return weights[0] if len(weights) == 1 else np.concatenate(weights)
+
+
 @rounding()
-def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
+def pack(config: EncoderConfig, parameters: Mapping[str, Array], precision: Precision = "float32") -> Packed:
     """Pack the parameters into arrays that share no memory with them, nor with a file that they are mapped from."""
     check_parameters(config, parameters)
-    matrices, vectors, c, f = _Arena(), _Arena(), config.hidden_dim, config.ff_dim
-    zeros = {size: np.zeros(size, np.float32) for size in (c, config.input_dim, f)}
-
-    def bias(name: str, size: int) -> Array:
-        return np.asarray(parameters.get(f"{name}.bias", zeros[size]))
-
-    def linear(name: str, size: int) -> tuple[int, int]:
-        return matrices.matrix(parameters[f"{name}.weight"]), vectors.vector(bias(name, size))
-
-    def norm(name: str, size: int) -> tuple[int, int]:
-        if f"{name}.weight" not in parameters:
-            return -1, -1
-        return vectors.vector(parameters[f"{name}.weight"]), vectors.vector(bias(name, size))
-
+    packer, c, f = _Packer(parameters), config.hidden_dim, config.ff_dim
+    plan = calibrate(config, parameters) if precision == "int8" else None
     bases = thetas(config)
     layout = np.zeros((config.num_layers, len(Layer._fields)), np.int64)
     for i in range(config.num_layers):
         attention, ff = f"layers.{i}.attention", f"layers.{i}.feed_forward"
-        qkv = [f"{attention}.{name}" for name in ("query", "key", "value")]
         window = config.window if config.window is not None and config.is_local(i) else NO_BOUND
-        out, out_bias = linear(f"{attention}.output", c)
-        norm1, norm1_bias = norm(f"{attention}.layer_norm", c)
-        up, up_bias = linear(f"{ff}.input", f)
-        down, down_bias = linear(f"{ff}.output", c)
-        norm2, norm2_bias = norm(f"{ff}.layer_norm", c)
-        gate, gate_bias = linear(f"{ff}.gate", f) if config.gated else (-1, -1)
+
+        def linear(product: str, *names: str, layer: int = i) -> Linear:
+            if plan is None:
+                return packer.linear(names, precision)
+            chosen = plan[layer][product]
+            return packer.linear(names, "int8" if chosen.quantized else KEPT, chosen.smooth)
+
+        qkv = linear("qkv", *(f"{attention}.{name}" for name in ("query", "key", "value")))
+        out = linear("out", f"{attention}.output")
+        norm1, norm1_bias = packer.norm(f"{attention}.layer_norm", c)
+        up, down = linear("up", f"{ff}.input"), linear("down", f"{ff}.output")
+        norm2, norm2_bias = packer.norm(f"{ff}.layer_norm", c)
+        gate = linear("up", f"{ff}.gate") if config.gated else _ABSENT
         layout[i] = Layer(
-            qkv=matrices.matrix(*(parameters[f"{name}.weight"] for name in qkv)),
-            qkv_bias=vectors.vector(*(bias(name, c) for name in qkv)),
-            out=out,
-            out_bias=out_bias,
+            qkv=qkv.at,
+            qkv_bias=qkv.bias_at,
+            out=out.at,
+            out_bias=out.bias_at,
             norm1=norm1,
             norm1_bias=norm1_bias,
-            up=up,
-            up_bias=up_bias,
-            down=down,
-            down_bias=down_bias,
+            up=up.at,
+            up_bias=up.bias_at,
+            down=down.at,
+            down_bias=down.bias_at,
             norm2=norm2,
             norm2_bias=norm2_bias,
-            gate=gate,
-            gate_bias=gate_bias,
+            gate=gate.at,
+            gate_bias=gate.bias_at,
             left=window,
             right=0 if config.is_causal else window,
             rotary=bases.index(config.theta(i)),
+            qkv_precision=qkv.precision,
+            out_precision=out.precision,
+            up_precision=up.precision,
+            down_precision=down.precision,
         )
-    embed_norm, embed_norm_bias = norm("embeddings.layer_norm", config.input_dim)
-    final_norm, final_norm_bias = norm("layer_norm", c)
-    project, project_bias = linear("embeddings.projection", c) if config.embedding_dim is not None else (-1, -1)
+    embed_norm, embed_norm_bias = packer.norm("embeddings.layer_norm", config.input_dim)
+    final_norm, final_norm_bias = packer.norm("layer_norm", c)
+    project = _ABSENT
+    if config.embedding_dim is not None:
+        project = packer.linear(["embeddings.projection"], KEPT if precision == "int8" else precision)
     sizes = Sizes(
         hidden=c,
         heads=config.num_heads,
@@ -150,24 +231,19 @@ def pack(config: EncoderConfig, parameters: Mapping[str, Array]) -> Packed:
         embed_norm_bias=embed_norm_bias,
         final_norm=final_norm,
         final_norm_bias=final_norm_bias,
-        project=project,
-        project_bias=project_bias,
+        project=project.at,
+        project_bias=project.bias_at,
+        project_precision=project.precision,
         rotary_tables=len(bases),
+        room=room_words(FF_ROWS, c, precision),
+        block=block_columns(precision),
     )
-    check_large(4 * (matrices.size + vectors.size), "the packed parameters")
-    tables = ("embeddings.token", "embeddings.position", "embeddings.token_type", "relative_bias")
+    check_large(4 * (packer.matrices.size + packer.vectors.size), "the packed parameters")
     return Packed(
-        matrices.fill(),
-        vectors.fill(),
+        packer.matrices.fill().view(ARENAS[precision]),
+        packer.vectors.fill(),
         layout,
         np.array(sizes, np.int64),
-        *(_table(parameters, name) for name in tables),
+        packer.table("embeddings.token", precision),
+        *(packer.table(name) for name in ("embeddings.position", "embeddings.token_type", "relative_bias")),
     )
-
-
-def _table(parameters: Mapping[str, Array], name: str) -> Array:
-    table = parameters.get(f"{name}.weight")
-    if table is None:
-        return np.empty(0, np.float32)
-    check_large(4 * table.size, "a copy of {}", name)
-    return np.array(table, np.float32, order="C", copy=True).reshape(-1)

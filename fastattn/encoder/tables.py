@@ -69,10 +69,10 @@ class Tables:
             return self._learned if config.padding_idx is None else self._learned[config.input_dim :]
         return self._sines.up_to(longest) if config.positions == "sinusoidal" else _NONE
 
-    def around_padding(self, tokens: Array, ids: Array, offsets: Array) -> Array | None:
+    def around_padding(self, embeddings: Callable[[Array, int], Array], ids: Array, offsets: Array) -> Array | None:
         """Return token embeddings with their positions added, flat, for packed ids among which is `padding_idx`; None for others.
 
-        `tokens`: the table of token embeddings, flat.
+        `embeddings`: of the table of token embeddings, the rows of these ids and this width.
         """
         config = self._config
         if config.padding_idx is None or not (padding := ids == config.padding_idx).any():
@@ -84,7 +84,7 @@ class Tables:
         width = config.input_dim
         check_large(8 * ids.size * width, "embeddings of {} tokens", ids.size)
         with rounding():
-            return (tokens.reshape(-1, width)[ids] + self._learned.reshape(-1, width)[places]).reshape(-1)
+            return (embeddings(ids, width) + self._learned.reshape(-1, width)[places]).reshape(-1)
 
     def rotary(self, longest: int) -> Array:
         """Return the table of each base in `thetas`, (tables, T, D) flat: cosines, then sines; empty for none."""

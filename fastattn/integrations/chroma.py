@@ -40,9 +40,11 @@ class FastattnEmbeddingFunction(EmbeddingFunction):
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration that a collection stores."""
-        return {"model_name_or_path": str(self.model.folder), "encode_kwargs": self.encode_kwargs}
+        config = {"model_name_or_path": str(self.model.folder), "encode_kwargs": self.encode_kwargs}
+        return config if self.model.precision == "float32" else {**config, "precision": self.model.precision}
 
     @staticmethod
     def build_from_config(config: dict[str, Any]) -> FastattnEmbeddingFunction:
         """Rebuild the function from a stored configuration."""
-        return FastattnEmbeddingFunction(SentenceTransformer(config["model_name_or_path"]), config["encode_kwargs"])
+        model = SentenceTransformer(config["model_name_or_path"], precision=config.get("precision"))
+        return FastattnEmbeddingFunction(model, config["encode_kwargs"])

@@ -7,12 +7,13 @@ from typing import Any
 
 from lancedb.embeddings import TextEmbeddingFunction, register
 
+from fastattn.config import check_precision
 from fastattn.text.sentence_transformer import SentenceTransformer
 
 __all__ = ["FastattnFunction"]
 
-# Models in use, by the name that a table stores.
-_MODELS: weakref.WeakValueDictionary[str, SentenceTransformer] = weakref.WeakValueDictionary()
+# Models in use, by the name and the precision that a table stores.
+_MODELS: weakref.WeakValueDictionary[tuple[str, str], SentenceTransformer] = weakref.WeakValueDictionary()
 
 
 @register("fastattn")
@@ -22,21 +23,23 @@ class FastattnFunction(TextEmbeddingFunction):
     name: str
     # Not a type of this module, which pydantic would have to find.
     encode_kwargs: dict = {}  # type: ignore[type-arg] # noqa: RUF012
+    precision: str = "float32"
 
     @classmethod
     def of(cls, model: SentenceTransformer, encode_kwargs: dict[str, Any]) -> FastattnFunction:
         """Return the function of a model, whose folder is its name."""
         name = str(model.folder)
-        _MODELS[name] = model
-        found: FastattnFunction = cls.create(name=name, encode_kwargs=encode_kwargs)
+        _MODELS[name, model.precision] = model
+        found: FastattnFunction = cls.create(name=name, encode_kwargs=encode_kwargs, precision=model.precision)
         found._loaded()
         return found
 
     def _loaded(self) -> SentenceTransformer:
         """Return the model; load it if no other function has."""
         if "_model" not in self.__dict__:
-            found = _MODELS.get(self.name) or SentenceTransformer(self.name)
-            _MODELS[self.name] = self.__dict__["_model"] = found
+            key = self.name, self.precision
+            found = _MODELS.get(key) or SentenceTransformer(self.name, precision=check_precision(self.precision))
+            _MODELS[key] = self.__dict__["_model"] = found
         model: SentenceTransformer = self.__dict__["_model"]
         return model
 

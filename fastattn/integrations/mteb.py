@@ -19,6 +19,8 @@ class FastattnEncoder(AbsEncoder):
         self.model = model
         self.encode_kwargs = encode_kwargs
         name = "local" if model.folder is None else model.folder.name
+        # MTEB keeps results by this name.
+        name = name if model.precision == "float32" else f"{name}-{model.precision}"
         self.mteb_model_meta = ModelMeta.create_empty(overwrites={"name": f"fastattn/{name}", "revision": "local"})
 
     def encode(self, inputs: Any, *, prompt_type: Any = None, **kwargs: Any) -> Any:

@@ -16,6 +16,9 @@ import numpy as np
 
 from fastattn.kernels.compile.jit import inline, kernel
 
+# The number by which kernels know the precision of a product.
+PRECISIONS = {"float32": 0, "bfloat16": 1, "int8": 2}
+
 
 class Matrix(NamedTuple):
     """Rows in a flat C-contiguous array: the offset of the first element, the distance of the rows."""
@@ -26,7 +29,11 @@ class Matrix(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """A weight (N, K) in packed panels, and its bias: each an array and the offset of the first element."""
+    """A weight (N, K) in packed panels, and its bias: each an array and the offset of the first element.
+
+    `precision`: a number of PRECISIONS.  Below float32, `at` counts words of 4 bytes, whatever the dtype of `panels`; behind the
+    bias of an int8 weight are the scales and the sums of each chain, and the smoothing factors of the input.
+    """
 
     panels: Any
     at: Any
@@ -34,6 +41,7 @@ class Weight(NamedTuple):
     bias_at: Any
     k: Any
     n: Any
+    precision: Any
 
 
 class Norm(NamedTuple):
@@ -89,7 +97,7 @@ class Layer(NamedTuple):
     """A row of the layout: offsets of matrices and vectors of a layer, and the choices that differ between layers.
 
     An offset below 0 is a norm or a gate that the layer does not have.  `left`, `right`: how far a token sees; `rotary`: the
-    number of the table that turns its queries and keys.
+    number of the table that turns its queries and keys.  The precisions are numbers of PRECISIONS; a gate has that of `up`.
     """
 
     qkv: Any
@@ -109,13 +117,18 @@ class Layer(NamedTuple):
     left: Any
     right: Any
     rotary: Any
+    qkv_precision: Any
+    out_precision: Any
+    up_precision: Any
+    down_precision: Any
 
 
 class Sizes(NamedTuple):
     """Sizes and choices that all layers share, and offsets of what lies outside them (below 0: absent).
 
     `hidden` C, `heads` H, `head` D, `qkv` the width of a row of queries, keys and values, `ff` F, `ff_stride` the distance of rows
-    of the expansion, `embed` E.
+    of the expansion, `embed` E.  `room`: words of FF_ROWS prepared rows of a product's input; `block`: the columns of F that are
+    expanded together.
     """
 
     hidden: Any
@@ -133,7 +146,10 @@ class Sizes(NamedTuple):
     final_norm_bias: Any
     project: Any
     project_bias: Any
+    project_precision: Any
     rotary_tables: Any
+    room: Any
+    block: Any
 
 
 class Model(NamedTuple):
@@ -215,9 +231,9 @@ def shifted(x, row, column):  # type: ignore[no-untyped-def]
 
 
 @inline
-def weight_of(model, at, bias_at, k, n):  # type: ignore[no-untyped-def]
+def weight_of(model, at, bias_at, k, n, precision):  # type: ignore[no-untyped-def]
     """The Weight (n, k) at these offsets of a model."""
-    return Weight(model.matrices, at, model.vectors, bias_at, k, n)
+    return Weight(model.matrices, at, model.vectors, bias_at, k, n, precision)
 
 
 @inline
@@ -231,11 +247,14 @@ def layer_of(layout, i):  # type: ignore[no-untyped-def]
     """Row i of the layout as a Layer."""
     a = layout[i]
     return Layer(
-        a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15], a[16]
+        a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18],
+        a[19], a[20],
     )  # fmt: skip
 
 
 @kernel
 def sizes_of(a):  # type: ignore[no-untyped-def]
     """The array of a model's sizes as a Sizes."""
-    return Sizes(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15])
+    return Sizes(
+        a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18]
+    )  # fmt: skip

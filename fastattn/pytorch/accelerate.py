@@ -6,6 +6,8 @@ import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fastattn.checkpoint.families import FAMILIES
+from fastattn.config import Precision, check_precision
+from fastattn.encoder.slower import warn_if_slower
 from fastattn.pytorch.fallback import FallbackNotices, FallbackWarning
 
 if TYPE_CHECKING:
@@ -22,12 +24,12 @@ _SUPPORTED = (
 )
 
 
-def accelerate(module: M) -> M:
+def accelerate(module: M, precision: Precision = "float32") -> M:
     """Let the encoders in a torch module run the kernels.
 
     The module stays the same object: its class, parameters, ``state_dict``, arguments and types of output do not change.
-    A call runs the kernels in evaluation mode, without gradients, in float32, on the CPU.  Any other call, and a call with
-    arguments that the kernels do not take, runs the original forward; a `FallbackWarning` says why, once for each reason.
+    A call of a float32 module in evaluation mode, without gradients, on the CPU, runs the kernels.  Any other call, and a call
+    with arguments that the kernels do not take, runs the original forward; a `FallbackWarning` says why, once for each reason.
 
     Parameters
     ----------
@@ -35,6 +37,8 @@ def accelerate(module: M) -> M:
         An encoder of transformers, ``torch.nn.TransformerEncoder``, ``TransformerEncoderLayer``, ``MultiheadAttention``, or a
         module with some of them inside: a transformers model with a head, a sentence-transformers ``SentenceTransformer``
         or ``CrossEncoder``, a pipeline of transformers.
+    precision : {"float32", "bfloat16", "int8"}
+        Of the arithmetic in the layers; what the module takes, holds and returns stays float32.
 
     Returns
     -------
@@ -48,7 +52,8 @@ def accelerate(module: M) -> M:
     TypeError
         `module` is not a torch module and holds none as ``model``.
     ValueError
-        `module` holds no module of a supported kind; the message says which modules were found.
+        `module` holds no module of a supported kind; the message says which modules were found.  `precision` is unknown, or
+        is not "float32" for weights of another dtype than float32.
 
     Notes
     -----
@@ -62,8 +67,9 @@ def accelerate(module: M) -> M:
 
     `calls` tells how often the kernels ran.  Copies and pickles of the module are accelerated too; `restore` undoes it.
     """
+    check_precision(precision)
     root = _root(module)
-    from fastattn.pytorch.kinds import find_forwards
+    from fastattn.pytorch.kinds import check_dtypes, find_forwards
 
     found: list[tuple[Any, type[Forward]]] = []
     left: list[str] = []
@@ -71,10 +77,13 @@ def accelerate(module: M) -> M:
     if not found:
         what = "; ".join(dict.fromkeys(left)) or "none of them"
         raise ValueError(f"{type(module).__name__} must hold a module to accelerate, found {what}; supported: {_SUPPORTED}")
+    for part, _ in found:
+        check_dtypes(part, precision)
+    warn_if_slower(precision)
     notices = FallbackNotices()
     for part, kind in found:
         # One assignment, so no race: a call in another thread finds either the old forward or the new one.
-        part.forward = kind(part, notices)
+        part.forward = kind(part, notices, precision)
         for child in part.children():
             restore(child)
     if left:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import warnings
 
 from fastattn.checkpoint.torch_errors import NotAccelerated
-
-# Packages between a user's call and the forward.
-_BETWEEN = ("fastattn", "torch", "transformers", "sentence_transformers")
+from fastattn.runtime.callers import stack_level
 
 
 class FallbackWarning(UserWarning):
@@ -30,12 +27,4 @@ class FallbackNotices:
                 return
             self._reasons.add(str(reason))
         message = f"{name} ran its original forward instead of fastattn's kernels, because {reason}"
-        warnings.warn(message, FallbackWarning, stacklevel=_depth())
-
-
-def _depth() -> int:
-    """Return the stack level of the first caller outside the packages in `_BETWEEN`."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
-        frame, level = frame.f_back, level + 1
-    return level
+        warnings.warn(message, FallbackWarning, stacklevel=stack_level())

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastattn.checkpoint.torch_errors import NotAccelerated
+from fastattn.config import Precision
 from fastattn.pytorch.fallback import FallbackNotices
 from fastattn.pytorch.snapshot import Snapshot
 
@@ -39,9 +40,9 @@ class Forward:
     Pickles and copies leave out the packed weights; the weights are packed again when the module has changed.
     """
 
-    def __init__(self, module: Any, notices: FallbackNotices | None = None) -> None:
+    def __init__(self, module: Any, notices: FallbackNotices | None = None, precision: Precision = "float32") -> None:
         functools.update_wrapper(self, types.MethodType(type(module).forward, module), updated=())
-        self.module = module
+        self.module, self.precision = module, precision
         self._notices = notices or FallbackNotices()
         parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
         self._takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -64,7 +65,7 @@ class Forward:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle as a new forward of the copied module."""
-        return type(self), (self.module,)
+        return type(self), (self.module, None, self.precision)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the kernels, or the original forward with one warning."""
@@ -153,7 +154,7 @@ def _check_modes() -> None:
     if torch.jit.is_tracing():
         raise NotAccelerated("it is being traced")
     if torch.is_autocast_enabled("cpu"):
-        raise NotAccelerated("autocast is enabled: the kernels compute in float32")
+        raise NotAccelerated("autocast is enabled: the kernels take and return float32")
     functorch = getattr(getattr(private, "_functorch", None), "peek_interpreter_stack", None)
     if functorch is not None and functorch() is not None:
         raise NotAccelerated("a transform of torch.func is active")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastattn.checkpoint.torch_errors import Unsupported
 from fastattn.checkpoint.torch_nn import check_attention, overrides, read_stack
 from fastattn.checkpoint.torch_transformers import read_pretrained, shapes
+from fastattn.config import Precision
 from fastattn.pytorch.forward import Forward
 from fastattn.pytorch.nn_forwards import AttentionForward, StackForward
 from fastattn.pytorch.transformers_forward import PretrainedForward
@@ -45,3 +47,16 @@ def find_forwards(module: Any, found: list[tuple[Any, type[Forward]]], left: lis
             find_forwards(child, found, left)
     elif all(part is not module for part, _ in found):
         found.append((module, kind))
+
+
+def check_dtypes(module: Any, precision: Precision) -> None:
+    """Raise ValueError for weights that are not float32, of which the kernels of another precision would never run."""
+    if precision == "float32":
+        return
+    for name, tensor in module.named_parameters():
+        if tensor.is_floating_point() and tensor.dtype is not torch.float32:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"precision {precision!r} needs float32 weights, got {dtype} in {type(module).__name__}'s {name}: "
+                "call float() on the module first"
+            )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastattn.checkpoint.torch_errors import NotAccelerated
 from fastattn.checkpoint.torch_nn import Stack, check_attention, read_stack
+from fastattn.config import Precision
 from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.every_position import Order, encode, encode_with_mask, order
 from fastattn.encoder.packed_linear import PackedLinear
@@ -28,8 +29,8 @@ Array = NDArray[Any]
 class _Layers:
     """A stack of layers, and its two encoders, causal and not, each packed when it is first needed."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
+    def __init__(self, stack: Stack, precision: Precision) -> None:
+        self.stack, self._precision = stack, precision
         self._parameters = stack.parameters(array)
         self._encoders: dict[bool, Encoder] = {}
         self._lock = threading.Lock()
@@ -39,7 +40,7 @@ class _Layers:
         with self._lock:
             if causal not in self._encoders:
                 config = dataclasses.replace(self.stack.config, is_causal=causal)
-                self._encoders[causal] = Encoder(config, parameters=self._parameters)
+                self._encoders[causal] = Encoder(config, parameters=self._parameters, precision=self._precision)
             return self._encoders[causal]
 
 
@@ -51,7 +52,7 @@ class StackForward(Forward):
         stack = read_stack(self.module)
         if stack is None:
             raise NotAccelerated("its methods were replaced")
-        return _Layers(stack)
+        return _Layers(stack, self.precision)
 
     def run(self, plan: _Layers, arguments: dict[str, Any]) -> Any:
         """Encode `src`."""
@@ -108,7 +109,7 @@ def _encode_tokens(stack: Stack, encoder: Encoder, x: Array, hidden: Array) -> A
 class _Projections:
     """The packed weights of an attention module."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, precision: Precision) -> None:
         c = module.embed_dim
         if module._qkv_same_embed_dim:
             whole = array("in_proj_weight", module.in_proj_weight)
@@ -118,11 +119,10 @@ class _Projections:
             weights = [array(name, getattr(module, name)) for name in names]
         bias = None if module.in_proj_bias is None else array("in_proj_bias", module.in_proj_bias)
         biases = [None if bias is None else bias[i * c : (i + 1) * c] for i in range(3)]
-        self.query, self.key, self.value = (PackedLinear(w, b) for w, b in zip(weights, biases, strict=True))
-        out = module.out_proj
-        self.out = PackedLinear(
-            array("out_proj.weight", out.weight), None if out.bias is None else array("out_proj.bias", out.bias)
-        )
+        pairs = zip(weights, biases, strict=True)
+        self.query, self.key, self.value = (PackedLinear(w, b, precision=precision) for w, b in pairs)
+        out, bias = module.out_proj, None if module.out_proj.bias is None else array("out_proj.bias", module.out_proj.bias)
+        self.out = PackedLinear(array("out_proj.weight", out.weight), bias, precision=precision)
         # Keys and values that are appended to those of the tokens, (rows, C) each.
         more = [(np.zeros((1, c), np.float32),) * 2] if module.add_zero_attn else []
         if module.bias_k is not None:
@@ -137,7 +137,7 @@ class AttentionForward(Forward):
     def plan(self) -> _Projections:
         """Pack the weights."""
         check_attention(self.module)
-        return _Projections(self.module)
+        return _Projections(self.module, self.precision)
 
     def run(self, plan: _Projections, arguments: dict[str, Any]) -> Any:
         """Attend from `query` to `key` and `value`."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from fastattn.checkpoint.torch_errors import NotAccelerated, Unsupported
 from fastattn.checkpoint.torch_transformers import read_pretrained
+from fastattn.config import Precision
 from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.every_position import Order, order, without_embeddings
 from fastattn.encoder.tables import Tables
@@ -36,13 +37,13 @@ class Inputs(NamedTuple):
 class Model:
     """The packed weights, and the parts of the module that a call uses."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, precision: Precision) -> None:
         pretrained = read_pretrained(module)
         if pretrained is None:
             raise Unsupported("its class was changed")
         self.module = module
         self.config, parameters = pretrained.read(array)
-        self.encoder = Encoder(self.config, parameters=parameters)
+        self.encoder = Encoder(self.config, parameters=parameters, precision=precision)
         _share_tables(self.encoder, parameters)
         self.body = without_embeddings(self.encoder)
         self.padding_id: int | None = getattr(module.embeddings, "padding_idx", None)

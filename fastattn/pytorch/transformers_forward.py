@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fastattn.checkpoint.torch_errors import NotAccelerated, Unsupported
+from fastattn.config import Precision
 from fastattn.encoder.every_position import encode
 from fastattn.pytorch.forward import Forward
 from fastattn.pytorch.pretrained_inputs import Inputs, Model, read_inputs
@@ -29,8 +30,8 @@ class _Form(NamedTuple):
 class _Plan:
     """The packed weights, and what comparisons with the original found."""
 
-    def __init__(self, module: Any) -> None:
-        self.model = Model(module)
+    def __init__(self, module: Any, precision: Precision) -> None:
+        self.model = Model(module, precision)
         # By the further outputs that are asked for: the form of the output, or the reason why the original runs.
         self.forms: dict[tuple[str, ...], _Form | str] = {}
         # Whether a position that sees no token gets what the original gives it.
@@ -42,7 +43,7 @@ class PretrainedForward(Forward):
 
     def plan(self) -> _Plan:
         """Pack the weights, and compare a small batch with the original."""
-        plan = _Plan(self.module)
+        plan = _Plan(self.module, self.precision)
         plan.forms[()] = self._form(plan.model, ())
         return plan
 

@@ -1,4 +1,4 @@
-"""The encoder, layer by layer."""
+"""The encoder: embeddings, the layers and the final norm."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.reference.attention import attention_weights, scaled_dot_product_attention
-from fastattn.reference.ops import layer_norm, linear, rotary_embedding
-from fastattn.reference.positions import relative_bias, rotary_tables, sinusoidal_positions
+from fastattn.reference.layer import encoder_layer, layer_attention_weights, norm, product
+from fastattn.reference.positions import relative_bias, sinusoidal_positions
+from fastattn.reference.precision import Linear
 
 Array: TypeAlias = NDArray[Any]
 
@@ -70,160 +70,8 @@ def embeddings(
         raise ValueError(f'positions must be "learned", "sinusoidal", "rotary" or None, got {positions!r}')
     if "embeddings.token_type.weight" in parameters:
         hidden = hidden + parameters["embeddings.token_type.weight"][0 if token_type_ids is None else token_type_ids]
-    hidden = _norm(parameters, "embeddings.layer_norm", hidden, eps=layer_norm_eps)
-    return _linear(parameters, "embeddings.projection", hidden) if "embeddings.projection.weight" in parameters else hidden
-
-
-def feed_forward(parameters: Mapping[str, Array], prefix: str, x: Array, *, activation: str = "gelu") -> Array:
-    """Feed-forward network, ``linear(linear(x, input, activation), output)``.
-
-    With a gate, ``linear(linear(x, gate, activation) * linear(x, input), output)``.
-
-    Parameters
-    ----------
-    parameters : mapping of str to ndarray
-        The encoder's parameters.
-    prefix : str
-        Prefix of ``.input.weight``: ``layers.{i}.feed_forward``.
-    x : ndarray, (..., T, C)
-        Hidden states.
-    activation : str
-        Activation of the first product, or of the gate.
-
-    Returns
-    -------
-    ndarray, (..., T, C)
-        Dtype of `x`.
-
-    References
-    ----------
-    Vaswani et al. 2017, arXiv:1706.03762, section 3.3, equation 2; gate: Shazeer 2020, arXiv:2002.05202, section 2.
-    """
-    if f"{prefix}.gate.weight" in parameters:
-        inner = _linear(parameters, f"{prefix}.gate", x, activation) * _linear(parameters, f"{prefix}.input", x)  # (..., T, F)
-    else:
-        inner = _linear(parameters, f"{prefix}.input", x, activation)  # (..., T, F)
-    return _linear(parameters, f"{prefix}.output", inner)  # (..., T, C)
-
-
-def encoder_layer(
-    parameters: Mapping[str, Array],
-    index: int,
-    x: Array,
-    attn_mask: Array | None = None,
-    *,
-    num_heads: int,
-    activation: str = "gelu",
-    norm_first: bool = False,
-    layer_norm_eps: float = 1e-12,
-    is_causal: bool = False,
-    rotary_theta: float | None = None,
-    window: int | None = None,
-) -> Array:
-    """One encoder layer.
-
-    Post-norm: ``y = norm1(x + attention(x))``, then ``norm2(y + feed_forward(y))``.
-    Pre-norm: ``y = x + attention(norm1(x))``, then ``y + feed_forward(norm2(y))``; a norm without a weight is left out.
-
-    Parameters
-    ----------
-    parameters : mapping of str to ndarray
-        The encoder's parameters.
-    index : int
-        The layer, from 0.
-    x : ndarray, (..., T, C)
-        Hidden states.
-    attn_mask : ndarray, broadcastable to (..., H, T, T), optional
-        As in `scaled_dot_product_attention`.
-    num_heads : int
-        Number of heads H.
-    activation : str
-        Activation of the feed-forward network.
-    norm_first : bool
-        Pre-norm instead of post-norm.
-    layer_norm_eps : float
-        Added to the variance.
-    is_causal : bool
-        Token t sees tokens 0 .. t.
-    rotary_theta : float, optional
-        Base of the rotary positions of queries and keys; None for no rotary positions.
-    window : int, optional
-        Token t sees tokens t - window .. t + window.
-
-    Returns
-    -------
-    ndarray, (..., T, C)
-        Dtype of `x`.
-
-    References
-    ----------
-    Post-norm: Vaswani et al. 2017, arXiv:1706.03762, section 3.1. Pre-norm: Xiong et al. 2020, arXiv:2002.04745,
-    section 3.1, table 1.
-    """
-    attention, ffn = f"layers.{index}.attention", f"layers.{index}.feed_forward"
-    sides = (window, 0 if is_causal else window)
-    if norm_first:
-        normed = _norm(parameters, f"{attention}.layer_norm", x, eps=layer_norm_eps)
-        y = x + _self_attention(parameters, attention, normed, attn_mask, num_heads, sides, rotary_theta)
-        normed = _norm(parameters, f"{ffn}.layer_norm", y, eps=layer_norm_eps)
-        return y + feed_forward(parameters, ffn, normed, activation=activation)
-    attended = _self_attention(parameters, attention, x, attn_mask, num_heads, sides, rotary_theta)
-    y = _norm(parameters, f"{attention}.layer_norm", attended, residual=x, eps=layer_norm_eps)
-    expanded = feed_forward(parameters, ffn, y, activation=activation)
-    return _norm(parameters, f"{ffn}.layer_norm", expanded, residual=y, eps=layer_norm_eps)
-
-
-def layer_attention_weights(
-    parameters: Mapping[str, Array],
-    index: int,
-    x: Array,
-    attn_mask: Array | None = None,
-    *,
-    num_heads: int,
-    norm_first: bool = False,
-    layer_norm_eps: float = 1e-12,
-    is_causal: bool = False,
-    rotary_theta: float | None = None,
-    window: int | None = None,
-) -> Array:
-    """Attention weights of an encoder layer: `attention_weights` of the queries and keys of its input.
-
-    Parameters
-    ----------
-    parameters : mapping of str to ndarray
-        The encoder's parameters.
-    index : int
-        The layer, from 0.
-    x : ndarray, (..., T, C)
-        Hidden states, the input of `encoder_layer`.
-    attn_mask : ndarray, broadcastable to (..., H, T, T), optional
-        As in `attention_weights`.
-    num_heads : int
-        Number of heads H.
-    norm_first : bool
-        Pre-norm: queries and keys are projections of the normed `x`.
-    layer_norm_eps : float
-        Added to the variance.
-    is_causal : bool
-        Token t sees tokens 0 .. t.
-    rotary_theta : float, optional
-        Base of the rotary positions; None for no rotary positions.
-    window : int, optional
-        Token t sees tokens t - window .. t + window.
-
-    Returns
-    -------
-    ndarray, (..., H, T, T)
-        Dtype of `x`.
-
-    References
-    ----------
-    Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2.
-    """
-    prefix = f"layers.{index}.attention"
-    source = _norm(parameters, f"{prefix}.layer_norm", x, eps=layer_norm_eps) if norm_first else x
-    query, key, _ = _query_key_value(parameters, prefix, source, num_heads, rotary_theta)
-    return attention_weights(query, key, attn_mask, window=(window, 0 if is_causal else window))
+    hidden = norm(parameters, "embeddings.layer_norm", hidden, eps=layer_norm_eps)
+    return product(parameters, "embeddings.projection", hidden) if "embeddings.projection.weight" in parameters else hidden
 
 
 def encoder(
@@ -245,6 +93,7 @@ def encoder(
     window: int | None = None,
     global_every: int = 1,
     relative_max_distance: int = 128,
+    linear: Linear | None = None,
     return_hidden_states: bool = False,
     return_attention: bool = False,
 ) -> Any:
@@ -287,6 +136,9 @@ def encoder(
         With a window, layer i is global if i is a multiple of `global_every`, else local.
     relative_max_distance : int
         Argument of `relative_bias`, which every layer adds to its scores if `parameters` has ``relative_bias.weight``.
+    linear : callable, optional
+        ``linear(name, x, weight, bias, activation)`` computes the products of the layers instead of `reference.linear`, for example
+        `mixed_linear` in another precision; `name` is the prefix of their parameters, such as ``layers.0.attention.query``.
     return_hidden_states : bool
         Also return the hidden states of every layer.
     return_attention : bool
@@ -327,6 +179,7 @@ def encoder(
                 "is_causal": is_causal,
                 "rotary_theta": theta if positions == "rotary" else None,
                 "window": window if local else None,
+                "linear": linear,
             }
             if return_hidden_states:
                 states[index, b, real[b]] = hidden
@@ -335,49 +188,6 @@ def encoder(
                 weights = layer_attention_weights(parameters, index, hidden, bias, **options)  # (H, tokens, tokens)
                 attention[index, b][:, both] = weights.reshape(num_heads, -1)
             hidden = encoder_layer(parameters, index, hidden, bias, activation=activation, **options)
-        states[-1, b, real[b]] = _norm(parameters, "layer_norm", hidden, eps=layer_norm_eps)
+        states[-1, b, real[b]] = norm(parameters, "layer_norm", hidden, eps=layer_norm_eps)
     asked = [*([states] if return_hidden_states else []), *([attention] if return_attention else [])]
     return (states[-1], *asked) if asked else states[-1]
-
-
-def _query_key_value(
-    parameters: Mapping[str, Array], prefix: str, x: Array, num_heads: int, rotary_theta: float | None
-) -> tuple[Array, Array, Array]:
-    """Projections of x (..., T, C) to the heads, (..., H, T, D) each; rotary positions turn queries and keys."""
-    split = (*x.shape[:-1], num_heads, x.shape[-1] // num_heads)  # (..., T, H, D)
-    query, key, value = (
-        np.swapaxes(_linear(parameters, f"{prefix}.{name}", x).reshape(split), -2, -3)  # (..., H, T, D)
-        for name in ("query", "key", "value")
-    )
-    if rotary_theta is not None:
-        cos, sin = (table.astype(x.dtype) for table in rotary_tables(query.shape[-2], query.shape[-1], rotary_theta))  # (T, D / 2)
-        query, key = rotary_embedding(query, cos, sin), rotary_embedding(key, cos, sin)
-    return query, key, value
-
-
-def _self_attention(
-    parameters: Mapping[str, Array],
-    prefix: str,
-    x: Array,
-    attn_mask: Array | None,
-    num_heads: int,
-    window: tuple[int | None, int | None],
-    rotary_theta: float | None,
-) -> Array:
-    """Multi-head self-attention (Vaswani et al. 2017, section 3.2.2), (..., T, C) to (..., T, C)."""
-    query, key, value = _query_key_value(parameters, prefix, x, num_heads, rotary_theta)
-    heads = scaled_dot_product_attention(query, key, value, attn_mask, window=window)  # (..., H, T, D)
-    return _linear(parameters, f"{prefix}.output", np.swapaxes(heads, -2, -3).reshape(x.shape))  # (..., T, C)
-
-
-def _linear(parameters: Mapping[str, Array], prefix: str, x: Array, activation: str | None = None) -> Array:
-    """`linear` with the parameters under a prefix; the bias may be absent."""
-    return linear(x, parameters[f"{prefix}.weight"], parameters.get(f"{prefix}.bias"), activation=activation)
-
-
-def _norm(parameters: Mapping[str, Array], prefix: str, x: Array, *, residual: Array | None = None, eps: float) -> Array:
-    """`layer_norm` with the parameters under a prefix; `x` itself if the weight is absent."""
-    if f"{prefix}.weight" not in parameters:
-        return x
-    weight, bias = parameters[f"{prefix}.weight"], parameters.get(f"{prefix}.bias")
-    return layer_norm(x, weight, bias, residual=residual, eps=eps)

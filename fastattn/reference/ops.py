@@ -196,7 +196,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, activation: st
     result = widened(x) @ widened(weight).T  # (..., M)
     if bias is not None:
         result = result + widened(bias)
-    return _activate(result, activation).astype(x.dtype)
+    return activate(result, activation).astype(x.dtype)
 
 
 @np.errstate(invalid="ignore", over="ignore", under="ignore")
@@ -265,7 +265,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 @np.errstate(invalid="ignore", over="ignore", under="ignore")
-def _activate(x: Array, activation: str | None) -> Array:
+def activate(x: Array, activation: str | None) -> Array:
     """Apply an activation by its name."""
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}")

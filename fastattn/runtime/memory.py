@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastattn.runtime.control_groups import control_groups
 
@@ -61,3 +65,11 @@ def _group_free(folder: Path) -> int | None:
                     used -= int(size)
             return max(0, most - used)
     return None
+
+
+def aligned_empty(size: int, dtype: Any) -> NDArray[Any]:
+    """Return `size` uninitialised elements that start at a cache line: vectors then never straddle two lines."""
+    itemsize = np.dtype(dtype).itemsize
+    raw = np.empty(size + 64 // itemsize, dtype)
+    start = (-raw.ctypes.data % 64) // itemsize
+    return raw[start : start + size]

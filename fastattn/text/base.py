@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastattn.checkpoint.folder import CheckpointError
 from fastattn.checkpoint.hub import find_model
+from fastattn.config import Precision
 from fastattn.encoder.padding import pack, unpack
 from fastattn.encoder.torch_names import check_device
 from fastattn.runtime.version import __version__
@@ -25,6 +26,7 @@ from fastattn.text.compatibility import (
     check_mappings,
     is_tensor,
     loading_dtype,
+    loading_precision,
     processing_arguments,
 )
 from fastattn.text.inputs import items_of
@@ -63,6 +65,8 @@ class TextModel(OlderTextModelNames, PackedCalls):
         Object that receives the metrics of evaluators.
     backend : {"torch"}
         For compatibility; torch is not used.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        As in `SentenceTransformer`.
     **options
         Arguments of `Transformer`.
 
@@ -96,6 +100,7 @@ class TextModel(OlderTextModelNames, PackedCalls):
         config_kwargs: Mapping[str, Any] | None,
         model_card_data: Any,
         backend: str,
+        precision: Precision | None,
         **options: Any,
     ) -> None:
         check_device(device)
@@ -104,6 +109,7 @@ class TextModel(OlderTextModelNames, PackedCalls):
         check_mappings(model_kwargs=model_kwargs, processor_kwargs=processor_kwargs, config_kwargs=config_kwargs)
         given = given_prompts(prompts)
         self._dtype = loading_dtype(model_kwargs, config_kwargs)
+        asked = loading_precision(precision, model_kwargs)
         processing = processing_arguments(processor_kwargs)
         self.folder: Path | None = None
         settings: ModelSettings | None = None
@@ -112,7 +118,7 @@ class TextModel(OlderTextModelNames, PackedCalls):
                 model_name_or_path, cache_folder=cache_folder, revision=revision, token=token, local_files_only=local_files_only
             )
             settings = read_model_settings(self.folder, self.model_type)
-            chosen = self._read_modules(self.folder, settings, processor_kwargs=processor_kwargs, **options)
+            chosen = self._read_modules(self.folder, settings, processor_kwargs=processor_kwargs, precision=asked, **options)
         else:
             if steps := [name for name in processing if name in STEPS]:
                 raise ValueError(
@@ -128,6 +134,8 @@ class TextModel(OlderTextModelNames, PackedCalls):
                     )
         self._settings = settings or ModelSettings({}, None, None, None, None, {})
         self._pipeline = Pipeline(chosen)
+        if asked not in (None, self.precision):
+            raise ValueError(f"precision is {asked!r}, and the given Transformer was loaded in {self.precision}: give it to that")
         self._first_module()._configure(processing)
         self.prompts: dict[str, str] = {**self._default_prompts(), **self._settings.prompts, **given}
         self.default_prompt_name = default_prompt_name or self._settings.default_prompt_name
@@ -182,6 +190,11 @@ class TextModel(OlderTextModelNames, PackedCalls):
     def config(self) -> Any:
         """The encoder's configuration, which has the values of ``config.json`` under transformers' names too."""
         return self.transformers_model.config
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the encoder's arithmetic, fixed when the model is loaded."""
+        return self._first_module().precision
 
     @property
     def max_seq_length(self) -> int:

@@ -12,11 +12,14 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastattn.encoder.torch_names import check_device
+from fastattn.config import Precision, check_precision
+from fastattn.encoder.torch_names import check_device, dtype_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_DTYPES = {"float32": np.float32, "auto": np.float32, "None": np.float32, "float16": np.float16}
+# Of the results, by the dtype in `model_kwargs`; NumPy has no bfloat16.
+_DTYPES = {"float32": np.float32, "auto": np.float32, "None": np.float32, "float16": np.float16, "bfloat16": np.float32}
+_DTYPE_KEYS = ("dtype", "torch_dtype")
 # Loading options of transformers: accepted and ignored.
 _LOADING = ("cache_dir", "local_files_only", "revision", "token", "trust_remote_code")
 _MODEL_KWARGS = (*_LOADING, "attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors")
@@ -89,10 +92,9 @@ def loading_dtype(model_kwargs: Mapping[str, Any] | None, config_kwargs: Mapping
     """Return the dtype of the results; ValueError for a loading option that would change them otherwise."""
     dtype: DTypeLike = np.float32
     for name, value in (model_kwargs or {}).items():
-        if name in ("dtype", "torch_dtype"):
-            given = value if isinstance(value, str) else getattr(value, "__name__", str(value))
-            if (key := given.removeprefix("torch.")) not in _DTYPES:
-                raise ValueError(f'model_kwargs: {name} must be float32, float16 or "auto", got {value!r}{_no_bfloat16(key)}')
+        if name in _DTYPE_KEYS:
+            if (key := dtype_name(value)) not in _DTYPES:
+                raise ValueError(f'model_kwargs: {name} must be float32, bfloat16, float16 or "auto", got {value!r}')
             dtype = _DTYPES[key]
         elif name not in _MODEL_KWARGS:
             raise ValueError(f"model_kwargs: {name} is not supported; supported: dtype, {', '.join(_MODEL_KWARGS)}")
@@ -102,8 +104,14 @@ def loading_dtype(model_kwargs: Mapping[str, Any] | None, config_kwargs: Mapping
     return np.dtype(dtype)
 
 
-def _no_bfloat16(name: str) -> str:
-    return ": NumPy has no bfloat16, and the kernels compute in float32" if name == "bfloat16" else ""
+def loading_precision(precision: Precision | None, model_kwargs: Mapping[str, Any] | None) -> Precision | None:
+    """Return the precision that the argument or the dtype in `model_kwargs` asks for, None without either; they may not differ."""
+    by_dtype = [name for name in _DTYPE_KEYS if dtype_name((model_kwargs or {}).get(name)) == "bfloat16"]
+    if precision is None:
+        return "bfloat16" if by_dtype else None
+    if by_dtype and check_precision(precision) != "bfloat16":
+        raise ValueError(f"precision is {precision!r}, and model_kwargs: {by_dtype[0]} asks for bfloat16: leave one of them out")
+    return check_precision(precision)
 
 
 def processing_arguments(processor_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
+from fastattn.config import Precision
 from fastattn.kernels.ops.softmax import softmax
 from fastattn.runtime.memory import check_large
 from fastattn.text.base import TextModel
@@ -55,12 +56,8 @@ class CrossEncoder(ModelActivation, OlderCrossEncoderNames, TextModel):
         Folder of the Hub's cache.
     trust_remote_code : bool
         For compatibility: no code from a model folder is ever run.
-    revision : str, optional
-        A branch, tag or commit on the Hub.
-    local_files_only : bool
-        Use only files in the Hub's cache, without the network.
-    token : bool or str, optional
-        Access token for private models on the Hub.
+    revision, local_files_only, token : optional
+        Access to the Hugging Face Hub, as in `SentenceTransformer`.
     model_kwargs : mapping, optional
         As in `SentenceTransformer`; also accepted as ``automodel_args``.
     processor_kwargs : mapping, optional
@@ -79,7 +76,9 @@ class CrossEncoder(ModelActivation, OlderCrossEncoderNames, TextModel):
         Applied to the logits: a dotted name of torch, a function of an array, or a torch module.  By default the activation
         that the model's folder names, else sigmoid for one label and the identity for several.
     keep_in_fp32_modules : list of str, optional
-        Ignored, for compatibility: everything is float32.
+        Ignored, for compatibility: the head is float32.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        As in `SentenceTransformer`.
 
     Raises
     ------
@@ -131,6 +130,7 @@ class CrossEncoder(ModelActivation, OlderCrossEncoderNames, TextModel):
         max_length: int | None = None,
         activation_fn: str | Callable[..., Any] | None = None,
         keep_in_fp32_modules: list[str] | None = None,
+        precision: Precision | None = None,
     ) -> None:
         if model_name_or_path is None and modules is None:
             raise ValueError("model_name_or_path must be a folder or a name, got None: there is no default")
@@ -155,6 +155,7 @@ class CrossEncoder(ModelActivation, OlderCrossEncoderNames, TextModel):
             config_kwargs=configuration,
             model_card_data=model_card_data,
             backend=backend,
+            precision=precision,
         )
         widths = check_modules(self._pipeline.modules)
         if SCORES not in widths:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
+from fastattn.config import Precision as ModelPrecision
 from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.pooling import normalize
 from fastattn.runtime.memory import check_large
@@ -68,7 +69,7 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
     token, use_auth_token : bool or str, optional
         Access token for private models on the Hub; `use_auth_token` is the old name.
     model_kwargs : mapping, optional
-        ``dtype``: float32, "auto", or float16, which is the type of the embeddings while the computation stays in float32.
+        ``dtype``: float32, "auto", bfloat16, which is the precision below, or float16, which is the type of the embeddings only.
         Loading options of transformers are ignored, other keys are an error.
     processor_kwargs : mapping, optional
         ``model_max_length``, ``truncation_side``, and what takes the place of a setting in ``tokenizer_config.json``:
@@ -84,6 +85,8 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
         Similarity function; by default the model's, else "cosine".
     truncate_dim : int, optional
         Keep only the first `truncate_dim` channels of an embedding.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        Of the arithmetic in the encoder's layers, float32 by default.  Embeddings are float32 in each; `encode` quantises them.
 
     Raises
     ------
@@ -138,6 +141,7 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
         backend: str = "torch",
         similarity_fn_name: Any = None,
         truncate_dim: int | None = None,
+        precision: ModelPrecision | None = None,
     ) -> None:
         if token is not None and use_auth_token is not None:
             raise ValueError("token and use_auth_token are the same: give token")
@@ -159,6 +163,7 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
             config_kwargs=config_kwargs,
             model_card_data=model_card_data,
             backend=backend,
+            precision=precision,
         )
         widths = check_modules(self._pipeline.modules)
         if SENTENCE not in widths:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastattn import Encoder
+from tests.support.rounded import LOW, assert_rounded
 from tests.support.tolerance import assert_matches_reference
 
 torch = pytest.importorskip("torch")
@@ -60,6 +61,22 @@ def test_other_dtypes_are_converted() -> None:
     module = stack().bfloat16()
     x = np.random.default_rng(0).standard_normal((2, 5, C), np.float32)
     assert np.array_equal(Encoder.from_torch(module)(x), Encoder.from_torch(module.float())(x))
+
+
+@pytest.mark.parametrize("precision", LOW)
+def test_precision(precision: Any) -> None:
+    module = stack()
+    x = np.random.default_rng(0).standard_normal((2, 5, C), np.float32)
+    exact = Encoder.from_torch(module)(x)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        found = Encoder.from_torch(module.to(dtype), precision)
+        assert found.precision == precision
+        assert_rounded(found(x), exact)
+    message = f"^precision must be \"float32\" for float64 weights, got '{precision}': layers.0.* is float64; call float"
+    with pytest.raises(ValueError, match=message):
+        Encoder.from_torch(module.double(), precision)
+    with pytest.raises(ValueError, match=r"^precision must be one of float32, bfloat16, int8, got 'int4'$"):
+        Encoder.from_torch(module, "int4")  # type: ignore[arg-type]
 
 
 def test_nothing_of_the_module_is_kept() -> None:

@@ -147,14 +147,14 @@ def test_options_of_encode(model: str, lines: str, tmp_path: Path) -> None:
     for words, options in (
         ("--truncate-dim 8 --normalize", {"truncate_dim": 8, "normalize_embeddings": True}),
         ("--prompt cat:", {"prompt": "cat:"}),
-        ("--precision binary", {"precision": "binary"}),
+        ("--output-precision binary", {"precision": "binary"}),
     ):
         run("embed", lines, "-o", out, "-m", model, *words.split())
         expected = encoder.encode(LINES, **options)
         assert np.load(out).dtype == expected.dtype
         assert np.array_equal(np.load(out), expected)
-    said = run("embed", lines, "-o", out, "--precision", "float16", code=2).stderr
-    assert said == "error: --precision must be one of float32, int8, uint8, binary, ubinary, got 'float16'\n"
+    said = run("embed", lines, "-o", out, "--output-precision", "float16", code=2).stderr
+    assert said == "error: --output-precision must be one of float32, int8, uint8, binary, ubinary, got 'float16'\n"
     assert "there is no prompt 'no'" in run("embed", lines, "-o", out, "-m", model, "--prompt-name", "no", code=2).stderr
 
 

@@ -96,7 +96,7 @@ def test_truncated_embeddings(model: str, lines: str, tmp_path: Path) -> None:
     options = {"truncate_dim": 8, "normalize_embeddings": True}
     scores = encoder.similarity(encoder.encode("sat", **options), encoder.encode(LINES, **options))[0]
     assert [line.partition("\t")[0] for line in found.splitlines()] == [f"{score:.4f}" for score in sorted(scores, reverse=True)]
-    run("embed", lines, "-o", out, "-m", model, "--precision", "ubinary")
+    run("embed", lines, "-o", out, "-m", model, "--output-precision", "ubinary")
     assert "quantised embeddings (uint8): search needs float32" in run("search", out, "a", "--texts", lines, code=2).stderr
 
 
@@ -124,7 +124,7 @@ def test_json_keeps_the_row_of_a_line(model: str, lines: str, tmp_path: Path) ->
 
 def test_quantised_rows_are_named(model: str, lines: str, tmp_path: Path) -> None:
     out = str(tmp_path / "x.jsonl")
-    run("embed", lines, "-o", out, "-m", model, "--precision", "ubinary")
+    run("embed", lines, "-o", out, "-m", model, "--output-precision", "ubinary")
     found = run("search", out, "dog", "-m", model)
     assert found.stderr.endswith("the texts are embedded anew: they are quantised (uint8)\n")
     assert found.stdout == run("search", lines, "dog", "-m", model).stdout.replace("\t4\t", "\t2\t").replace("\t5\t", "\t3\t")

@@ -139,6 +139,20 @@ def test_a_table_finds_the_model_in_use(model: SentenceTransformer) -> None:
     np.testing.assert_array_equal(fresh.generate_embeddings(TEXTS), model.encode(TEXTS))
 
 
+def test_precision_is_stored(model: SentenceTransformer) -> None:
+    low = SentenceTransformer(model.folder, precision="bfloat16")
+    chroma = [integrations.chroma_embedding_function(one) for one in (model, low)]
+    assert "precision" not in chroma[0].get_config()
+    for one, precision in zip(chroma, ("float32", "bfloat16"), strict=True):
+        assert type(one).build_from_config(one.get_config()).model.precision == precision
+    tables = [integrations.lancedb_function(one) for one in (model, low)]
+    assert [table._loaded() for table in tables] == [model, low]
+    again = type(tables[1]).create(name=tables[1].name, encode_kwargs={}, precision=tables[1].precision)
+    assert again._loaded() is low
+    names = [integrations.mteb_encoder(one).mteb_model_meta.name for one in (model, low)]
+    assert names[1] == f"{names[0]}-bfloat16"
+
+
 def test_the_plugin_loads_its_model_on_the_first_call(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = importlib.import_module("fastattn.integrations.llm")
     found: list[Any] = []

@@ -188,15 +188,26 @@ def test_the_reference() -> None:
     x[..., ::2] = 300
     layer = {"num_heads": 2}
     hidden = np.full((3, 4), 1e-40, np.float32)
+    rows = np.array([[3e38, 1e-40, 0, -3e38], [np.inf, np.nan, 1, 1], [1e-45, 0, 0, 0]], np.float32)
+    levels, _, zero = reference.quantize_rows(rows)
+    weight_levels, _, sums = reference.quantize_weight(rows)
     calls: dict[str, Callable[[], Any]] = {
         "embeddings": lambda: reference.embeddings(named, np.arange(3)[None]),
         "encoder": lambda: reference.encoder(named, np.arange(3)[None], num_layers=2, num_heads=2),
         "encoder_layer": lambda: reference.encoder_layer(named, 0, x, **layer),
         "feed_forward": lambda: reference.feed_forward(named, "layers.0.feed_forward", x),
         "layer_attention_weights": lambda: reference.layer_attention_weights(named, 0, x, **layer),
+        "integer_product": lambda: reference.integer_product(levels, zero, weight_levels, sums),
+        "linear_bfloat16": lambda: reference.linear_bfloat16(rows, rows, activation="silu"),
+        "linear_int8": lambda: reference.linear_int8(rows, rows, rows[0, :3], activation="silu", smooth=hidden[0]),
+        "mixed_linear": lambda: reference.mixed_linear("int8")("", rows, rows, None, "silu"),
         "pooling": lambda: [reference.pooling(hidden, mode) for mode in ("mean", "cls", "max", "weightedmean", "lasttoken")],
+        "quantize_rows": lambda: [reference.quantize_rows(rows, smooth) for smooth in (None, rows[0], hidden[0])],
+        "quantize_table": lambda: reference.quantize_table(rows),
+        "quantize_weight": lambda: [reference.quantize_weight(rows, smooth) for smooth in (None, rows[0], hidden[0])],
         "relative_bias": lambda: reference.relative_bias(np.full((32, 2), 1e-40, np.float32), 5),
         "relative_position_bucket": lambda: reference.relative_position_bucket(np.arange(-200, 200)),
+        "round_bfloat16": lambda: [reference.round_bfloat16(x) for x in (rows, rows.astype(np.float64) * 10, rows[0, 0])],
         "rotary_tables": lambda: reference.rotary_tables(9, 512, theta=1e300),
         "sinusoidal_positions": lambda: reference.sinusoidal_positions(9, 512),
     }

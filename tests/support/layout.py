@@ -13,6 +13,7 @@ FLOORS = (
     ("config", "runtime"),
     ("kernels", "kernels.compile"),
     ("kernels.vector", "kernels.records"),
+    ("kernels.products",),
     ("kernels.ops",),
     ("kernels.encoder",),
     ("parameters",),
@@ -40,6 +41,7 @@ NO_LISTS = (
     "fastattn/cli/walkthrough.py",  # the ops of one encoder
     "tests/promises/test_memory.py",  # ops that need no memory, and ops whose copies count; every op is there from `CASES`
     "tests/promises/test_numbers.py",  # results known beforehand; soak/_poison.py has every op
+    "tests/reference/test_reference_encoder.py",  # the ops of one encoder
     "tests/reference/test_reference.py",  # the rotary embedding is in test_reference_encoder.py
 )
 # Functions of `tests.support.contract` that the tests of each op must call.

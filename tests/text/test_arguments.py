@@ -96,8 +96,8 @@ def test_max_seq_length(model: SentenceTransformer, value: Any) -> None:
         ({"device": "cuda:0"}, 'device must be None or "cpu"'),
         ({"backend": "onnx"}, r'backend must be "torch" \(its default; torch is not used\), got \'onnx\''),
         (
-            {"model_kwargs": {"torch_dtype": "bfloat16"}},
-            "model_kwargs: torch_dtype must be float32, float16 or \"auto\", got 'bfloat16': NumPy has no bfloat16",
+            {"model_kwargs": {"torch_dtype": "float8"}},
+            "model_kwargs: torch_dtype must be float32, bfloat16, float16 or \"auto\", got 'float8'",
         ),
         ({"model_kwargs": {"provider": "cpu"}}, "model_kwargs: provider is not supported; supported: dtype, cache_dir"),
         ({"processor_kwargs": {"add_eos": True}}, "processor_kwargs: add_eos is not supported; supported: do_lower_case"),

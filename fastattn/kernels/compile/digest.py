@@ -12,11 +12,18 @@ import numba
 
 from fastattn.runtime.version import __version__
 
-__all__ = ["source_tag"]
+__all__ = ["depends_on", "source_tag"]
 
 _KERNELS = "fastattn.kernels"
 # By module: the hash of its content when it was imported.
 _hashes: dict[str, str] = {}
+# What else decides a kernel's code, and is not in a module, the versions or the name of the CPU.
+_choices: list[str] = []
+
+
+def depends_on(choice: str) -> None:
+    """Make the kernels that are declared from now on depend on a choice."""
+    _choices.append(choice)
 
 
 def source_tag() -> str | None:
@@ -31,7 +38,7 @@ def source_tag() -> str | None:
             if content is None:
                 return None
             _hashes[name] = hashlib.sha256(content).hexdigest()
-    key = (__version__, numba.__version__, llvmlite.__version__, sorted(_hashes.items()))
+    key = (__version__, numba.__version__, llvmlite.__version__, sorted(_hashes.items()), _choices)
     return hashlib.sha256(repr(key).encode()).hexdigest()[:12]
 
 

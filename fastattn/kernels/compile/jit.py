@@ -6,12 +6,16 @@ of the kernel modules is part of each kernel's name.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numba
 from numba import prange, types
+from numba.extending import overload
+from numba.np.numpy_support import as_dtype
 
 from fastattn.kernels.compile.cache import KernelCache, say_once
 from fastattn.kernels.compile.digest import source_tag
@@ -23,6 +27,7 @@ __all__ = [
     "JIT",
     "OPTIONS",
     "ParallelKernel",
+    "by_dtype",
     "cache_directory",
     "compile_cached",
     "inline",
@@ -75,6 +80,31 @@ def kernel(fn: F) -> F:
 def inline(fn: F) -> F:
     """Compile a helper that disappears into its callers: vector arithmetic of a few instructions."""
     return _serial(fn, forceinline=True) if JIT else fn
+
+
+def by_dtype(kernels: Mapping[Any, Any], argument: str) -> Callable[[F], F]:
+    """Make of a function without a body the kernel that `kernels` has for the dtype of an array.
+
+    `argument`: that array, or a record whose first field it is.  Only the kernels of the dtypes in use are compiled.
+    """
+
+    def decorate(stub: F) -> F:
+        place = list(inspect.signature(stub).parameters).index(argument)
+
+        @functools.wraps(stub)
+        def choose(*args: Any) -> Any:
+            given = args[place]
+            if not JIT:
+                return kernels[(given[0] if isinstance(given, tuple) else given).dtype.type](*args)
+            array = given.types[0] if isinstance(given, types.BaseTuple) else given
+            return kernels[as_dtype(array.dtype).type].py_func
+
+        if not JIT:
+            return choose  # type: ignore[return-value]
+        overload(stub, jit_options={**OPTIONS, "_nrt": False})(choose)
+        return stub
+
+    return decorate
 
 
 class ParallelKernel:

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from fastattn.kernels.compile.jit import kernel
+import numpy as np
+
+from fastattn.kernels.compile.jit import by_dtype, kernel
 from fastattn.kernels.encoder.layer import FF_ROWS, norm_rows
-from fastattn.kernels.ops.linear import linear_rows
+from fastattn.kernels.products.product import prepare_all, products
 from fastattn.kernels.records import matrix, norm_of, shifted, weight_of
+from fastattn.kernels.vector.narrow import widened, words
 from fastattn.kernels.vector.rows import add_row, copy_row
 from fastattn.kernels.vector.simd import tile_width
+
+
+@kernel
+def _float32_token(e, i, tokens, x, ix):  # type: ignore[no-untyped-def]
+    copy_row(e, tokens, i * e, x, ix)
+
+
+@kernel
+def _bfloat16_token(e, i, tokens, x, ix):  # type: ignore[no-untyped-def]
+    for j in range(e):
+        x[ix + j] = widened(tokens[i * e + j])
+
+
+@kernel
+def _int8_token(e, i, tokens, x, ix):  # type: ignore[no-untyped-def]
+    stride = (e + 3) // 4 + 1
+    scale = words(tokens)[(i + 1) * stride - 1]
+    for j in range(e):
+        x[ix + j] = scale * np.float32(tokens[4 * i * stride + j])
+
+
+@by_dtype({np.float32: _float32_token, np.uint16: _bfloat16_token, np.int8: _int8_token}, "tokens")
+def token_row(e, i, tokens, x, ix):  # type: ignore[no-untyped-def]
+    """x[:e] = row `i` of the token embeddings; a row of int8 ends with a word that is its scale."""
 
 
 @kernel
@@ -31,7 +58,7 @@ def sum_tables(start, stop, e, batch, model, x):  # type: ignore[no-untyped-def]
             s += 1
         to = x.at + (row - start) * e
         if batch.ids.size:
-            copy_row(e, model.tokens, batch.ids[row] * e, x.data, to)
+            token_row(e, np.int64(batch.ids[row]), model.tokens, x.data, to)
         else:
             copy_row(e, batch.input_embeds, row * e, x.data, to)
         if batch.positions.size:
@@ -42,7 +69,10 @@ def sum_tables(start, stop, e, batch, model, x):  # type: ignore[no-untyped-def]
 
 @kernel
 def embed_rows(start, stop, batch, sizes, model, scratch, iw, x):  # type: ignore[no-untyped-def]
-    """Embed packed tokens start .. stop - 1 into rows of x; scratch: room for FF_ROWS rows where a projection follows."""
+    """Embed packed tokens start .. stop - 1 into rows of x.
+
+    scratch: where a projection follows, room for FF_ROWS rows, then for the same rows prepared.
+    """
     c, e = sizes.hidden, sizes.embed
     width = tile_width(x.data)
     projected = sizes.project >= 0
@@ -54,5 +84,6 @@ def embed_rows(start, stop, batch, sizes, model, scratch, iw, x):  # type: ignor
         if sizes.embed_norm >= 0:
             norm_rows(m, e, target, norm_of(model, sizes.embed_norm, sizes.embed_norm_bias), model.eps, target)
         if projected:
-            weight = weight_of(model, sizes.project, sizes.project_bias, e, c)
-            linear_rows(m, (0, (c + width - 1) // width), target, weight, shifted(x, row - start, 0), 0)
+            weight = weight_of(model, sizes.project, sizes.project_bias, e, c, sizes.project_precision)
+            prepared = prepare_all(m, target, weight, matrix(scratch, iw + FF_ROWS * e, 0))
+            products(m, (0, (c + width - 1) // width), prepared, weight, shifted(x, row - start, 0), 0)

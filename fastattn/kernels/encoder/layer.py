@@ -5,8 +5,9 @@ from __future__ import annotations
 from fastattn.kernels.compile.jit import kernel
 from fastattn.kernels.ops._attend import attend, pack_keys, pack_values
 from fastattn.kernels.ops.layer_norm import layer_norm_rows
-from fastattn.kernels.ops.linear import SUM_BLOCK, chains_of, linear_chains, linear_rows
 from fastattn.kernels.ops.rotary_embedding import rotate_rows
+from fastattn.kernels.products.pack import block_columns, room_words
+from fastattn.kernels.products.product import chain_columns, chain_products, chains_of, prepare, prepare_all, products
 from fastattn.kernels.records import Mask, Scoring, matrix, norm_of, shifted, weight_of
 from fastattn.kernels.vector.rows import add_row, multiply_rows
 from fastattn.kernels.vector.simd import tile_width
@@ -27,9 +28,14 @@ def ff_stride(f: int) -> int:
     return f + 16 if f % 512 == 0 else f
 
 
-def tail_scratch(c: int, f: int) -> int:
+def tail_scratch(c: int, f: int, precision: str) -> int:
     """Elements of scratch that `layer_tail` needs."""
-    return FF_ROWS * (2 * c + min(f, SUM_BLOCK) + EDGES + TILE_BYTES // 4)
+    block = min(f, block_columns(precision))
+    return (
+        FF_ROWS * (2 * c + block + EDGES + TILE_BYTES // 4)
+        + room_words(FF_ROWS, c, precision)
+        + room_words(FF_ROWS, block, precision)
+    )
 
 
 @kernel
@@ -89,27 +95,31 @@ def attend_heads(first, last, count, sizes, at, batch, qkv, scratch, iw, ctx, co
 
 
 @kernel
-def project_qkv(m, sizes, model, at, x, room, qkv):  # type: ignore[no-untyped-def]
-    """qkv (m, 3 C) = the query, key and value of m rows of x; room (m, C) takes the normed rows where the norm comes first."""
+def project_qkv(m, sizes, model, at, x, normed, room, qkv):  # type: ignore[no-untyped-def]
+    """qkv (m, 3 C) = the query, key and value of m rows of x.
+
+    normed (m, C) takes the normed rows where the norm comes first; room: for FF_ROWS prepared rows.
+    """
     c = sizes.hidden
     width = tile_width(x.data)
     count = (sizes.qkv + width - 1) // width
     source = x
     if sizes.norm_first and at.norm1 >= 0:
-        norm_rows(m, c, x, norm_of(model, at.norm1, at.norm1_bias), model.eps, room)
-        source = room
-    weight = weight_of(model, at.qkv, at.qkv_bias, c, sizes.qkv)
+        norm_rows(m, c, x, norm_of(model, at.norm1, at.norm1_bias), model.eps, normed)
+        source = normed
+    weight = weight_of(model, at.qkv, at.qkv_bias, c, sizes.qkv, at.qkv_precision)
     # In blocks of rows, which stay in the second-level cache while the panels pass.
     blocks = (m + FF_ROWS - 1) // FF_ROWS
     for block in range(blocks):
         row = m * block // blocks
         rows = m * (block + 1) // blocks - row
-        linear_rows(rows, (0, count), shifted(source, row, 0), weight, shifted(qkv, row, 0), 0)
+        prepared = prepare_all(rows, shifted(source, row, 0), weight, room)
+        products(rows, (0, count), prepared, weight, shifted(qkv, row, 0), 0)
 
 
 @kernel
 def expand(m, panels, sizes, model, at, x, spare, out):  # type: ignore[no-untyped-def]
-    """out = activation(up(x)), or activation(gate(x)) * up(x), for panels[0] .. panels[1] - 1 of F columns of m rows.
+    """out = activation(up(x)), or activation(gate(x)) * up(x), for panels[0] .. panels[1] - 1 of F columns of m prepared rows.
 
     With a gate, `spare` has room for a panel of m rows: the gate goes to its place in `out`, the other product through `spare`.
     """
@@ -125,7 +135,7 @@ def expand(m, panels, sizes, model, at, x, spare, out):  # type: ignore[no-untyp
                 w, b = at.gate, at.gate_bias
             elif gated:
                 target, kind = shifted(spare, 0, -p * width), 0
-            linear_rows(m, (p, p + step), x, weight_of(model, w, b, c, f), target, kind)
+            products(m, (p, p + step), x, weight_of(model, w, b, c, f, at.up_precision), target, kind)
         if gated:
             columns = min(width, f - p * width)
             multiply_rows(m, columns, spare.data, spare.at, spare.ld, out.data, out.at + p * width, out.ld)
@@ -136,28 +146,35 @@ def layer_tail(m, sizes, model, at, ctx, scratch, iw, x):  # type: ignore[no-unt
     """The rest of a layer after the attention, for m rows: output product, residual, norm, feed-forward network, residual, norm."""
     c, f, eps = sizes.hidden, sizes.ff, model.eps
     width = tile_width(x.data)
-    c_panels, chains = (c + width - 1) // width, chains_of(f)
-    y, normed = matrix(scratch, iw, c), matrix(scratch, iw + FF_ROWS * c, c)
-    h, ldh = iw + 2 * FF_ROWS * c, min(f, SUM_BLOCK) + EDGES
-    spare = matrix(scratch, h + FF_ROWS * ldh, width)
-    out, down = weight_of(model, at.out, at.out_bias, c, c), weight_of(model, at.down, at.down_bias, f, c)
+    c_panels = (c + width - 1) // width
+    out = weight_of(model, at.out, at.out_bias, c, c, at.out_precision)
+    up = weight_of(model, at.up, at.up_bias, c, f, at.up_precision)
+    down = weight_of(model, at.down, at.down_bias, f, c, at.down_precision)
     norm1, norm2 = norm_of(model, at.norm1, at.norm1_bias), norm_of(model, at.norm2, at.norm2_bias)
+    # The scratch: y, normed rows, the expansion of a chain, a gate's panel, then prepared rows of C and of the expansion.
+    y, normed = matrix(scratch, iw, c), matrix(scratch, iw + FF_ROWS * c, c)
+    h, ldh = iw + 2 * FF_ROWS * c, min(f, sizes.block) + EDGES
+    spare = matrix(scratch, h + FF_ROWS * ldh, width)
+    room = matrix(scratch, spare.at + FF_ROWS * width, 0)
+    chain_room = shifted(room, 0, sizes.room)
+    columns, chains = chain_columns(down), chains_of(down)
     blocks = (m + FF_ROWS - 1) // FF_ROWS
     for block in range(blocks):
         row = m * block // blocks
         rows = m * (block + 1) // blocks - row
         here = shifted(x, row, 0)
-        linear_rows(rows, (0, c_panels), shifted(ctx, row, 0), out, y, 0)
+        products(rows, (0, c_panels), prepare_all(rows, shifted(ctx, row, 0), out, room), out, y, 0)
         add_norm(rows, sizes, y, norm1, eps, here)
         source = here
         if sizes.norm_first and at.norm2 >= 0:
             norm_rows(rows, c, here, norm2, eps, normed)
             source = normed
+        source = prepare_all(rows, source, up, room)
         # The expansion of one chain of the second product at a time: it stays in the cache.
         for chain in range(chains):
-            first = chain * SUM_BLOCK // width
-            last = (min(f, (chain + 1) * SUM_BLOCK) + width - 1) // width
-            part = matrix(scratch, h - first * width, ldh)
-            expand(rows, (first, last), sizes, model, at, source, spare, part)
-            linear_chains(rows, (chain, chain + 1), (0, c_panels), part, down, y, 0)
+            first = chain * columns // width
+            last = (min(f, (chain + 1) * columns) + width - 1) // width
+            expand(rows, (first, last), sizes, model, at, source, spare, matrix(scratch, h - first * width, ldh))
+            part = prepare(rows, (chain, chain + 1), matrix(scratch, h, ldh), down, chain_room)
+            chain_products(rows, (chain, chain + 1), (0, c_panels), part, down, y, 0)
         add_norm(rows, sizes, y, norm2, eps, here)

@@ -7,8 +7,11 @@ that every weight is read by one thread.  The steps are the same functions in th
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import types
+from numba.np.numpy_support import from_dtype
 from numpy.typing import NDArray
 
 from fastattn.kernels.compile.address import AddressedKernel
@@ -25,7 +28,7 @@ from fastattn.kernels.encoder.layer import (
     project_qkv,
 )
 from fastattn.kernels.encoder.pool import pool_rows
-from fastattn.kernels.ops.linear import linear_rows
+from fastattn.kernels.products.product import prepare_all, products
 from fastattn.kernels.records import (
     Batch,
     Model,
@@ -132,7 +135,10 @@ def _run_step(step, layer, worker, plan, batch, model, work, result):  # type: i
                     if counter[STOP] != 0:
                         return
                     rows = min(_TAIL_ROWS, stop - start - row)
-                    project_qkv(rows, sizes, model, here, shifted(x, row, 0), shifted(ctx, row, 0), shifted(qkv, row, 0))
+                    project_qkv(
+                        rows, sizes, model, here, shifted(x, row, 0), shifted(ctx, row, 0), matrix(scratch, rest, 0),
+                        shifted(qkv, row, 0),
+                    )  # fmt: skip
                 for s in range(first, last):
                     row, tokens = offsets[s] - start, offsets[s + 1] - offsets[s]
                     attend_heads(
@@ -171,7 +177,8 @@ def _run_step(step, layer, worker, plan, batch, model, work, result):  # type: i
                 following = layer + 1
             if work.y.size == 0 and following < layout.shape[0]:
                 # Nobody else reads these rows of ctx: room for the normed rows.
-                project_qkv(rows, sizes, model, layer_of(layout, following), here, to, shifted(qkv, row, 0))
+                then = layer_of(layout, following)
+                project_qkv(rows, sizes, model, then, here, to, matrix(scratch, own, 0), shifted(qkv, row, 0))
             i = atomic_next(counter, 0)
     else:
         width = tile_width(work.x)
@@ -179,17 +186,21 @@ def _run_step(step, layer, worker, plan, batch, model, work, result):  # type: i
         count = (columns + width - 1) // width
         shared = (count * worker // plan.workers, count * (worker + 1) // plan.workers)
         expanded = matrix(work.expanded, 0, sizes.ff_stride)
+        # Few rows: each worker prepares all of them, behind the panel that a gate takes.
+        room = matrix(scratch, own + n * width, 0)
         if step == IN_COLUMNS:
             source = y if sizes.norm_first and at.norm2 >= 0 else x
-            expand(n, shared, sizes, model, at, source, matrix(scratch, own, width), expanded)
+            weight = weight_of(model, at.up, at.up_bias, c, sizes.ff, at.up_precision)
+            prepared = prepare_all(n, source, weight, room)
+            expand(n, shared, sizes, model, at, prepared, matrix(scratch, own, width), expanded)
         else:
-            source, target, weight = ctx, y, weight_of(model, at.out, at.out_bias, c, c)
+            source, target, weight = ctx, y, weight_of(model, at.out, at.out_bias, c, c, at.out_precision)
             if step == QKV_COLUMNS:
                 source = ctx if sizes.norm_first and at.norm1 >= 0 else x
-                target, weight = qkv, weight_of(model, at.qkv, at.qkv_bias, c, sizes.qkv)
+                target, weight = qkv, weight_of(model, at.qkv, at.qkv_bias, c, sizes.qkv, at.qkv_precision)
             elif step == FF_COLUMNS:
-                source, weight = expanded, weight_of(model, at.down, at.down_bias, sizes.ff, c)
-            linear_rows(n, shared, source, weight, target, 0)
+                source, weight = expanded, weight_of(model, at.down, at.down_bias, sizes.ff, c, at.down_precision)
+            products(n, shared, prepare_all(n, source, weight, room), weight, target, 0)
 
 
 _WHOLE = types.int64
@@ -203,12 +214,20 @@ run_step = AddressedKernel(
         _WHOLE,
         types.Tuple(Plan(steps=_ROWS, chunks=_WHOLES, blocks=_WHOLE, rows_max=_WHOLE, workers=_WHOLE)),
         types.Tuple(Batch(_WHOLES, _WHOLES, _IDS, _IDS, input_embeds=_REALS, positions=_REALS, rotary=_REALS, relative=_REALS)),
-        types.Tuple(Model(_REALS, _REALS, tokens=_REALS, token_types=_REALS, layout=_ROWS, sizes=_WHOLES, eps=types.float64)),
+        # The model's, by the dtypes of its matrices and tokens.
+        None,
         types.Tuple(Workspace(*(_REALS,) * 6, counter=_WHOLES)),
         types.Tuple(Result(_REALS, pooling=_WHOLE, normalize=types.boolean)),
     ),
 )
 _call_step = run_step.call
+
+
+def step_address(model: Model) -> Any:
+    """Return the address of `run_step` for the dtypes of a model's matrices and token embeddings."""
+    matrices, tokens = (types.Array(from_dtype(x.dtype), 1, "C") for x in (model.matrices, model.tokens))
+    kind = Model(matrices, _REALS, tokens=tokens, token_types=_REALS, layout=_ROWS, sizes=_WHOLES, eps=types.float64)
+    return run_step.address(types.Tuple(kind))
 
 
 @ParallelKernel

@@ -142,14 +142,6 @@ def finish(result: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
     return out
 
 
-def aligned_empty(size: int, dtype: Any) -> Array:
-    """Return `size` uninitialised elements that start at a cache line: vectors then never straddle two lines."""
-    itemsize = np.dtype(dtype).itemsize
-    raw = np.empty(size + 64 // itemsize, dtype)
-    start = (-raw.ctypes.data % 64) // itemsize
-    return raw[start : start + size]
-
-
 def writable(x: Array) -> Array:
     """Return the array, or a copy where it is read-only: Numba would compile every kernel anew for that type."""
     return x if x.flags.writeable else x.copy()

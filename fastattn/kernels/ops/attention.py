@@ -12,7 +12,6 @@ from fastattn.kernels.ops import _attend
 from fastattn.kernels.ops._arrays import (
     Array,
     F,
-    aligned_empty,
     check_out,
     check_room,
     finish,
@@ -28,7 +27,7 @@ from fastattn.kernels.ops._attention_arguments import additive, bounds, check_he
 from fastattn.kernels.records import HeadSizes, MaskTensor, Scoring, matrix
 from fastattn.kernels.vector.simd import atomic_next, tile_width
 from fastattn.kernels.vector.target import TILE_ROWS
-from fastattn.runtime.memory import check_large
+from fastattn.runtime.memory import aligned_empty, check_large
 
 # Query rows of a task, a multiple of the tile's.
 ROW_BLOCK = 8 * TILE_ROWS

@@ -11,7 +11,6 @@ from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
 from fastattn.kernels.ops._arrays import (
     Array,
     F,
-    aligned_empty,
     check_out,
     check_room,
     finish,
@@ -30,7 +29,7 @@ from fastattn.kernels.vector.elementary import LOG2_E
 from fastattn.kernels.vector.simd import atomic_next, tile_width
 from fastattn.kernels.vector.target import TILE_ROWS
 from fastattn.kernels.vector.tile import panel_product
-from fastattn.runtime.memory import check_large
+from fastattn.runtime.memory import aligned_empty, check_large
 
 # Query rows of a task, a multiple of the tile's.
 ROW_BLOCK = 4 * TILE_ROWS

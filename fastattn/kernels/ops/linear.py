@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +10,6 @@ from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
 from fastattn.kernels.ops._arrays import (
     Array,
     F,
-    aligned_empty,
     check_out,
     finish,
     float_array,
@@ -22,73 +19,32 @@ from fastattn.kernels.ops._arrays import (
     workers_for,
     working,
 )
-from fastattn.kernels.records import Weight, matrix, shifted
-from fastattn.kernels.vector.activations import ACTIVATION_KINDS, activate_rows
+from fastattn.kernels.products.pack import pack_linear, room_words
+from fastattn.kernels.products.product import prepare_all, products
+from fastattn.kernels.records import PRECISIONS, Weight, matrix
+from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.kernels.vector.simd import atomic_next, tile_width
 from fastattn.kernels.vector.target import TILE_BYTES
-from fastattn.kernels.vector.tile import panel_product
-from fastattn.runtime.memory import check_large
+from fastattn.runtime.memory import aligned_empty, check_large
 
 # Rows of a task: few enough that their products stay in the second-level cache, a multiple of the tile's.
 ROW_BLOCK = 112
-# Products of one chain, a multiple of a panel's columns.  A longer sum is made of such chains and a rest: on MiniLM's weights and
-# hidden states the error is then that of a BLAS; chains of 768 have 1.5 to 1.8 times as much.
-SUM_BLOCK = 256
-
-
-def pack_weight(weight: Array, out: Array) -> None:
-    """Write weight (C_out, C_in) to `out` in panels (ceil(C_out / W), C_in, W), W the tile's columns; zeros behind the last."""
-    n, k = weight.shape
-    count, width = panels(n, out.dtype)
-    grid = out[: count * k * width].reshape(count, k, width)
-    full = n // width
-    grid[:full] = weight[: full * width].reshape(full, width, k).transpose(0, 2, 1)
-    if full < count:
-        grid[full] = 0
-        grid[full, :, : n - full * width] = weight[full * width :].T
 
 
 @kernel
-def chains_of(k):  # type: ignore[no-untyped-def]
-    """Into how many chains a sum of k products is cut; chain i begins at SUM_BLOCK i."""
-    return max(1, (k + SUM_BLOCK - 1) // SUM_BLOCK)
-
-
-@kernel
-def linear_chains(m, chains, panels, a, w, c, kind):  # type: ignore[no-untyped-def]
-    """`linear_rows`, of each sum only chains[0] .. chains[1] - 1: the first chain brings the bias, the others add to c."""
-    width = tile_width(c.data)
-    for p in range(panels[0], panels[1]):
-        column = p * width
-        columns = min(width, w.n - column)
-        to = shifted(c, 0, column)
-        for chain in range(chains[0], chains[1]):
-            begin = chain * SUM_BLOCK
-            count = min(SUM_BLOCK, w.k - begin)
-            panel = matrix(w.panels, w.at + column * w.k + begin * width, width)
-            # One call for both: the product's code is long, and each call is compiled anew.
-            add = to if chain else matrix(w.bias, w.bias_at + column, 0)
-            panel_product(m, count, shifted(a, 0, begin), panel, w.k * width, add, to, columns)
-        if kind:
-            activate_rows(m, columns, c.data, to.at, c.ld, c.data, to.at, c.ld, kind)
-
-
-@kernel
-def linear_rows(m, panels, a, w, c, kind):  # type: ignore[no-untyped-def]
-    """c[:m] = activation(a[:m, :k] weight^T + bias) for the columns of packed panels panels[0] .. panels[1] - 1."""
-    linear_chains(m, (np.int64(0), chains_of(w.k)), panels, a, w, c, kind)
-
-
-@kernel
-def linear_block(row, rows, panels, k, n, a, packed, bias, c, kind):  # type: ignore[no-untyped-def]
+def linear_block(row, rows, panels, k, n, a, packed, bias, c, kind, precision, room):  # type: ignore[no-untyped-def]
     """Rows row .. row + rows - 1 of `linear_kernel`, for some panels of its columns."""
-    weight = Weight(packed, np.int64(0), bias, np.int64(0), k, n)
-    linear_rows(rows, panels, matrix(a, row * k, k), weight, matrix(c, row * n, n), kind)
+    weight = Weight(packed, np.int64(0), bias, np.int64(0), k, n, precision)
+    prepared = prepare_all(rows, matrix(a, row * k, k), weight, matrix(room[0], room[1], 0))
+    products(rows, panels, prepared, weight, matrix(c, row * n, n), kind)
 
 
 @ParallelKernel
-def linear_kernel(x, packed, bias, out, kind, counter, workers):  # type: ignore[no-untyped-def]
-    """out = activation(x weight^T + bias) for x (M, K), packed weight, bias padded to whole panels, out (M, N)."""
+def linear_kernel(x, packed, bias, out, kind, precision, scratch, counter, workers):  # type: ignore[no-untyped-def]
+    """out = activation(x weight^T + bias) for x (M, K), packed weight, bias padded to whole panels, out (M, N).
+
+    scratch: for each worker, room for ROW_BLOCK rows in low precision.
+    """
     m, k = x.shape
     n = out.shape[1]
     width = tile_width(out)
@@ -96,38 +52,32 @@ def linear_kernel(x, packed, bias, out, kind, counter, workers):  # type: ignore
     a, c = x.reshape(-1), out.reshape(-1)
     if workers == 1:
         for row in range(0, m, ROW_BLOCK):
-            linear_block(row, min(ROW_BLOCK, m - row), (0, count), k, n, a, packed, bias, c, kind)
+            rows = min(ROW_BLOCK, m - row)
+            linear_block(row, rows, (0, count), k, n, a, packed, bias, c, kind, precision, (scratch, 0))
     else:
         blocks = (m + ROW_BLOCK - 1) // ROW_BLOCK
         # The panels are shared out too, until there are tasks enough to keep the threads busy to the end.
         groups = min(count, max(1, (8 * workers + blocks - 1) // blocks))
-        for _ in prange(workers):
+        room = scratch.size // workers
+        for worker in prange(workers):
+            own = np.int64(worker) * room
             task = atomic_next(counter, 0)
             while task < blocks * groups:
                 block, group = task // groups, task % groups
                 row = m * block // blocks
                 rows = m * (block + 1) // blocks - row
                 panels = (count * group // groups, count * (group + 1) // groups)
-                linear_block(row, rows, panels, k, n, a, packed, bias, c, kind)
+                linear_block(row, rows, panels, k, n, a, packed, bias, c, kind, precision, (scratch, own))
                 task = atomic_next(counter, 0)
 
 
-def pack_linear(weight: Array, bias: Array | None, dtype: Any) -> tuple[Array, Array]:
-    """Return a weight (C_out, C_in) in panels, and the bias (C_out,) with zeros up to a whole panel."""
-    n, k = weight.shape
-    count, width = panels(n, dtype)
-    packed, padded = aligned_empty(count * k * width, dtype), aligned_empty(count * width, dtype)
-    pack_weight(weight, packed)
-    padded[:n] = 0 if bias is None else bias
-    padded[n:] = 0
-    return packed, padded
-
-
-def packed_product(x: Array, packed: Array, bias: Array, out: Array, activation: str | None) -> None:
+def packed_product(x: Array, packed: Array, bias: Array, out: Array, activation: str | None, precision: str = "float32") -> None:
     """out (M, C_out) = activation(x weight^T + bias) for x (M, C_in), by as many threads as the work is worth."""
     (m, k), n = x.shape, out.shape[1]
-    workers = workers_for(2e-5 * m * max(k, 1) * n, bias.nbytes // TILE_BYTES * -(-m // ROW_BLOCK))
-    linear_kernel(x, packed, bias, out, ACTIVATION_KINDS[activation], np.zeros(8, np.int64), workers)
+    workers = workers_for(2e-5 * m * max(k, 1) * n, panels(n, out.dtype)[0] * -(-m // ROW_BLOCK))
+    scratch = aligned_empty(workers * room_words(ROW_BLOCK, k, precision), np.float32)
+    kind = ACTIVATION_KINDS[activation]
+    linear_kernel(x, packed, bias, out, kind, PRECISIONS[precision], scratch, np.zeros(8, np.int64), workers)
 
 
 def linear(

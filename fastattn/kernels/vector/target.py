@@ -15,6 +15,8 @@ class Target(NamedTuple):
     vector_bytes: int
     registers: int
     fma: bool
+    # Instructions beyond float32's, under LLVM's names of the features: "avx512vnni" stands for AVX-VNNI too.
+    extensions: frozenset[str] = frozenset()
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -30,6 +32,35 @@ define <16 x float> @f(<16 x float> %a, <16 x float> %b, <16 x float> %c) {
 declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
 """
 
+# Sums of products of bytes, and a rounding to bfloat16: LLVM makes one instruction of each where the CPU has it.  Asking for the
+# instruction itself would end the process where it is lacking.
+_EXTENSIONS = """
+define i32 @mixed(<16 x i8> %a, <16 x i8> %b) {
+  %x = zext <16 x i8> %a to <16 x i32>
+  %y = sext <16 x i8> %b to <16 x i32>
+  %m = mul <16 x i32> %x, %y
+  %r = call i32 @llvm.vector.reduce.add.v16i32(<16 x i32> %m)
+  ret i32 %r
+}
+define i32 @signed(<16 x i8> %a, <16 x i8> %b) {
+  %x = sext <16 x i8> %a to <16 x i32>
+  %y = sext <16 x i8> %b to <16 x i32>
+  %m = mul <16 x i32> %x, %y
+  %r = call i32 @llvm.vector.reduce.add.v16i32(<16 x i32> %m)
+  ret i32 %r
+}
+define <8 x bfloat> @rounded(<8 x float> %a) {
+  %r = fptrunc <8 x float> %a to <8 x bfloat>
+  ret <8 x bfloat> %r
+}
+declare i32 @llvm.vector.reduce.add.v16i32(<16 x i32>)
+"""
+_INSTRUCTIONS = {"vpdpbusd": "avx512vnni", "vcvtneps2bf16": "avx512bf16", "usdot": "i8mm", "sdot": "dotprod", "bfcvtn": "bf16"}
+
+
+# Older versions of LLVM were not tried with types of bfloat16.
+_LEAST_LLVM = 20
+
 
 def _target() -> Target:
     """Ask LLVM what code it makes of sixteen fused multiply-adds on the CPU that Numba compiles for."""
@@ -41,13 +72,25 @@ def _target() -> Target:
         features = "" if config.CPU_NAME else llvm.get_host_cpu_features().flatten()
     machine = llvm.Target.from_default_triple().create_target_machine(cpu="" if name == "generic" else name, features=features)
     code = machine.emit_assembly(llvm.parse_assembly(_PROBE))
+    extensions = _extensions(machine, is_host=not config.CPU_NAME)
     if "zmm" in code:
-        return Target(name, 64, 32, True)
+        return Target(name, 64, 32, True, extensions)
     if "ymm" in code:
-        return Target(name, 32, 16, "vfm" in code)
+        return Target(name, 32, 16, "vfm" in code, extensions)
     if "fmla" in code:
-        return Target(name, 16, 32, True)
-    return Target(name, 16, 16, False)
+        return Target(name, 16, 32, True, extensions)
+    return Target(name, 16, 16, False, extensions)
+
+
+def _extensions(machine: llvm.TargetMachine, *, is_host: bool) -> frozenset[str]:
+    """Return which of the extensions that products use the target has."""
+    if llvm.llvm_version_info[0] < _LEAST_LLVM:
+        return frozenset()
+    words = set(machine.emit_assembly(llvm.parse_assembly(_EXTENSIONS)).split())
+    found = {feature for instruction, feature in _INSTRUCTIONS.items() if any(w.startswith(instruction) for w in words)}
+    # No portable code becomes an instruction on tiles; the name of a CPU does not tell whether the kernel grants them.
+    host = llvm.get_host_cpu_features() if is_host else {}
+    return frozenset(found | {name for name in ("amx-int8", "amx-bf16") if host.get(name) and host.get("amx-tile")})
 
 
 TARGET = _target()

@@ -14,10 +14,11 @@ from fastattn.checkpoint.folder import CheckpointError, own_file, read_object, t
 from fastattn.checkpoint.hub import find_model
 from fastattn.checkpoint.missing import check_folder
 from fastattn.checkpoint.weights import checkpoint_files, remove_other_weights
+from fastattn.config import Precision
 from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.heads import EncoderForSequenceClassification
 from fastattn.runtime.files import write_file, write_json
-from fastattn.text.compatibility import check_mappings, loading_dtype, processing_arguments, renamed
+from fastattn.text.compatibility import check_mappings, loading_dtype, loading_precision, processing_arguments, renamed
 from fastattn.text.modules.module import SCORES, TOKENS, Module
 from fastattn.text.pretrained_config import PretrainedConfig
 from fastattn.tokenizer.settings import STEPS
@@ -54,12 +55,14 @@ class Transformer(Module):
     do_lower_case : bool
         Lowercase texts before they are tokenised.
     model_kwargs, processor_kwargs, config_kwargs : mapping, optional
-        As in `SentenceTransformer`, but of ``float32`` only; also accepted as ``model_args``, ``tokenizer_args`` and
+        As in `SentenceTransformer`, but without ``float16``; also accepted as ``model_args``, ``tokenizer_args`` and
         ``config_args``.
     cache_dir : str, optional
         Folder of the Hub's cache.
     backend : {"torch"}
         For compatibility; the computation runs in Numba kernels, not in torch.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        As in `SentenceTransformer`.
 
     Raises
     ------
@@ -86,31 +89,40 @@ class Transformer(Module):
         config_kwargs: Mapping[str, Any] | None = None,
         cache_dir: str | None = None,
         backend: str = "torch",
+        precision: Precision | None = None,
     ) -> None:
         if backend != "torch":
             raise ValueError(f'backend must be "torch" (its default; torch is not used), got {backend!r}')
         check_mappings(model_kwargs=model_kwargs, processor_kwargs=processor_kwargs, config_kwargs=config_kwargs)
         if (dtype := loading_dtype(model_kwargs, config_kwargs)) != np.float32:
-            raise ValueError(f"model_kwargs: a Transformer is float32, got {dtype}: give it to the model")
+            raise ValueError(f"model_kwargs: the results of a Transformer are float32, got {dtype}: give it to the model")
+        precision = loading_precision(precision, model_kwargs)
         loading = {name: value for name, value in (model_kwargs or {}).items() if name in ("revision", "token", "local_files_only")}
         found = find_model(model_name_or_path, cache_folder=cache_dir or (model_kwargs or {}).get("cache_dir"), **loading)
         folder = transformer_folder(found)
         path, settings = _read_settings(folder)
         given = {"transformer_task": transformer_task, "max_seq_length": max_seq_length, "do_lower_case": do_lower_case or None}
         settings.update({name: value for name, value in given.items() if value is not None})
-        self._load(folder, path, settings, processing_arguments(processor_kwargs))
+        self._load(folder, path, settings, processing_arguments(processor_kwargs), precision)
 
     @classmethod
     def _without_settings(
-        cls, folder: Path, transformer_task: str, processor_kwargs: Mapping[str, Any] | None = None, **settings: Any
+        cls,
+        folder: Path,
+        transformer_task: str,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        precision: Precision | None = None,
+        **settings: Any,
     ) -> Transformer:
         """Load a folder of transformers: sentence-transformers reads its own settings file only where modules.json is."""
         settings = {"transformer_task": transformer_task, **{name: value for name, value in settings.items() if value is not None}}
         module = cls.__new__(cls)
-        module._load(folder, folder / "config.json", settings, processing_arguments(processor_kwargs))
+        module._load(folder, folder / "config.json", settings, processing_arguments(processor_kwargs), precision)
         return module
 
-    def _load(self, folder: Path, path: Path, settings: dict[str, Any], given: Mapping[str, Any]) -> None:
+    def _load(
+        self, folder: Path, path: Path, settings: dict[str, Any], given: Mapping[str, Any], precision: Precision | None
+    ) -> None:
         """Load the tokenizer and the encoder with the content `settings` of the file `path`; `given` are tokenizer arguments."""
         # Absolute, because the process may change its working directory before `save`.
         self.folder = folder.absolute()
@@ -125,9 +137,9 @@ class Transformer(Module):
         self._tokenizer = load_tokenizer(self.folder, do_lower_case=self.do_lower_case, given=steps)
         self.model: Encoder | EncoderForSequenceClassification
         if self.transformer_task == _TASKS[0]:
-            self.model = self.encoder = Encoder.from_pretrained(self.folder)
+            self.model = self.encoder = Encoder.from_pretrained(self.folder, precision or "float32")
         else:
-            self.model = EncoderForSequenceClassification.from_pretrained(self.folder)
+            self.model = EncoderForSequenceClassification.from_pretrained(self.folder, precision or "float32")
             self.encoder = self.model.encoder
         self.encoder.config = PretrainedConfig.of(self.encoder.config, read_object(self.folder / "config.json"))
         self._stamps = _stamps(self.folder)
@@ -164,6 +176,11 @@ class Transformer(Module):
     def output_name(self) -> str:
         """Name of the array that the module writes: token embeddings, or the scores of the head."""
         return TOKENS if self.transformer_task == _TASKS[0] else SCORES
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the encoder's arithmetic, fixed when the module is loaded."""
+        return self.encoder.precision
 
     @property
     def max_positions(self) -> int:
@@ -216,7 +233,7 @@ class Transformer(Module):
         config, encoder = self.config, self.encoder
         name = (config.to_dict().get("architectures") or [config.to_dict().get("model_type")])[0]
         sizes = {"architecture": name, "num_hidden_layers": config.num_layers, "hidden_size": config.hidden_dim}
-        shown = {**self.get_config_dict(), **sizes, "parameters": encoder.parameters_count}
+        shown = {**self.get_config_dict(), **sizes, "parameters": encoder.parameters_count, "precision": self.precision}
         return f"Transformer({shown})"
 
     def get_word_embedding_dimension(self) -> int:
@@ -248,6 +265,8 @@ class Transformer(Module):
 
     def save(self, output_path: str | os.PathLike[str]) -> None:
         """Copy the files of the checkpoint into a folder, and write the settings.
+
+        The weights are those of the checkpoint in every precision, which is not stored.
 
         Parameters
         ----------
@@ -306,7 +325,7 @@ def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tokenizer arguments in the settings; an error for an argument of transformers that cannot be followed."""
     given = {name: settings.get(name) for name in _RENAMED.values()}
     check_mappings(**given)
-    # A type of the weights is not followed: the computation is in float32, which is nearer to the truth.
+    # A type of the weights is not followed: float32 is nearer to the truth, and other precisions are asked for.
     model = {name: value for name, value in (given["model_kwargs"] or {}).items() if name not in ("dtype", "torch_dtype")}
     loading_dtype(model, given["config_kwargs"])
     return processing_arguments(given["processor_kwargs"])

@@ -1,0 +1,65 @@
+"""Products in bfloat16: rows and weights rounded to nearest even, sums in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastattn.kernels.compile.jit import kernel
+from fastattn.kernels.products.float32 import SUM_BLOCK
+from fastattn.kernels.products.kinds import BFLOAT16
+from fastattn.kernels.products.low import SUM_WORDS, Form, chain_products_of, row_words_of
+from fastattn.kernels.products.tile import WIDTH, bfloat16_tile
+from fastattn.kernels.records import matrix
+from fastattn.kernels.vector.narrow import round_bfloat16, store_bfloat16
+from fastattn.kernels.vector.simd import lanes, load, load_part, store, store_part
+
+FORM = Form.of(BFLOAT16, block=SUM_BLOCK, extra=0)
+_PADDING, _IS_WIDE = FORM.padding, BFLOAT16.input_bytes == 4
+_row_words = row_words_of(FORM)
+
+
+@kernel
+def chain_columns(w):  # type: ignore[no-untyped-def]
+    """Products of a chain."""
+    return np.int64(SUM_BLOCK)
+
+
+@kernel
+def round_row(n, x, ix, out, io):  # type: ignore[no-untyped-def]
+    """Write n numbers of x, rounded to bfloat16, to words io .. of out, and zeros behind them up to the padding."""
+    width = lanes(x)
+    for j in range(0, (n + _PADDING - 1) // _PADDING * _PADDING, width):
+        v = load_part(x, ix + j, min(width, max(0, n - j)), 0.0)
+        if _IS_WIDE:
+            store(out, io + j, round_bfloat16(v))
+        else:
+            store_bfloat16(out, io, 2 * j, v)
+
+
+@kernel
+def prepare(m, chains, a, w, room):  # type: ignore[no-untyped-def]
+    """Return rows a[:m], which have the columns of chains[0] .. chains[1] - 1 of k, rounded, in `room`."""
+    columns = min(chains[1] * SUM_BLOCK, w.k) - chains[0] * SUM_BLOCK
+    out = matrix(room.data, room.at + SUM_WORDS, _row_words(columns))
+    for i in range(m):
+        round_row(columns, a.data, a.at + i * a.ld, out.data, out.at + i * out.ld)
+    return out
+
+
+@kernel
+def add_sums(m, n, a, sums, w, place, add, c):  # type: ignore[no-untyped-def]
+    """c[:m, :n] = add + the tile's sums."""
+    x = a.data
+    width = lanes(x)
+    whole = n - n % width
+    for i in range(m):
+        s, from_, to = sums + i * WIDTH, add.at + i * add.ld, c.at + i * c.ld
+        for j in range(0, whole, width):
+            store(c.data, to + j, load(x, s + j) + load(add.data, from_ + j))
+        if whole < n:
+            rest = n - whole
+            v = load(x, s + whole) + load_part(add.data, from_ + whole, rest, 0.0)
+            store_part(c.data, to + whole, rest, v)
+
+
+chain_products = chain_products_of(BFLOAT16, FORM, bfloat16_tile, add_sums)

@@ -1,0 +1,186 @@
+"""Packing of weights: into panels, in each precision, with what stands beside them in the vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.kernels.products import bfloat16, int8
+from fastattn.kernels.products.float32 import SUM_BLOCK
+from fastattn.kernels.products.int8 import INT8_BLOCK
+from fastattn.kernels.products.kinds import BFLOAT16, INT8
+from fastattn.kernels.products.tile import WIDTH
+from fastattn.kernels.vector.target import TILE_BYTES
+from fastattn.runtime.memory import aligned_empty
+
+Array = NDArray[Any]
+
+# Dtype of the arena of matrices, by which kernels are compiled.
+ARENAS = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
+_LEVELS = np.float32(127)
+# Rows of a table that are quantised together.
+_TABLE_ROWS = 4096
+
+
+def round_bfloat16(x: Array) -> Array:
+    """Return the upper halves of float32 numbers, rounded to nearest even, as uint16."""
+    bits: Array = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+    chosen: Array = np.where(np.isnan(x), bits | np.uint32(0x400000), rounded) >> np.uint32(16)
+    return chosen.astype(np.uint16)
+
+
+def quantize_weight(weight: Array, smooth: Array | None = None) -> tuple[Array, Array, Array]:
+    """Return levels (N, K) int8, and for each chain of k scales and sums (chains, N) float32.
+
+    Definition: fastattn.reference.quantize_weight.
+    """
+    n, k = weight.shape
+    levels = np.empty((n, k), np.int8)
+    starts = range(0, k, INT8_BLOCK)
+    scales, sums = np.empty((len(starts), n), np.float32), np.empty((len(starts), n), np.float32)
+    for chain, start in enumerate(starts):
+        part: Array = np.asarray(weight[:, start : start + INT8_BLOCK], np.float32)
+        if smooth is not None:
+            part = part / smooth[start : start + INT8_BLOCK]
+        scale = scales[chain] = np.abs(part).max(axis=1) / _LEVELS
+        level = np.rint(part / np.where(scale == 0, np.float32(1), scale)[:, None])
+        np.clip(level, -_LEVELS, _LEVELS, out=level)
+        levels[:, start : start + INT8_BLOCK] = level
+        sums[chain] = level.sum(axis=1, dtype=np.int64)
+    return levels, scales, sums
+
+
+def int8_vector(bias: Array, scales: Array, sums: Array, smooth: Array | None, k: int) -> Array:
+    """Return what stands in the vectors for an int8 weight: the bias, each chain's scales and sums, and the smoothing factors."""
+    n = len(bias)
+    count = -(-n // WIDTH) * WIDTH
+    depth = int8.FORM.padded(k)
+    out = np.zeros(count * (1 + 2 * len(scales)) + depth, np.float32)
+    out[:n] = bias
+    for chain, (scale, total) in enumerate(zip(scales, sums, strict=True)):
+        at = count * (1 + 2 * chain)
+        out[at : at + n], out[at + count : at + count + n] = scale, total
+    out[len(out) - depth :] = 1
+    if smooth is not None:
+        out[len(out) - depth : len(out) - depth + k] = smooth
+    return out
+
+
+def precision_of(matrices: Array) -> str:
+    """Return the precision that an arena of matrices is for."""
+    return next(precision for precision, dtype in ARENAS.items() if matrices.dtype == dtype)
+
+
+def panel_words(n: int, k: int, precision: str) -> int:
+    """Return the words of the panels of a weight (N, K)."""
+    if precision == "float32":
+        return -(-n // WIDTH) * WIDTH * k
+    form = int8.FORM if precision == "int8" else bfloat16.FORM
+    return form.panel_words(n, k)
+
+
+def room_words(rows: int, k: int, precision: str) -> int:
+    """Return the words of the room for so many prepared rows of K columns, with weights of a precision or kept ones among them."""
+    forms = {"float32": (), "bfloat16": (bfloat16.FORM,), "int8": (int8.FORM, bfloat16.FORM)}[precision]
+    return max((form.room(rows, k) for form in forms), default=0)
+
+
+def block_columns(precision: str) -> int:
+    """Return the products of the longest chain."""
+    return INT8_BLOCK if precision == "int8" else SUM_BLOCK
+
+
+def pack_weight(weight: Array, out: Array) -> None:
+    """Write weight (C_out, C_in) to `out` in panels (ceil(C_out / W), C_in, W), W the tile's columns; zeros behind the last."""
+    n, k = weight.shape
+    width = TILE_BYTES // out.itemsize
+    count = -(-n // width)
+    grid = out[: count * k * width].reshape(count, k, width)
+    full = n // width
+    grid[:full] = weight[: full * width].reshape(full, width, k).transpose(0, 2, 1)
+    if full < count:
+        grid[full] = 0
+        grid[full, :, : n - full * width] = weight[full * width :].T
+
+
+def pack_linear(weight: Array, bias: Array | None, dtype: Any, precision: str = "float32") -> tuple[Array, Array]:
+    """Return a weight (C_out, C_in) in panels, and its vector: the bias, zeros up to a whole panel, and what int8 has."""
+    n, k = weight.shape
+    if bias is None:
+        bias = np.zeros(n, dtype)
+    if precision == "float32":
+        width = TILE_BYTES // np.dtype(dtype).itemsize
+        count = -(-n // width) * width
+        packed, vector = aligned_empty(count * k, dtype), aligned_empty(count, dtype)
+        pack_weight(weight, packed)
+        vector[:n], vector[n:] = bias, 0
+        return packed, vector
+    packed = aligned_empty(panel_words(n, k, precision), np.float32)
+    if precision == "int8":
+        levels, scales, sums = quantize_weight(weight)
+        pack_levels(levels, packed)
+        vector = int8_vector(bias, scales, sums, None, k)
+    else:
+        pack_bfloat16(weight, packed)
+        vector = np.zeros(-(-n // WIDTH) * WIDTH, np.float32)
+        vector[:n] = bias
+    return packed.view(ARENAS[precision]), vector
+
+
+def pack_levels(levels: Array, out: Array) -> None:
+    """Write levels (N, K) to panels (N / W, K / group, W, group) of words, zeros around them."""
+    _pack(levels, out.view(np.int8), INT8.group, int8.FORM.padding)
+
+
+def pack_bfloat16(weight: Array, out: Array) -> None:
+    """Write a weight (N, K), rounded, to panels (N / W, K / 2, W, 2) of words, zeros around them."""
+    _pack(round_bfloat16(weight), out.view(np.uint16), BFLOAT16.group, bfloat16.FORM.padding)
+
+
+def _pack(weight: Array, out: Array, group: int, padding: int) -> None:
+    n, k = weight.shape
+    depth, count = -(-k // padding) * padding, -(-n // WIDTH)
+    grid = out[: count * depth * WIDTH].reshape(count, depth // group, WIDTH, group)
+    full, steps = n // WIDTH, k // group
+    grid[full:], grid[:, steps:] = 0, 0
+    whole = weight[: full * WIDTH, : steps * group].reshape(full, WIDTH, steps, group)
+    grid[:full, :steps] = whole.transpose(0, 2, 1, 3)
+    rest = weight[full * WIDTH :, : steps * group]
+    if len(rest):
+        grid[full, :steps, : len(rest)] = rest.reshape(len(rest), steps, group).transpose(1, 0, 2)
+    # The numbers of the last step that are not a whole group.
+    for j in range(steps * group, k):
+        column = np.zeros(count * WIDTH, weight.dtype)
+        column[:n] = weight[:, j]
+        grid[:, steps, :, j - steps * group] = column.reshape(count, WIDTH)
+
+
+def pack_table(table: Array, precision: str) -> Array:
+    """Return a table's rows, flat, in a precision; those of int8 end with a word that is the row's scale."""
+    if precision == "float32":
+        return np.array(table, np.float32, order="C", copy=True).reshape(-1)
+    if precision == "bfloat16":
+        return round_bfloat16(table).reshape(-1)
+    rows, width = table.shape
+    out = np.zeros((rows, -(-width // 4) + 1), np.float32)
+    levels = out.view(np.int8)
+    # In parts, which need little memory beside the result.
+    for start in range(0, rows, _TABLE_ROWS):
+        stop = start + _TABLE_ROWS
+        part = np.asarray(table[start:stop], np.float32)
+        scale = np.abs(part).max(axis=1) / _LEVELS
+        levels[start:stop, :width] = np.rint(part / np.where(scale == 0, np.float32(1), scale)[:, None])
+        out[start:stop, -1] = scale
+    return levels.reshape(-1)
+
+
+def table_rows(table: Array, ids: Array, width: int) -> Array:
+    """Return rows of a packed table in float32."""
+    if table.dtype == np.int8:
+        rows = table.view(np.float32).reshape(-1, -(-width // 4) + 1)[ids]
+        return rows[:, -1:] * rows.view(np.int8)[:, :width]
+    rows = table.reshape(-1, width)[ids]
+    return rows if table.dtype == np.float32 else (rows.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -1,0 +1,180 @@
+"""Narrow numbers in memory: words of 4 bytes that hold bytes, 16-bit numbers or bfloat16, and vectors of float32 made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import config, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastattn.kernels.vector.emit import I32, I64, element_pointer, llvm_vector, load_vector, vector_of
+
+_I8 = ir.IntType(8)
+
+
+@intrinsic
+def _words(typingctx, x):  # type: ignore[no-untyped-def]
+    """Return the memory of a C-contiguous array, which counts no references here, as float32."""
+    kind = types.Array(types.float32, 1, "C")
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        source, out = context.make_array(x)(context, builder, args[0]), context.make_array(kind)(context, builder)
+        count = builder.udiv(builder.mul(source.nitems, source.itemsize), I64(4))
+        context.populate_array(
+            out,
+            data=builder.bitcast(source.data, ir.FloatType().as_pointer()),
+            shape=cgutils.pack_array(builder, [count]),
+            strides=cgutils.pack_array(builder, [I64(4)]),
+            itemsize=I64(4),
+            meminfo=None,
+        )
+        return out._getvalue()
+
+    return kind(x), codegen
+
+
+@intrinsic
+def _load_whole(typingctx, x, i):  # type: ignore[no-untyped-def]
+    """Vector of the int32 numbers in words i .. i+lanes-1, as float32."""
+    vector = vector_of(x)
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        pointer = element_pointer(context, builder, x, args[0], context.cast(builder, args[1], i, types.int64))
+        whole = load_vector(builder, pointer, ir.VectorType(I32, vector.count))
+        return builder.sitofp(whole, llvm_vector(vector))
+
+    return vector(x, i), codegen
+
+
+def _byte_pointer(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    """Emit the pointer to byte args[2] behind word args[1] of array args[0]."""
+    word, byte = (context.cast(builder, args[i], sig.args[i], types.int64) for i in (1, 2))
+    pointer = element_pointer(context, builder, sig.args[0], args[0], word)
+    return builder.gep(builder.bitcast(pointer, _I8.as_pointer()), [byte])
+
+
+def _store_narrow(context: Any, builder: Any, sig: Any, args: Any, whole: Any, bits: int) -> Any:
+    """Emit the store of the low bits of whole numbers, from byte args[2] behind word args[1] of array args[0] on."""
+    narrow = builder.trunc(whole, ir.VectorType(ir.IntType(bits), whole.type.count))
+    word, byte = (context.cast(builder, args[i], sig.args[i], types.int64) for i in (1, 2))
+    pointer = builder.bitcast(element_pointer(context, builder, sig.args[0], args[0], word), _I8.as_pointer())
+    place = builder.bitcast(builder.gep(pointer, [byte]), narrow.type.as_pointer())
+    builder.store(narrow, place, align=1)
+    return context.get_dummy_value()
+
+
+@intrinsic
+def _store_bytes(typingctx, x, i, byte, v):  # type: ignore[no-untyped-def]
+    """Write a vector of whole numbers as bytes, from that byte behind word i on."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return _store_narrow(context, builder, sig, args, builder.fptosi(args[3], ir.VectorType(I32, v.count)), 8)
+
+    return types.void(x, i, byte, v), codegen
+
+
+@intrinsic
+def _store_shorts(typingctx, x, i, byte, v):  # type: ignore[no-untyped-def]
+    """Write a vector of whole numbers as 16-bit numbers, from that byte behind word i on."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return _store_narrow(context, builder, sig, args, builder.fptosi(args[3], ir.VectorType(I32, v.count)), 16)
+
+    return types.void(x, i, byte, v), codegen
+
+
+def _bfloat16_bits(builder: Any, value: Any) -> Any:
+    """Emit the 32 bits of each float32 rounded to bfloat16, ties to even; a NaN stays one."""
+    kind = ir.VectorType(I32, value.type.count)
+
+    def constant(number: int) -> Any:
+        return ir.Constant(kind, [number] * kind.count)
+
+    bits = builder.bitcast(value, kind)
+    even = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+    rounded = builder.add(builder.add(bits, constant(0x7FFF)), even)
+    quiet = builder.or_(bits, constant(0x400000))
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    return builder.and_(builder.select(is_nan, quiet, rounded), constant(-65536))
+
+
+@intrinsic
+def _store_bfloat16(typingctx, x, i, byte, v):  # type: ignore[no-untyped-def]
+    """Write a vector, rounded to bfloat16, from that byte behind word i on."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        bits = builder.lshr(_bfloat16_bits(builder, args[3]), ir.Constant(ir.VectorType(I32, v.count), [16] * v.count))
+        return _store_narrow(context, builder, sig, args, bits, 16)
+
+    return types.void(x, i, byte, v), codegen
+
+
+@intrinsic
+def _round_bfloat16(typingctx, v):  # type: ignore[no-untyped-def]
+    """Round each float32 of a vector to bfloat16."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return builder.bitcast(_bfloat16_bits(builder, args[0]), args[0].type)
+
+    return v(v), codegen
+
+
+@intrinsic
+def _widened(typingctx, half):  # type: ignore[no-untyped-def]
+    """Return the bfloat16 with these 16 bits as a float32."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        bits = builder.shl(builder.zext(args[0], I32), I32(16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(half), codegen
+
+
+def _words_python(x: Any) -> Any:
+    return x.view(np.float32)
+
+
+def _load_whole_python(x: Any, i: int) -> Any:
+    from fastattn.kernels.vector.simd_python import load
+
+    return load(x, i).view(np.int32).astype(np.float32)
+
+
+def _store_python(x: Any, i: int, byte: int, narrow: Any) -> None:
+    target, start = x.view(np.uint8), 4 * i + byte
+    if start < 0 or start + narrow.nbytes > target.size:
+        raise IndexError(f"bytes {start} to {start + narrow.nbytes} of {target.size}")
+    target[start : start + narrow.nbytes] = narrow.view(np.uint8)
+
+
+def _store_bytes_python(x: Any, i: int, byte: int, v: Any) -> None:
+    _store_python(x, i, byte, v.astype(np.int32).astype(np.uint8))
+
+
+def _store_shorts_python(x: Any, i: int, byte: int, v: Any) -> None:
+    _store_python(x, i, byte, v.astype(np.int16))
+
+
+def _round_bfloat16_python(v: Any) -> Any:
+    bits = v.view(np.uint32)
+    rounded = np.where(np.isnan(v), bits | np.uint32(0x400000), bits + np.uint32(0x7FFF) + (bits >> 16 & 1))
+    return (rounded & np.uint32(0xFFFF0000)).astype(np.uint32).view(np.float32)
+
+
+def _store_bfloat16_python(x: Any, i: int, byte: int, v: Any) -> None:
+    _store_python(x, i, byte, (_round_bfloat16_python(v).view(np.uint32) >> 16).astype(np.uint16))
+
+
+def _widened_python(half: Any) -> Any:
+    return np.array(int(half) << 16, np.uint32).view(np.float32)[()]
+
+
+if config.DISABLE_JIT:
+    words, load_whole, store_bytes, store_shorts = _words_python, _load_whole_python, _store_bytes_python, _store_shorts_python
+    store_bfloat16, round_bfloat16, widened = _store_bfloat16_python, _round_bfloat16_python, _widened_python
+else:
+    words, load_whole, store_bytes, store_shorts = _words, _load_whole, _store_bytes, _store_shorts
+    store_bfloat16, round_bfloat16, widened = _store_bfloat16, _round_bfloat16, _widened

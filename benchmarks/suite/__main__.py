@@ -60,6 +60,8 @@ def full(session: Session, precisions: tuple[str, ...]) -> None:
         encode(session, 2000, precision)
         for model in (MINILM_L12, BERT_BASE):
             cross_encoder(session, model, precision)
+        if precision != "float32":
+            session.close(precision)
     start(session, precisions, cold=True)
     resident(session, precisions)
     if "float32" not in precisions:

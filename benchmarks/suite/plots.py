@@ -72,7 +72,7 @@ def tokens_by_shape(results: Results, pyplot: Any) -> Any:
         axis.set_xticks(range(len(chosen)), [cell["case"] for cell in chosen], fontsize="small")
         axis.set_title(f"{model}, {FORWARDS[row]}")
     figure.supylabel("tokens/s")
-    figure.supxlabel(f"(texts, tokens of each), on {results['machine']['CPU']}, {results['threads']} threads")
+    figure.suptitle(f"Forward of (texts, tokens of each) on {results['machine']['CPU']}, {results['threads']} threads")
     figure.legend(shown.values(), shown, loc="outside lower center", ncols=len(shown), fontsize="small")
     return figure
 

@@ -122,7 +122,7 @@ def resident(session: Session, precisions: tuple[str, ...], model: Model = MINIL
         worker.close()
         if name in held and name != "fastattn" and "fastattn" in held:
             share = held[name] / held["fastattn"]
-            record(cell, f"of float32's in {precision}", "share", (share,) * 3, LEAN[precision], at_most=True)
+            record(cell, f"float32 memory, in {precision}", "share", (share,) * 3, LEAN[precision], at_most=True)
     sys.stderr.write(f"resident memory: {', '.join(f'{label(name)} {size / 2**20:.1f}' for name, size in held.items())} MiB\n")
 
 

@@ -62,9 +62,10 @@ class Session:
         """Start another worker of a library; the caller closes it."""
         return Worker(library, threads or self.threads, self.work / f"{library}.log", **changes)
 
-    def close(self) -> None:
-        """Ask every worker for its facts, and close it."""
-        for name, worker in self._workers.items():
+    def close(self, precision: str | None = None) -> None:
+        """Ask every worker, or those of a precision, for its facts, and close it."""
+        for name in [name for name in self._workers if precision in (None, precision_of(name))]:
+            worker = self._workers.pop(name)
             try:
                 self.facts[name] = worker.ask("facts")["facts"]
                 self.versions |= worker.versions or {}

@@ -118,8 +118,10 @@ class Fastattn(Library):
 
     def product(self, arrays: Arrays) -> Run:
         """Prepare a product by the kernel, on a weight packed beforehand, as in the encoder."""
-        from fastattn.kernels.ops._arrays import aligned_empty, panels, workers_for
-        from fastattn.kernels.ops.linear import ROW_BLOCK, linear_kernel, pack_weight
+        from fastattn.kernels.ops._arrays import panels, workers_for
+        from fastattn.kernels.ops.linear import ROW_BLOCK, linear_kernel
+        from fastattn.kernels.products.pack import pack_weight
+        from fastattn.runtime.memory import aligned_empty
 
         x, weight = arrays["x"], arrays["weight"]
         (m, k), n = x.shape, len(weight)
@@ -130,7 +132,7 @@ class Fastattn(Library):
         workers = workers_for(2e-5 * m * k * n, count * -(-m // ROW_BLOCK))
 
         def run() -> Array:
-            linear_kernel(x, packed, no_bias, out, 0, np.zeros(8, np.int64), workers)
+            linear_kernel(x, packed, no_bias, out, 0, 0, np.empty(0, np.float32), np.zeros(8, np.int64), workers)
             return out
 
         return run

@@ -21,17 +21,22 @@ from fastattn import Encoder, EncoderConfig
 from fastattn.cli.cases import Sizes, ops
 from fastattn.cli.cases import cases as op_cases
 from fastattn.encoder import forward, tables
+from fastattn.encoder.packed_linear import PackedLinear
 from fastattn.kernels.compile import jit
 from fastattn.kernels.encoder.pool import POOLINGS, normalize_kernel, pool_kernel
 from fastattn.kernels.ops import _arrays, linear
+from fastattn.kernels.products.float32 import SUM_BLOCK
+from fastattn.kernels.products.int8 import INT8_BLOCK
 from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.kernels.vector.target import TILE_ROWS
 from fastattn.parameters import random_parameters
+from fastattn.runtime import memory
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
 EDGES = (1, 2, 15, 16, 17, 31, 32, 33, 65)
 ROWS = (1, TILE_ROWS - 1, TILE_ROWS, TILE_ROWS + 1, 2 * TILE_ROWS + 1)
+LOW: tuple[Any, ...] = ("bfloat16", "int8")
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 
@@ -93,9 +98,7 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
         bias = normal(guard, n, dtype=dtype)
         out = guard.empty((m, n), dtype)
         fastattn.linear(normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype), bias, activation="gelu", out=out)
-    for activation, (m, n, k) in itertools.product(
-        ACTIVATION_KINDS, ((3, 17, 3), (linear.ROW_BLOCK + 1, 33, linear.SUM_BLOCK + 1))
-    ):
+    for activation, (m, n, k) in itertools.product(ACTIVATION_KINDS, ((3, 17, 3), (linear.ROW_BLOCK + 1, 33, SUM_BLOCK + 1))):
         yield f"linear {m} {n} {k} {activation}"
         x, weight = normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype)
         fastattn.linear(x, weight, activation=activation, out=guard.empty((m, n), dtype))
@@ -189,6 +192,25 @@ def choices(guard: Guard) -> Iterator[str]:
         dropping(ids, training=True, rng=np.random.default_rng(0))
 
 
+def precisions(guard: Guard) -> Iterator[str]:
+    """Run products and encoders in low precision, below, at and above each block."""
+    for precision, m, n, k in itertools.product(LOW, ROWS, (1, 33), (1, 65, SUM_BLOCK, INT8_BLOCK + 1)):
+        yield f"{precision} {m} {n} {k}"
+        PackedLinear(normal(guard, n, k), normal(guard, n), "gelu", precision)(normal(guard, m, k))
+    for precision, gated, (c, e, f) in itertools.product(LOW, (False, True), ((32, None, 33), (30, 17, INT8_BLOCK + 9))):
+        config = EncoderConfig(2, 2, c, f, gated=gated, norm_first=gated, embedding_dim=e, vocab_size=9)
+        parameters = {name: guard.copy(value) for name, value in random_parameters(config, 0).items()}
+        model = Encoder(config, parameters=parameters, precision=precision)
+        for lengths in ([1], [17, 0, 33], [131, 3]):
+            offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
+            n = int(offsets[-1])
+            for balanced, rows in ((0.0, 24), (2.0, 0), (2.0, 10**6)):
+                forward._BALANCED, forward._ROWS_PER_THREAD, forward._FLOP_PER_US = balanced, rows, 0.01
+                yield f"encoder {precision} {c} {e} {f} {gated} {lengths} {balanced} {rows}"
+                model.forward_packed(guard.copy(np.arange(n) % 9), offsets, out=guard.empty((n, c)))
+                model.forward_packed(normal(guard, n, e or c), offsets, out=guard.empty((n, c)))
+
+
 def poolings(guard: Guard) -> Iterator[str]:
     """Run the kernels that pool and normalise rows outside the forward."""
     for c, lengths, skip in itertools.product(EDGES, ([1], [17, 0, 3]), (0, 2)):
@@ -237,7 +259,7 @@ def main() -> None:
     call = jit.ParallelKernel.__call__
     jit.ParallelKernel.__call__ = lambda self, *args: (run.add(self.__name__), call(self, *args))[1]  # type: ignore[method-assign]
     done = 0
-    allocating = [module for module in package_modules() if module is not _arrays and hasattr(module, "aligned_empty")]
+    allocating = [module for module in package_modules() if module is not memory and hasattr(module, "aligned_empty")]
     for behind, threads in itertools.product((True, False), (False, True)):
         guard = Guard(behind)
         for module in allocating:
@@ -246,7 +268,9 @@ def main() -> None:
         # Threshold for a second thread: every call exceeds it, or none.
         _arrays._US_PER_THREAD = 1e-9 if threads else 1e9
         ops = (cases(guard, np.float32), cases(guard, np.float64), halves(guard))
-        for steps in ops if threads else (*ops, encoders(guard), choices(guard), poolings(guard), families(guard)):
+        for steps in (
+            ops if threads else (*ops, encoders(guard), choices(guard), precisions(guard), poolings(guard), families(guard))
+        ):
             for name in steps:
                 print(name, file=sys.stderr, flush=True)
                 done += 1

@@ -8,9 +8,9 @@ from fastattn.kernels.compile.jit import by_dtype, kernel
 from fastattn.kernels.encoder.layer import FF_ROWS, norm_rows
 from fastattn.kernels.products.product import prepare_all, products
 from fastattn.kernels.records import matrix, norm_of, shifted, weight_of
-from fastattn.kernels.vector.narrow import widened, words
+from fastattn.kernels.vector.narrow import load_narrow, widened, words
 from fastattn.kernels.vector.rows import add_row, copy_row
-from fastattn.kernels.vector.simd import tile_width
+from fastattn.kernels.vector.simd import lanes, store, tile_width
 
 
 @kernel
@@ -20,16 +20,24 @@ def _float32_token(e, i, tokens, x, ix):  # type: ignore[no-untyped-def]
 
 @kernel
 def _bfloat16_token(e, i, tokens, x, ix):  # type: ignore[no-untyped-def]
-    for j in range(e):
-        x[ix + j] = widened(tokens[i * e + j])
+    width, first = lanes(x), i * e
+    whole = e - e % width
+    for j in range(0, whole, width):
+        store(x, ix + j, load_narrow(x, tokens, first + j))
+    for j in range(whole, e):
+        x[ix + j] = widened(tokens[first + j])
 
 
 @kernel
 def _int8_token(e, i, tokens, x, ix):  # type: ignore[no-untyped-def]
     stride = (e + 3) // 4 + 1
     scale = words(tokens)[(i + 1) * stride - 1]
-    for j in range(e):
-        x[ix + j] = scale * np.float32(tokens[4 * i * stride + j])
+    width, first = lanes(x), 4 * i * stride
+    whole = e - e % width
+    for j in range(0, whole, width):
+        store(x, ix + j, load_narrow(x, tokens, first + j) * scale)
+    for j in range(whole, e):
+        x[ix + j] = scale * np.float32(tokens[first + j])
 
 
 @by_dtype({np.float32: _float32_token, np.uint16: _bfloat16_token, np.int8: _int8_token}, "tokens")

@@ -196,7 +196,7 @@ def _column(builder: Any, kind: Kind, b_row: Any, j: int, part: int) -> Any:
     if kind.name == "i16":
         narrow = ir.VectorType(ir.IntType(8), 2 * _LANES)
         place = builder.gep(builder.bitcast(b_row, ir.IntType(8).as_pointer()), [I64(2 * j * _LANES)])
-        return builder.sext(load_vector(builder, place, narrow), ir.VectorType(ir.IntType(16), 2 * _LANES))
+        return builder.sext(load_vector(builder, place, narrow, align=1), ir.VectorType(ir.IntType(16), 2 * _LANES))
     column = load_vector(builder, builder.gep(b_row, [I64(j * _LANES)]), _WHOLE)
     return _widened(builder, column, part) if kind.name == "widen" else column
 

@@ -81,9 +81,9 @@ def first_lanes(builder: Any, n: Any, count: int) -> Any:
     return builder.icmp_signed(">", broadcast(builder, builder.trunc(n, I32), count), steps)
 
 
-def load_vector(builder: Any, pointer: Any, kind: Any) -> Any:
+def load_vector(builder: Any, pointer: Any, kind: Any, align: int = 4) -> Any:
     """Emit an unaligned load of a vector."""
-    return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=4)
+    return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=align)
 
 
 def load_lanes(builder: Any, pointer: Any, kind: Any, mask: Any, other: Any = None) -> Any:

@@ -123,6 +123,23 @@ def _round_bfloat16(typingctx, v):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def _load_narrow(typingctx, like, x, i):  # type: ignore[no-untyped-def]
+    """Vector, as wide as those of `like`, of elements i .. i+lanes-1 of an array of int8, or of bfloat16 as uint16, as float32."""
+    vector = vector_of(like)
+    bits = 8 if x.dtype == types.int8 else 16
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        pointer = element_pointer(context, builder, x, args[1], context.cast(builder, args[2], i, types.int64))
+        narrow = load_vector(builder, pointer, ir.VectorType(ir.IntType(bits), vector.count), align=bits // 8)
+        wide = ir.VectorType(I32, vector.count)
+        if bits == 8:
+            return builder.sitofp(builder.sext(narrow, wide), llvm_vector(vector))
+        return builder.bitcast(builder.shl(builder.zext(narrow, wide), ir.Constant(wide, [16] * vector.count)), llvm_vector(vector))
+
+    return vector(like, x, i), codegen
+
+
+@intrinsic
 def _widened(typingctx, half):  # type: ignore[no-untyped-def]
     """Return the bfloat16 with these 16 bits as a float32."""
 
@@ -168,13 +185,22 @@ def _store_bfloat16_python(x: Any, i: int, byte: int, v: Any) -> None:
     _store_python(x, i, byte, (_round_bfloat16_python(v).view(np.uint32) >> 16).astype(np.uint16))
 
 
+def _load_narrow_python(like: Any, x: Any, i: int) -> Any:
+    from fastattn.kernels.vector.simd_python import lanes
+
+    part = x[i : i + lanes(like)]
+    return part.astype(np.float32) if x.dtype == np.int8 else (part.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
 def _widened_python(half: Any) -> Any:
     return np.array(int(half) << 16, np.uint32).view(np.float32)[()]
 
 
 if config.DISABLE_JIT:
     words, load_whole, store_bytes, store_shorts = _words_python, _load_whole_python, _store_bytes_python, _store_shorts_python
-    store_bfloat16, round_bfloat16, widened = _store_bfloat16_python, _round_bfloat16_python, _widened_python
+    store_bfloat16, round_bfloat16, widened, load_narrow = (
+        _store_bfloat16_python, _round_bfloat16_python, _widened_python, _load_narrow_python,
+    )  # fmt: skip
 else:
     words, load_whole, store_bytes, store_shorts = _words, _load_whole, _store_bytes, _store_shorts
-    store_bfloat16, round_bfloat16, widened = _store_bfloat16, _round_bfloat16, _widened
+    store_bfloat16, round_bfloat16, widened, load_narrow = _store_bfloat16, _round_bfloat16, _widened, _load_narrow

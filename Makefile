@@ -55,17 +55,18 @@ lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench-smoke: $(VENV)/dev.stamp ## every benchmark once, untimed
+bench-smoke: $(VENV)/dev.stamp ## every benchmark once, untimed, and the suite of make bench on a tiny encoder
 	$(BIN)/python -m pytest benchmarks --benchmark-disable
+	$(BIN)/python -m benchmarks.suite --smoke
 
 bench-ops: $(VENV)/dev.stamp ## time the kernels and the encoder against the reference
 	$(BIN)/python -m pytest benchmarks
 
-# BENCH=--anyway measures on a busy machine too.
-bench: $(PEERS)/peers.stamp ## time fastattn and the peers: benchmarks/results/report.md and the numbers in README.md, about 25 minutes
+# BENCH=--anyway measures on a busy machine too, BENCH="--precision float32" in one precision alone.
+bench: $(PEERS)/peers.stamp ## time fastattn and the peers: benchmarks/results/report.md and the numbers in README.md, about an hour
 	$(PEERS)/bin/python -m benchmarks.suite --readme README.md $(BENCH)
 
-bench-quick: $(PEERS)/peers.stamp ## a part of bench into .benchmarks/quick, under 3 minutes
+bench-quick: $(PEERS)/peers.stamp ## a part of bench into .benchmarks/quick, some minutes
 	$(PEERS)/bin/python -m benchmarks.suite --quick $(BENCH)
 
 soak: $(PEERS)/peers.stamp ## try all promises for two hours: soak/report.md

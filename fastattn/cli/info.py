@@ -56,14 +56,14 @@ def _cpu_name() -> str:
 
 def _products(kind: kinds.Kind) -> str:
     """Return the kind of product of a precision, its instructions, and why it is that one."""
-    others = [other.extension for other in kinds.KINDS if other.precision == kind.precision and other.extension]
-    asked = os.environ.get(kinds.VARIABLE, "")
+    same = [other for other in kinds.KINDS if other.precision == kind.precision]
+    asked, faster = os.environ.get(kinds.VARIABLE, ""), same[: same.index(kind)]
     if f"{kind.precision}=" in asked:
         why = f"{kinds.VARIABLE} is {asked!r}"
-    elif kind.extension:
-        why = f"the CPU has {kind.extension}"
     else:
-        why = f"the CPU has none of {', '.join(others)}"
+        lacking = ", ".join(other.extension for other in same if other.extension)
+        why = f"the CPU has {kind.extension or f'none of {lacking}'}"
+        why += "".join(f", and the system refuses {other.name}" for other in faster if other.extension in TARGET.extensions)
     slower = kinds.slower(kind.precision)
     return f"{kind.name} ({kind.instructions}), because {why}" + (f"; slower than float32: {slower}" if slower else "")
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fastattn.cli import info
 from fastattn.kernels.products import kinds
 from tests.support.command_line import python, run
 
@@ -29,3 +30,10 @@ def test_kinds_of_product_that_the_environment_chooses(monkeypatch: pytest.Monke
     (line,) = [line for line in python("info").stdout.splitlines() if line.startswith("int8 products")]
     assert line.split()[2] == "i16"
     assert f"because {kinds.VARIABLE} is 'int8=i16'" in line
+
+
+def test_a_kind_that_the_system_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(kinds.VARIABLE, raising=False)
+    monkeypatch.setattr(info, "TARGET", info.TARGET._replace(extensions=frozenset({"amx-int8", "avx512vnni"})))
+    (vnni,) = [kind for kind in kinds.KINDS if kind.name == "vnni"]
+    assert ", because the CPU has avx512vnni, and the system refuses amx" in info._products(vnni)

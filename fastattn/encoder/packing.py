@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig, Precision
-from fastattn.encoder.calibration import calibrate
+from fastattn.encoder.calibration import calibrate, check_finite
 from fastattn.encoder.tables import thetas
 from fastattn.kernels.encoder.layer import FF_ROWS, ff_stride
 from fastattn.kernels.ops._arrays import panels
 from fastattn.kernels.ops._attend import NO_BOUND
 from fastattn.kernels.products.int8 import KEPT
+from fastattn.kernels.products.kinds import BFLOAT16, INT8
 from fastattn.kernels.products.pack import (
     ARENAS,
     block_columns,
@@ -62,6 +63,18 @@ class Packed(NamedTuple):
     def embeddings(self, ids: Array, width: int) -> Array:
         """Return the token embeddings of ids, in float32."""
         return table_rows(self.tokens, ids, width)
+
+
+def form(precision: Precision) -> tuple[Any, ...]:
+    """Return what decides how parameters are packed: the fields of the records, and the kinds of product of this process."""
+    kinds = {"float32": (), "bfloat16": (BFLOAT16.name,), "int8": (INT8.name, BFLOAT16.name)}
+    return Layer._fields, Sizes._fields, kinds[precision]
+
+
+def check_form(pickled: Any, precision: Precision) -> None:
+    """Raise ValueError unless pickled parameters have the form of this process."""
+    if pickled != form(precision):
+        raise ValueError("pickled by another version, or on a CPU with other kinds of product: load the model from its folder")
 
 
 class Linear(NamedTuple):
@@ -169,6 +182,8 @@ def _stacked(weights: list[Array]) -> Array:
 def pack(config: EncoderConfig, parameters: Mapping[str, Array], precision: Precision = "float32") -> Packed:
     """Pack the parameters into arrays that share no memory with them, nor with a file that they are mapped from."""
     check_parameters(config, parameters)
+    if precision != "float32":
+        check_finite(parameters, precision)
     packer, c, f = _Packer(parameters), config.hidden_dim, config.ff_dim
     plan = calibrate(config, parameters) if precision == "int8" else None
     bases = thetas(config)
@@ -180,8 +195,8 @@ def pack(config: EncoderConfig, parameters: Mapping[str, Array], precision: Prec
         def linear(product: str, *names: str, layer: int = i) -> Linear:
             if plan is None:
                 return packer.linear(names, precision)
-            chosen = plan[layer][product]
-            return packer.linear(names, "int8" if chosen.quantized else KEPT, chosen.smooth)
+            chosen = plan.layers[layer][product]
+            return packer.linear(names, "int8" if chosen.int8 else KEPT, chosen.smooth)
 
         qkv = linear("qkv", *(f"{attention}.{name}" for name in ("query", "key", "value")))
         out = linear("out", f"{attention}.output")

@@ -21,6 +21,7 @@ def embeddings(
     positions: str | None = None,
     padding_idx: int | None = None,
     layer_norm_eps: float = 1e-12,
+    linear: Linear | None = None,
 ) -> Array:
     """Input of the first layer, ``projection(layer_norm(token[x] + position[t] + token_type[...]))``.
 
@@ -40,6 +41,8 @@ def embeddings(
         Token id that has row 0 of the learned table wherever it stands; the other ids have rows 1, 2, ... in their order.
     layer_norm_eps : float
         Added to the variance.
+    linear : callable, optional
+        As in `encoder`; the projection's name is ``embeddings.projection``.
 
     Returns
     -------
@@ -71,7 +74,9 @@ def embeddings(
     if "embeddings.token_type.weight" in parameters:
         hidden = hidden + parameters["embeddings.token_type.weight"][0 if token_type_ids is None else token_type_ids]
     hidden = norm(parameters, "embeddings.layer_norm", hidden, eps=layer_norm_eps)
-    return product(parameters, "embeddings.projection", hidden) if "embeddings.projection.weight" in parameters else hidden
+    if "embeddings.projection.weight" not in parameters:
+        return hidden
+    return product(parameters, "embeddings.projection", hidden, linear=linear)
 
 
 def encoder(
@@ -137,8 +142,9 @@ def encoder(
     relative_max_distance : int
         Argument of `relative_bias`, which every layer adds to its scores if `parameters` has ``relative_bias.weight``.
     linear : callable, optional
-        ``linear(name, x, weight, bias, activation)`` computes the products of the layers instead of `reference.linear`, for example
-        `mixed_linear` in another precision; `name` is the prefix of their parameters, such as ``layers.0.attention.query``.
+        ``linear(name, x, weight, bias, activation)`` computes the products of the layers and of the embeddings' projection instead
+        of `reference.linear`, for example `mixed_linear` in another precision; `name` is the prefix of their parameters, such as
+        ``layers.0.attention.query``.
     return_hidden_states : bool
         Also return the hidden states of every layer.
     return_attention : bool
@@ -166,7 +172,7 @@ def encoder(
     for b in range(b_all):
         types = None if token_type_ids is None else token_type_ids[b, real[b]]
         choices: dict[str, Any] = {"positions": positions, "padding_idx": padding_idx, "layer_norm_eps": layer_norm_eps}
-        hidden = embeddings(parameters, x[b, real[b]], types, **choices)
+        hidden = embeddings(parameters, x[b, real[b]], types, linear=linear, **choices)
         table = parameters.get("relative_bias.weight")
         bias = None if table is None else relative_bias(table, len(hidden), relative_max_distance)  # (H, T, T)
         for index in range(num_layers):

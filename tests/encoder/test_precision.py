@@ -10,7 +10,7 @@ import pytest
 
 from fastattn import Encoder, EncoderConfig, EncoderForMaskedLM, EncoderForSequenceClassification, EncoderWithPooler
 from fastattn.checkpoint.reader import read_encoder
-from fastattn.encoder import slower
+from fastattn.encoder import packing, slower
 from fastattn.encoder.every_position import without_embeddings
 from fastattn.kernels.products import kinds
 from tests.support.golden_models import GOLDEN, golden
@@ -68,15 +68,20 @@ def test_pickles(precision: Any) -> None:
     np.testing.assert_array_equal(again(ids, mask), model(ids, mask))
 
 
-def test_pickles_that_name_no_precision() -> None:
-    ids, mask = batch()
-    model = Encoder.from_pretrained(GOLDEN / "bert")
-    state = model.__getstate__()
-    del state["_precision"]
-    again = Encoder.__new__(Encoder)
-    again.__setstate__(state)
-    assert again.precision == "float32"
-    np.testing.assert_array_equal(again(ids, mask), model(ids, mask))
+def test_pickles_of_other_versions_and_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, model = (Encoder.from_pretrained(GOLDEN / "bert", precision) for precision in ("float32", "int8"))
+    state = plain.__getstate__()
+    for name in ("_precision", "_form"):
+        del state[name]
+    with pytest.raises(
+        ValueError, match=r"^pickled by another version, or on a CPU with other kinds of product: load the model from its folder$"
+    ):
+        Encoder.__new__(Encoder).__setstate__(state)
+    contents = pickle.dumps(plain), pickle.dumps(model)
+    monkeypatch.setattr(packing, "INT8", kinds.INT8._replace(name="other"))
+    assert pickle.loads(contents[0]).precision == "float32"
+    with pytest.raises(ValueError, match="on a CPU with other kinds of product"):
+        pickle.loads(contents[1])
 
 
 @pytest.mark.parametrize("wrong", ["float7", "int4", "", None, np.float32, ["int8"]], ids=repr)

@@ -12,7 +12,7 @@ import numba
 
 from fastattn.runtime.version import __version__
 
-__all__ = ["depends_on", "source_tag"]
+__all__ = ["content_tag", "depends_on", "source_tag"]
 
 _KERNELS = "fastattn.kernels"
 # By module: the hash of its content when it was imported.
@@ -32,14 +32,29 @@ def source_tag() -> str | None:
     A kernel is built from its own module and from those that were imported before it.  Each module is read when the first kernel
     behind it is declared: read later, the file could be that of another release, installed while the process runs.
     """
-    for name, module in list(sys.modules.items()):
-        if (name == _KERNELS or name.startswith(f"{_KERNELS}.")) and name not in _hashes:
-            content = _content(module)
+    kernels = _hashes_below(_KERNELS)
+    if kernels is None:
+        return None
+    key = (__version__, numba.__version__, llvmlite.__version__, kernels, _choices)
+    return hashlib.sha256(repr(key).encode()).hexdigest()[:12]
+
+
+def content_tag(*packages: str) -> str | None:
+    """Hash of the modules of some packages imported so far, 12 hex digits; None if a module's content is unknown."""
+    found = [_hashes_below(package) for package in packages]
+    return None if None in found else hashlib.sha256(repr(found).encode()).hexdigest()[:12]
+
+
+def _hashes_below(package: str) -> list[tuple[str, str]] | None:
+    """Return the name and the hash of each module of a package imported so far; None if a module's content is unknown."""
+    names = [name for name in list(sys.modules) if name == package or name.startswith(f"{package}.")]
+    for name in names:
+        if name not in _hashes:
+            content = _content(sys.modules[name])
             if content is None:
                 return None
             _hashes[name] = hashlib.sha256(content).hexdigest()
-    key = (__version__, numba.__version__, llvmlite.__version__, sorted(_hashes.items()), _choices)
-    return hashlib.sha256(repr(key).encode()).hexdigest()[:12]
+    return sorted((name, _hashes[name]) for name in names)
 
 
 def _content(module: ModuleType) -> bytes | None:

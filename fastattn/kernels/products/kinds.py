@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from fastattn.kernels.compile.digest import depends_on
 from fastattn.kernels.vector.target import TARGET
+from fastattn.runtime.amx import amx_permitted
 
 __all__ = ["BFLOAT16", "INT8", "KINDS", "VARIABLE", "Kind", "chosen", "slower"]
 
@@ -35,10 +36,12 @@ class Kind(NamedTuple):
 
 # The first of a precision that the CPU has is used; the last of each needs nothing.
 KINDS = (
+    Kind("amx", "int8", "amx-int8", 1, 1, 4, False, "tdpbusd, AMX: 64 products for each of 16 x 16 sums"),
     Kind("vnni", "int8", "avx512vnni", 1, 1, 4, False, "vpdpbusd, AVX-512 VNNI or AVX-VNNI: 4 products a lane"),
     Kind("usdot", "int8", "i8mm", 1, 1, 4, False, "usdot, NEON i8mm: 4 products a lane"),
     Kind("sdot", "int8", "dotprod", 1, 1, 4, True, "sdot, NEON dotprod: 4 products a lane"),
     Kind("i16", "int8", "", 2, 1, 2, False, "pmaddwd on 16-bit numbers: 2 products a lane, and an addition"),
+    Kind("amx", "bfloat16", "amx-bf16", 2, 2, 2, False, "tdpbf16ps, AMX: 32 products for each of 16 x 16 sums"),
     Kind("dot", "bfloat16", "avx512bf16", 2, 2, 2, False, "vdpbf16ps, AVX-512 BF16: 2 products a lane"),
     Kind("bfdot", "bfloat16", "bf16", 2, 2, 2, False, "bfdot, NEON BF16: 2 products a lane"),
     Kind("widen", "bfloat16", "", 4, 2, 2, False, "float32 multiply-add on widened weights: 1 product a lane"),
@@ -62,7 +65,9 @@ def chosen(precision: str, request: str | None = None) -> Kind:
 
 def is_native(kind: Kind) -> bool:
     """Tell whether the CPU has the instructions of a kind; without them, portable code computes it, slowly."""
-    return not kind.extension or kind.extension in TARGET.extensions
+    if kind.extension and kind.extension not in TARGET.extensions:
+        return False
+    return kind.name != "amx" or amx_permitted()
 
 
 INT8, BFLOAT16 = chosen("int8"), chosen("bfloat16")

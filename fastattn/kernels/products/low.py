@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fastattn.kernels.compile.jit import kernel
 from fastattn.kernels.products.kinds import Kind
-from fastattn.kernels.products.tile import WIDTH
+from fastattn.kernels.products.tile import WIDTH, most_rows
 from fastattn.kernels.records import matrix, shifted
 from fastattn.kernels.vector.activations import activate_rows
 from fastattn.kernels.vector.narrow import words
@@ -87,7 +87,7 @@ def chain_products_of(kind: Kind, form: Form, tile: Any, finish: Any) -> Any:
     the column of the weight, and the words of the chain's numbers.
     """
     block, chain_words, padding, group = form.block, form.chain_words, form.padding, kind.group
-    input_bytes, weight_bytes = form.input_bytes, form.weight_bytes
+    input_bytes, weight_bytes, tile_rows = form.input_bytes, form.weight_bytes, most_rows(kind)
 
     @kernel
     def panel_products(m, count, a, sums, w, place, ahead, add, c, n):  # type: ignore[no-untyped-def]
@@ -96,7 +96,7 @@ def chain_products_of(kind: Kind, form: Form, tile: Any, finish: Any) -> Any:
         panels = words(w.panels)
         steps = (count + group - 1) // group
         numbers = (count + padding - 1) // padding * padding * input_bytes // 4
-        tiles = (m + TILE_ROWS - 1) // TILE_ROWS
+        tiles = (m + tile_rows - 1) // tile_rows
         done = 0
         for t in range(tiles):
             rows = (m - done + tiles - t - 1) // (tiles - t)

@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
+from fastattn.kernels.products.amx import BLOCK_ROWS, STEP_GROUPS, emit_amx
 from fastattn.kernels.products.kinds import BFLOAT16, INT8, Kind, is_native
 from fastattn.kernels.vector.emit import (
     I32,
@@ -103,9 +104,19 @@ def _widened(builder: Any, b: Any, i: int) -> Any:
     return builder.bitcast(bits, _REAL)
 
 
-_STEPS: dict[str, Step] = {
-    "vnni": _dot_bytes, "usdot": _dot_bytes, "sdot": _dot_bytes, "i16": _dot_shorts, "dot": _dot_bfloat16, "bfdot": _dot_bfloat16,
-}  # fmt: skip
+def _step_of(kind: Kind) -> Step:
+    if kind.precision == "bfloat16":
+        return _dot_bfloat16
+    return _dot_shorts if kind.input_bytes == 2 else _dot_bytes
+
+
+def most_rows(kind: Kind) -> int:
+    """Return the rows of the largest tile of a kind."""
+    return BLOCK_ROWS if _has_tile_registers(kind) else TILE_ROWS
+
+
+def _has_tile_registers(kind: Kind) -> bool:
+    return kind.name == "amx" and is_native(kind)
 
 
 def tile_of(kind: Kind) -> Any:
@@ -125,6 +136,11 @@ def tile_of(kind: Kind) -> Any:
                 builder.bitcast(element_pointer(context, builder, sig.args[i], args[i], number[i + 1]), I32.as_pointer())
                 for i in (2, 5, 8)
             )
+            if _has_tile_registers(kind):
+                groups = builder.and_(builder.add(number[1], I64(STEP_GROUPS - 1)), I64(-STEP_GROUPS))
+                row = I64(4 * WIDTH)
+                emit_amx(builder, kind.precision, number[0], groups, ap, builder.mul(number[4], I64(4)), bp, row, op, row)
+                return context.get_dummy_value()
             done = builder.append_basic_block("done")
             switch = builder.switch(number[0], done)
             for rows in range(1, TILE_ROWS + 1):
@@ -170,7 +186,7 @@ def _accumulate(builder: Any, kind: Kind, rows: int, steps: Any, a: Any, b: Any)
                 if kind.name == "widen":
                     sums[i][j] = multiply_add(builder, builder.bitcast(word, _REAL), columns[j], sums[i][j])
                 else:
-                    sums[i][j] = _STEPS[kind.name](builder, kind, word, columns[j], sums[i][j])
+                    sums[i][j] = _step_of(kind)(builder, kind, word, columns[j], sums[i][j])
     # An empty "convergent" instruction: unrolled by LLVM, the widest tiles would spill their accumulators.
     barrier = builder.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], side_effect=True)
     barrier.attributes.add("convergent")

@@ -1,0 +1,100 @@
+"""Packs of int8 on disk, beside the compiled kernels: the second load of a model is not calibrated again.
+
+A file's name is a hash of all that the pack depends on, the parameters' bytes among them; its digest shows damage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastattn.config import EncoderConfig, Precision
+from fastattn.encoder.packing import Packed, pack
+from fastattn.kernels.compile.digest import content_tag
+from fastattn.kernels.compile.jit import cache_directory
+from fastattn.kernels.products.kinds import BFLOAT16, INT8
+from fastattn.kernels.vector.target import TARGET
+from fastattn.parameters import check_parameters
+from fastattn.runtime.files import replacing
+from fastattn.runtime.memory import aligned_empty
+
+__all__ = ["pack_or_load"]
+
+Array = NDArray[Any]
+
+# Smaller models are packed in no time.
+_LEAST_BYTES = 2**24
+# Files that are kept: those used last.
+_MOST_FILES = 8
+
+
+def pack_or_load(config: EncoderConfig, parameters: Mapping[str, Array], precision: Precision) -> Packed:
+    """Return `pack` of the parameters, of int8 from the disk where it is there; whatever fails there, it is packed."""
+    if precision != "int8":
+        return pack(config, parameters, precision)
+    check_parameters(config, parameters)
+    is_small = sum({id(array): array.nbytes for array in parameters.values()}.values()) < _LEAST_BYTES
+    folder = None if is_small else cache_directory()
+    tag = None if folder is None else content_tag("fastattn.encoder", "fastattn.reference", "fastattn.kernels.products")
+    if folder is None or tag is None:
+        return pack(config, parameters, precision)
+    path = folder / f"int8-{_digest(config, parameters, tag)}.pack"
+    packed = _read(path)
+    if packed is None:
+        packed = pack(config, parameters, precision)
+        with contextlib.suppress(OSError):
+            _write(path, packed)
+    return packed
+
+
+def _digest(config: EncoderConfig, parameters: Mapping[str, Array], tag: str) -> str:
+    """Return the hash of all that a pack depends on; layers that share an array hash it once."""
+    digest = hashlib.sha256(repr((tag, config, INT8, BFLOAT16, TARGET.tile, TARGET.vector_bytes)).encode())
+    first: dict[int, str] = {}
+    for name, array in sorted(parameters.items()):
+        digest.update(repr((name, first.setdefault(id(array), name), array.dtype.str, array.shape)).encode())
+        if first[id(array)] == name:
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()[:20]
+
+
+def _read(path: Path) -> Packed | None:
+    """Return the pack in a file; None where there is none, or a damaged one."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            return None
+        arrays = load(content[32:])
+        os.utime(path)
+        return Packed(**{name: _aligned(arrays[name]) for name in Packed._fields})
+    except (OSError, KeyError, SafetensorError):
+        return None
+
+
+def _aligned(array: Array) -> Array:
+    out = aligned_empty(array.size, array.dtype).reshape(array.shape)
+    out[...] = array
+    return out
+
+
+def _write(path: Path, packed: Packed) -> None:
+    """Write a pack, and remove those that were used least recently."""
+    from safetensors.numpy import save
+
+    payload = save(packed._asdict())
+    with replacing(path) as file:
+        file.write(hashlib.sha256(payload).digest())
+        file.write(payload)
+    files = sorted(path.parent.glob("int8-*.pack"), key=lambda other: other.stat().st_mtime)
+    for old in files[:-_MOST_FILES]:
+        old.unlink(missing_ok=True)

@@ -1,0 +1,147 @@
+"""Encoders in bfloat16 and int8: the same bits whatever the batch, and every family as its reference in that precision."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastattn import Encoder, EncoderConfig, reference
+from fastattn.checkpoint.reader import read_encoder
+from fastattn.config import ACTIVATIONS
+from fastattn.encoder import forward
+from fastattn.encoder.calibration import PRODUCTS, calibrate
+from fastattn.kernels.products.int8 import KEPT
+from fastattn.parameters import random_parameters
+from tests.support.golden_models import GOLDEN
+from tests.support.rounded import LOW
+
+V = 40
+FAMILIES = sorted(path.name for path in GOLDEN.iterdir() if (path / "config.json").is_file())
+FORMS: dict[str, dict[str, Any]] = {
+    "post-norm": {"positions": "learned", "type_vocab_size": 2},
+    "pre-norm, gated": {"positions": "rotary", "norm_first": True, "gated": True, "window": 5, "global_every": 2},
+    "factorised": {"positions": "sinusoidal", "embedding_dim": 20},
+}
+
+
+def make(form: str, precision: Any, ff_dim: int = 530) -> Encoder:
+    return Encoder(EncoderConfig(2, 2, 64, ff_dim, vocab_size=V, **FORMS[form]), 3, precision=precision)
+
+
+@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.parametrize("form", FORMS)
+def test_bits_do_not_depend_on_batch_order_threads_or_schedule(form: str, precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(form, precision)
+    rng = np.random.default_rng(5)
+    lengths = rng.integers(1, 90, 11)
+    lengths[3], lengths[7] = 300, 1
+    texts = [rng.integers(0, V, n) for n in lengths]
+
+    def encode(order: Any) -> list[Any]:
+        offsets = np.concatenate([[0], np.cumsum(lengths[order])])
+        rows = model.forward_packed(np.concatenate([texts[i] for i in order]), offsets)
+        found: list[Any] = [None] * len(texts)
+        for place, i in enumerate(order):
+            found[i] = rows[offsets[place] : offsets[place + 1]]
+        return found
+
+    monkeypatch.setattr(forward, "thread_count", lambda: 1)
+    alone = [model.forward_packed(text, [0, len(text)]) for text in texts]
+    everything = np.arange(len(texts))
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(forward, "thread_count", lambda threads=threads: threads)
+        monkeypatch.setattr(forward, "_FLOP_PER_US", 1.0)
+        for threshold, rows in ((2.0, 24), (0.0, 24), (2.0, 10**6)):
+            monkeypatch.setattr(forward, "_BALANCED", threshold)
+            monkeypatch.setattr(forward, "_ROWS_PER_THREAD", rows)
+            for order in (everything, rng.permutation(len(texts))):
+                assert all(np.array_equal(a, b) for a, b in zip(encode(order), alone, strict=True))
+
+
+@pytest.mark.parametrize("precision", LOW)
+def test_watched_states_are_the_same_bits(precision: Any) -> None:
+    model = make("post-norm", precision)
+    ids = np.random.default_rng(1).integers(0, V, (3, 21))
+    mask = np.arange(21) < np.array([21, 1, 9])[:, None]
+    hidden, states, attention = model(ids, mask, return_hidden_states=True, return_attention=True)
+    assert np.array_equal(hidden, model(ids, mask))
+    assert np.array_equal(states[-1], hidden)
+    np.testing.assert_allclose(attention.sum(axis=-1)[:, mask.nonzero()[0], :, mask.nonzero()[1]], 1, rtol=1e-5)
+
+
+def in_precision(config: EncoderConfig, parameters: Any, precision: str) -> Any:
+    """The reference's linear map for an encoder in a precision."""
+    if precision == "bfloat16":
+        return reference.mixed_linear("bfloat16")
+    plan, smooth = {"embeddings.projection": KEPT}, {}
+    for layer, products in enumerate(calibrate(config, parameters).layers):
+        for kind, stems in PRODUCTS.items():
+            for stem in stems:
+                name = f"layers.{layer}.{stem}"
+                plan[name], smooth[name] = "int8" if products[kind].int8 else KEPT, products[kind].smooth
+    return reference.mixed_linear(plan, smooth)
+
+
+def assert_as_reference(config: EncoderConfig, parameters: Any, precision: Any, ids: Any) -> None:
+    """Check that an encoder is much nearer to its reference in the same precision than that is to the one in float32.
+
+    Bits are not the same: an ulp of a norm moves some numbers to another level.
+    """
+    found = Encoder(config, parameters=parameters, precision=precision)(ids)
+    options = config.reference_options()
+    low = dict(parameters)
+    table = "embeddings.token.weight"
+    if precision == "int8":
+        levels, scale = reference.quantize_table(low[table])
+        low[table] = scale[:, None] * levels.astype(np.float32)
+    else:
+        low[table] = reference.round_bfloat16(low[table])
+    truth = reference.encoder(parameters, ids, **options)
+    same = reference.encoder(low, ids, linear=in_precision(config, parameters, precision), **options)
+    off, lost = (float(np.linalg.norm(found - other)) for other in (same, truth))
+    assert 0 < lost < 0.1 * np.linalg.norm(truth), f"{precision} loses {lost / np.linalg.norm(truth):.2g}"
+    assert off < 0.3 * lost, f"off by {off:.3g}, where {precision} loses {lost:.3g}"
+
+
+@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(family: str, precision: Any) -> None:
+    config, parameters = read_encoder(GOLDEN / family)
+    parameters = {name: np.array(value, np.float32) for name, value in parameters.items()}
+    ids = np.random.default_rng(2).integers(3, config.vocab_size or V, (2, 16))
+    assert_as_reference(config, parameters, precision, ids)
+
+
+@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(activation: Any, precision: Any) -> None:
+    config = EncoderConfig(2, 2, 32, 600, activation=activation, vocab_size=V)
+    parameters = random_parameters(config, 1)
+    for name in parameters:
+        if "layer_norm" not in name and name.endswith("weight"):
+            parameters[name] *= 8
+    assert_as_reference(config, parameters, precision, np.random.default_rng(3).integers(0, V, (2, 9)))
+
+
+@pytest.mark.parametrize("precision", LOW)
+def test_not_a_number_stays_in_its_sequence(precision: Any) -> None:
+    model = make("factorised", precision)
+    body = Encoder(EncoderConfig(2, 2, 64, 530), 3, precision=precision)
+    assert np.isfinite(model(np.zeros((2, 3), int))).all()
+    x = np.random.default_rng(4).standard_normal((3, 5, 64)).astype(np.float32)
+    clean = body(x)
+    x[1, 2, 7] = np.nan
+    found = body(x)
+    assert np.array_equal(found[[0, 2]], clean[[0, 2]])
+    assert np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(precision: Any, value: float) -> None:
+    config = EncoderConfig(2, 2, 32, 40, vocab_size=V)
+    parameters = random_parameters(config, 0)
+    name = "layers.1.feed_forward.output.weight"
+    parameters[name][3, 5] = value
+    with pytest.raises(ValueError, match=f"^parameter {name} has NaN or infinite values, which {precision} cannot hold"):
+        Encoder(config, parameters=parameters, precision=precision)

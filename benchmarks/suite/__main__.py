@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import RESULTS, ROOT
-from benchmarks.suite import busy, report, shapes
+from benchmarks.suite import busy, report, shapes, turns
 from benchmarks.suite.labels import PRECISIONS
 from benchmarks.suite.row_accelerate import accelerate
 from benchmarks.suite.row_encode import encode, many_texts
@@ -96,6 +96,7 @@ def quick(session: Session, precisions: tuple[str, ...]) -> None:
 
 def smoke(session: Session, precisions: tuple[str, ...]) -> None:
     """Run the rows that have precisions, on an encoder so small that its numbers mean nothing."""
+    turns.FIRST_WARM_SECONDS = turns.WARM_SECONDS = turns.TURN_SECONDS = 0.01
     for precision in precisions:
         forward(session, TINY, TINY.shapes, precision)
         encode(session, 20, precision, TINY)

@@ -107,13 +107,13 @@ def convert(folder: Annotated[Path, typer.Argument(help="A model folder with pic
 
 
 @app.command()
-def warmup() -> None:
-    """Compile every kernel for this CPU and keep it on disk."""
+def warmup(precision: options.Precision = "float32") -> None:
+    """Compile every kernel for this CPU and keep it on disk: those of float32, and the encoder's of --precision."""
     from fastattn.cli.warmup import warm_up
 
     with reported(prints=True), announced_compiling():
         total = 0.0
-        for name, seconds in warm_up():
+        for name, seconds in warm_up(options.precision_of(precision)):
             output.print(f"{seconds:6.1f} s  {name}")
             total += seconds
         output.print(f"{total:6.1f} s  in total; from now on kernels are loaded from the cache", style="bold")

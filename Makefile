@@ -44,7 +44,7 @@ op: $(VENV)/dev.stamp ## the tests of one op, its rules and its docstrings: make
 
 # RuntimeWarning is ignored because NumPy warns of inf - inf; compiled code does not.
 test-nojit: $(VENV)/dev.stamp ## the op tests with the kernels as plain Python, small shapes
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -W ignore::RuntimeWarning $(OP_TESTS)
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -W ignore::RuntimeWarning $(OP_TESTS) tests/kernels/test_products.py
 
 # Vector loads and stores are not checked here, but in test-nojit and by tests/promises/test_bounds.py.
 test-bounds: $(VENV)/dev.stamp ## the op and encoder tests with every scalar index of the kernels checked by Numba

@@ -120,7 +120,8 @@ def resident(session: Session, precisions: tuple[str, ...], model: Model = MINIL
         except WorkerError as error:
             cell["failures"][name] = str(error)
         worker.close()
-        if name in held and name != "fastattn" and "fastattn" in held:
+        # A tiny encoder may add no page.
+        if name in held and name != "fastattn" and held.get("fastattn"):
             share = held[name] / held["fastattn"]
             record(cell, f"float32 memory, in {precision}", "share", (share,) * 3, LEAN[precision], at_most=True)
     sys.stderr.write(f"resident memory: {', '.join(f'{label(name)} {size / 2**20:.1f}' for name, size in held.items())} MiB\n")

@@ -44,7 +44,7 @@ op: $(VENV)/dev.stamp ## the tests of one op, its rules and its docstrings: make
 
 # RuntimeWarning is ignored because NumPy warns of inf - inf; compiled code does not.
 test-nojit: $(VENV)/dev.stamp ## the op tests with the kernels as plain Python, small shapes
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -W ignore::RuntimeWarning $(OP_TESTS)
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -W ignore::RuntimeWarning $(OP_TESTS) tests/kernels/test_products.py
 
 # Vector loads and stores are not checked here, but in test-nojit and by tests/promises/test_bounds.py.
 test-bounds: $(VENV)/dev.stamp ## the op and encoder tests with every scalar index of the kernels checked by Numba
@@ -55,17 +55,18 @@ lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench-smoke: $(VENV)/dev.stamp ## every benchmark once, untimed
+bench-smoke: $(VENV)/dev.stamp ## every benchmark once, untimed, and the suite of make bench on a tiny encoder
 	$(BIN)/python -m pytest benchmarks --benchmark-disable
+	$(BIN)/python -m benchmarks.suite --smoke
 
 bench-ops: $(VENV)/dev.stamp ## time the kernels and the encoder against the reference
 	$(BIN)/python -m pytest benchmarks
 
-# BENCH=--anyway measures on a busy machine too.
-bench: $(PEERS)/peers.stamp ## time fastattn and the peers: benchmarks/results/report.md and the numbers in README.md, about 25 minutes
+# BENCH=--anyway measures on a busy machine too, BENCH="--precision float32" in one precision alone.
+bench: $(PEERS)/peers.stamp ## time fastattn and the peers: benchmarks/results/report.md and the numbers in README.md, about an hour
 	$(PEERS)/bin/python -m benchmarks.suite --readme README.md $(BENCH)
 
-bench-quick: $(PEERS)/peers.stamp ## a part of bench into .benchmarks/quick, under 3 minutes
+bench-quick: $(PEERS)/peers.stamp ## a part of bench into .benchmarks/quick, some minutes
 	$(PEERS)/bin/python -m benchmarks.suite --quick $(BENCH)
 
 soak: $(PEERS)/peers.stamp ## try all promises for two hours: soak/report.md

@@ -1,8 +1,8 @@
-"""Comparison with the peers: ``python -m benchmarks.suite [--quick] [--anyway] [--out DIR] [--readme FILE]``.
+"""Comparison with the peers in each precision: ``python -m benchmarks.suite [--help]``.
 
 First the machine is looked at: the suite stops where other work takes more than 5 % of the cores' time.  It ends with a table of
 ratios: the time of the best other library over fastattn's.  --quick measures fewer cells in fewer rounds, as a test that the
-suite runs: do not publish its numbers.
+suite runs, and --smoke of a tiny encoder alone: do not publish their numbers.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import RESULTS, ROOT
-from benchmarks.suite import busy, report, shapes
+from benchmarks.suite import busy, report, shapes, turns
+from benchmarks.suite.labels import PRECISIONS
 from benchmarks.suite.row_accelerate import accelerate
-from benchmarks.suite.row_encode import encode, many_texts, start
+from benchmarks.suite.row_encode import encode, many_texts
 from benchmarks.suite.row_families import families
 from benchmarks.suite.row_forward import forward, threads
+from benchmarks.suite.row_load import resident, start
 from benchmarks.suite.row_ops import attention, attention_memory, elementwise, products, second_level_cache
+from benchmarks.suite.row_pairs import cross_encoder
 from benchmarks.suite.session import ENCODERS, Session
-from benchmarks.suite.shapes import BERT_BASE, MINILM
+from benchmarks.suite.shapes import BERT_BASE, MINILM, MINILM_L12, TINY
 from benchmarks.suite.summary import show
 
-ROUNDS, QUICK_ROUNDS = 7, 3
+ROUNDS = {"full": 7, "quick": 3, "smoke": 1}
 WORK = ROOT / ".benchmarks"
 
 
@@ -49,67 +52,94 @@ def machine() -> dict[str, Any]:
     }
 
 
-def full(session: Session) -> None:
+def full(session: Session, precisions: tuple[str, ...]) -> None:
     """Measure every row."""
-    for model in (MINILM, BERT_BASE):
-        forward(session, model, model.shapes)
+    for precision in precisions:
+        for model in (MINILM, BERT_BASE):
+            forward(session, model, model.shapes, precision)
+        encode(session, 2000, precision)
+        for model in (MINILM_L12, BERT_BASE):
+            cross_encoder(session, model, precision)
+        if precision != "float32":
+            session.close(precision)
+    start(session, precisions, cold=True)
+    resident(session, precisions)
+    if "float32" not in precisions:
+        return
     threads(session)
     accelerate(session, MINILM, ((1, 16), (8, 32), (32, 128)))
     families(session)
-    encode(session, 2000)
     for model in (MINILM, BERT_BASE):
         products(session, model, shapes.PRODUCT_ROWS)
     attention(session, shapes.ATTENTION_TOKENS, shapes.ATTENTION_SIZES)
     attention_memory(session, shapes.ATTENTION_TOKENS, shapes.ATTENTION_SIZES[-1])
     elementwise(session, shapes.ELEMENTS)
-    start(session, cold=True)
     many_texts(session, 2000, 100_000)
 
 
-def quick(session: Session) -> None:
+def quick(session: Session, precisions: tuple[str, ...]) -> None:
     """Measure a few cells of every row but the large corpus."""
-    forward(session, MINILM, ((1, 16), (1, 128), (32, 32)))
+    for precision in precisions:
+        forward(session, MINILM, ((1, 16), (1, 128), (32, 32)), precision)
+        encode(session, 200, precision)
+    start(session, precisions, cold=False)
+    resident(session, precisions)
+    if "float32" not in precisions:
+        return
     threads(session)
     accelerate(session, MINILM, ((8, 32),))
-    encode(session, 200)
     products(session, MINILM, (512,))
     attention(session, (128, 2048), (32,))
     attention_memory(session, (512, 2048), 64)
     elementwise(session, (10_000, 1_000_000))
-    start(session, cold=False)
+
+
+def smoke(session: Session, precisions: tuple[str, ...]) -> None:
+    """Run the rows that have precisions, on an encoder so small that its numbers mean nothing."""
+    turns.FIRST_WARM_SECONDS = turns.WARM_SECONDS = turns.TURN_SECONDS = 0.01
+    for precision in precisions:
+        forward(session, TINY, TINY.shapes, precision)
+        encode(session, 20, precision, TINY)
+        cross_encoder(session, TINY, precision, 4)
+    start(session, precisions, cold=False, model=TINY)
+    resident(session, precisions, TINY)
 
 
 def main() -> int:
     """Run the suite, write the results, and return 1 if fastattn failed a gate, 2 if the machine is busy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer cells and rounds, under three minutes")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="fewer cells and rounds, some minutes")
+    size.add_argument("--smoke", action="store_true", help="a tiny encoder alone, on a busy machine too: the suite runs")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="measure these alone")
     parser.add_argument("--anyway", action="store_true", help="measure on a busy machine too; the report then says that it was")
     parser.add_argument("--out", type=Path, help="folder for report.json, report.md and the plots")
     parser.add_argument("--readme", type=Path, help="file whose table of numbers is written anew")
     options = parser.parse_args()
-    refused = busy.refusal(busy.share_of_cores(available_threads()))
+    rows = quick if options.quick else smoke if options.smoke else full
+    refused = "" if rows is smoke else busy.refusal(busy.share_of_cores(available_threads()))
     if refused:
         sys.stderr.write(f"{refused}\n")
         if not options.anyway:
             return 2
-    out: Path = options.out or (WORK / "quick" if options.quick else RESULTS)
+    out: Path = options.out or (RESULTS if rows is full else WORK / rows.__name__)
     for folder in (out, WORK):
         folder.mkdir(parents=True, exist_ok=True)
     for log in WORK.glob("*.log"):
         log.unlink()
     began = time.perf_counter()
     date = datetime.datetime.now(datetime.timezone.utc)
-    session = Session(available_threads(), QUICK_ROUNDS if options.quick else ROUNDS, WORK)
+    session = Session(available_threads(), ROUNDS[rows.__name__], WORK)
     about = machine()
-    for library in ("fastattn", "sentence-transformers", *ENCODERS, "numpy", "machine"):
+    for library in ("fastattn", "sentence-transformers", *ENCODERS["float32"], "numpy", "machine"):
         session.worker(library)
     try:
-        (quick if options.quick else full)(session)
+        rows(session, tuple(precision for precision in PRECISIONS if precision in options.precision))
     finally:
         session.close()
     results = {
         "date": date.strftime("%Y-%m-%d %H:%M UTC"),
-        "quick": options.quick,
+        "quick": rows is not full,
         "seconds": round(time.perf_counter() - began),
         "rounds": session.rounds,
         "threads": session.threads,

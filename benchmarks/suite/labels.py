@@ -1,13 +1,16 @@
-"""Names of the libraries, and formats of numbers and tables."""
+"""Names of the libraries and precisions, and formats of numbers and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+PRECISIONS = ("float32", "bfloat16", "int8")
+# In another precision than float32, a library's name ends with a hyphen and the precision.
 LABELS = {
     "fastattn": "fastattn",
     "onnxruntime": "ONNX Runtime",
+    "onnxruntime-plain": "ONNX Runtime, graph not fused",
     "openvino": "OpenVINO",
     "ctranslate2": "CTranslate2",
     "torch": "torch",
@@ -18,14 +21,31 @@ LABELS = {
     "machine": "machine",
 }
 # Libraries other than this package.
-PEERS = set(LABELS) - {"fastattn", "accelerated", "machine"}
+PEERS = {name + end for name in set(LABELS) - {"fastattn", "accelerated", "machine"} for end in ("", "-bfloat16", "-int8")}
 Results = dict[str, Any]
 Cell = dict[str, Any]
 
 
+def precision_of(name: str) -> str:
+    """Return the precision that a library's name ends with."""
+    end = name.rpartition("-")[2]
+    return end if end in PRECISIONS else "float32"
+
+
+def named(library: str, precision: str) -> str:
+    """Return the name of a library in a precision."""
+    return library if precision == "float32" else f"{library}-{precision}"
+
+
+def row_named(row: str, precision: str) -> str:
+    """Return the name of a row of the report in a precision."""
+    return row if precision == "float32" else f"{row}, {precision}"
+
+
 def label(name: str) -> str:
     """Return the display name of a library."""
-    return LABELS.get(name, name)
+    precision = precision_of(name)
+    return LABELS.get(name, name) if precision == "float32" else f"{label(name.removesuffix(f'-{precision}'))}, {precision}"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
@@ -53,6 +73,8 @@ def amount(value: float | None, unit: str) -> str:
         return "failed"
     if unit == "share":
         return f"{100 * value:.0f} %"
+    if unit == "cosine":
+        return f"{value:.5f}"
     return f"{value:.2f}x" if unit == "x" else f"{value:.3g} {unit}"
 
 

@@ -19,20 +19,22 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 Run = Callable[[], Array]
-Hidden = Callable[[Array, Array], Array]  # ids (B, T), mask (B, T) -> (B, T, C)
+Hidden = Callable[..., Array]  # ids (B, T), mask (B, T), token types (B, T) if not all 0 -> (B, T, C)
 
 # As in the checkpoint's sentence_bert_config.json.
 MAX_TOKENS = 256
 BATCH = 32
+# Tokens of every pair that a cross-encoder scores.
+PAIR_TOKENS = 128
 
 
 class Library:
-    """Measured library, and the packages whose versions are reported."""
+    """Measured library in one precision, and the packages whose versions are reported."""
 
     packages: tuple[str, ...] = ()
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, precision: str = "float32") -> None:
+        self.threads, self.precision = threads, precision
 
     def versions(self) -> dict[str, str]:
         """Return the versions of `packages`."""
@@ -83,6 +85,32 @@ class PaddedEncoder(Library):
                     result = np.empty((len(rows), pooled.shape[1]), np.float32)
                 result[group] = pooled
             return np.empty((0, 0), np.float32) if result is None else result
+
+        return run
+
+    def score(self, arrays: Arrays, folder: str, pairs: str) -> Run:
+        """Prepare pairs of texts to scores: our tokenizer, batches of 32, BERT's pooler and classifier in NumPy, sigmoid."""
+        from safetensors.numpy import load_file
+        from tokenizers import Tokenizer
+
+        call = self.hidden(Path(folder), None)
+        tokenizer = Tokenizer.from_file(f"{folder}/checkpoint/tokenizer.json")
+        tokenizer.enable_padding()
+        tokenizer.enable_truncation(PAIR_TOKENS)
+        inputs = [tuple(pair) for pair in json.loads(Path(pairs).read_text("utf-8"))]
+        head = load_file(f"{folder}/checkpoint/model.safetensors")
+        pooler, classifier = ((head[f"{name}.weight"].T, head[f"{name}.bias"]) for name in ("bert.pooler.dense", "classifier"))
+
+        def run() -> Array:
+            scores = []
+            for start in range(0, len(inputs), BATCH):
+                rows = tokenizer.encode_batch_fast(inputs[start : start + BATCH])
+                ids, mask, types = (
+                    np.array([getattr(row, name) for row in rows]) for name in ("ids", "attention_mask", "type_ids")
+                )
+                first = np.tanh(call(ids, mask, types)[:, 0] @ pooler[0] + pooler[1])
+                scores.append(1 / (1 + np.exp(-(first @ classifier[0] + classifier[1])[:, 0])))
+            return np.concatenate(scores)
 
         return run
 

@@ -1,4 +1,4 @@
-"""Limits of the machine, measured in the same run: FMA throughput and copy bandwidth of all cores."""
+"""Limits of the machine, measured in the same run: throughput of products in each precision and copy bandwidth, of all cores."""
 
 from __future__ import annotations
 
@@ -89,13 +89,17 @@ def copy_kernel(target, source, workers):  # type: ignore[no-untyped-def]
 class Limits(Library):
     """Machine as a contender."""
 
-    def fma(self, arrays: Arrays) -> Run:
-        """Prepare FMAs in registers on all cores; a call makes `fma_flop` operations."""
-        stride = 64
-        x = np.full(stride * self.threads, 1e-6, np.float32)
+    def products(self, arrays: Arrays, precision: str) -> Run:
+        """Prepare products on all cores, in float32 FMAs in registers; a call makes `flop_of_call` operations."""
         workers = thread_count()
         if workers != self.threads:
             raise ValueError(f"{workers} threads instead of {self.threads}")
+        if precision != "float32":
+            from benchmarks.suite import low_limits
+
+            return low_limits.products(precision, workers)
+        stride = 64
+        x = np.full(stride * self.threads, 1e-6, np.float32)
 
         def run() -> Array:
             fma_kernel(STEPS, x, stride, workers)
@@ -116,6 +120,10 @@ class Limits(Library):
         return run
 
 
-def fma_flop(threads: int) -> int:
-    """Count the multiplications and additions in a call of `Limits.fma`."""
+def flop_of_call(precision: str, threads: int) -> int:
+    """Count the multiplications and additions in a call of `Limits.products`."""
+    if precision != "float32":
+        from benchmarks.suite import low_limits
+
+        return low_limits.FLOP[precision] * threads
     return 2 * STEPS * SUMS * LANES * threads

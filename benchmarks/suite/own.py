@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.suite.library import Array, Arrays, Library, Run
+from benchmarks.suite.library import MAX_TOKENS, PAIR_TOKENS, Array, Arrays, Library, Run
 
 
 class Fastattn(Library):
-    """fastattn."""
+    """fastattn in a precision."""
 
     packages = ("numba", "llvmlite", "numpy")
 
@@ -31,11 +31,15 @@ class Fastattn(Library):
         vectors = f"{TARGET.name}, vectors of {TARGET.vector_bytes * 8} bits"
         return {"threads": str(thread_count()), "threading layer": threading_layer(), "kernels for": vectors}
 
+    @property
+    def _options(self) -> dict[str, str]:
+        return {} if self.precision == "float32" else {"precision": self.precision}
+
     @functools.cache  # noqa: B019  (an instance lives as long as its process)
     def _encoder(self, folder: Path) -> Any:
         from fastattn import Encoder
 
-        return Encoder.from_pretrained(folder / "checkpoint")
+        return Encoder.from_pretrained(folder / "checkpoint", **self._options)
 
     def forward(self, arrays: Arrays, folder: str) -> Run:
         """Prepare the last hidden states (N, C) of the batch's real tokens, without padding."""
@@ -48,20 +52,30 @@ class Fastattn(Library):
         """Prepare the last hidden states (N, C) of an encoder with random weights."""
         from fastattn import Encoder, EncoderConfig
 
-        encoder = Encoder(EncoderConfig(**config))
+        encoder = Encoder(EncoderConfig(**config), **self._options)
         return lambda: encoder.forward_packed(arrays["ids"], arrays["offsets"])
 
     @functools.cache  # noqa: B019  (one model: the memory row must not count a second model's tables as growth)
     def _model(self, folder: Path) -> Any:
         from fastattn import SentenceTransformer
 
-        return SentenceTransformer(folder / "checkpoint")
+        model = SentenceTransformer(folder / "checkpoint", **self._options)
+        model.max_seq_length = MAX_TOKENS
+        return model
 
     def encode(self, arrays: Arrays, folder: str, texts: str) -> Run:
         """Prepare texts to vectors."""
         model = self._model(Path(folder))
         inputs = json.loads(Path(texts).read_text("utf-8"))
         return lambda: np.asarray(model.encode(inputs))
+
+    def score(self, arrays: Arrays, folder: str, pairs: str) -> Run:
+        """Prepare pairs of texts to scores."""
+        from fastattn import CrossEncoder
+
+        model = CrossEncoder(Path(folder) / "checkpoint", max_length=PAIR_TOKENS, **self._options)
+        inputs = json.loads(Path(pairs).read_text("utf-8"))
+        return lambda: np.asarray(model.predict(inputs))
 
     def softmax(self, arrays: Arrays) -> Run:
         """Prepare softmax of rows."""

@@ -8,12 +8,14 @@ time from the measured library.  Requests, by their "do":
     warm     key, seconds                        runs for so long, to warm threads and caches; answers the last call's seconds
     time     key, calls, wake                    runs untimed for `wake` seconds, then timed; answers seconds a call and CPU seconds
     memory   key                                 runs once; answers the peak in bytes beyond the resident memory before
+    resident                                     answers the resident memory in bytes, after what is free was returned
     clear                                        drops all prepared work
     facts                                        answers further facts that decide the speed
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import itertools
 import json
@@ -28,16 +30,26 @@ import numpy as np
 
 from benchmarks.suite.library import Run
 
+# Module, class and, other than float32, precision.
 LIBRARIES = {
     "fastattn": "benchmarks.suite.own:Fastattn",
+    "fastattn-bfloat16": "benchmarks.suite.own:Fastattn:bfloat16",
+    "fastattn-int8": "benchmarks.suite.own:Fastattn:int8",
     "numpy": "benchmarks.suite.own:Reference",
     "torch": "benchmarks.suite.peers:Torch",
+    "torch-bfloat16": "benchmarks.suite.peers:Torch:bfloat16",
     "torch-eager": "benchmarks.suite.accelerated:EagerAttention",
     "accelerated": "benchmarks.suite.accelerated:Accelerated",
     "sentence-transformers": "benchmarks.suite.peers:SentenceTransformers",
+    "sentence-transformers-bfloat16": "benchmarks.suite.peers:SentenceTransformers:bfloat16",
     "onnxruntime": "benchmarks.suite.peers:OnnxRuntime",
+    "onnxruntime-int8": "benchmarks.suite.peers:OnnxRuntime:int8",
+    "onnxruntime-plain-int8": "benchmarks.suite.peers:PlainOnnxRuntime:int8",
     "openvino": "benchmarks.suite.peers:OpenVino",
+    "openvino-bfloat16": "benchmarks.suite.peers:OpenVino:bfloat16",
+    "openvino-int8": "benchmarks.suite.peers:OpenVino:int8",
     "ctranslate2": "benchmarks.suite.peers:CTranslate2",
+    "ctranslate2-int8": "benchmarks.suite.peers:CTranslate2:int8",
     "machine": "benchmarks.suite.limits:Limits",
 }
 
@@ -56,8 +68,8 @@ class Worker:
     def __init__(self, name: str, threads: int) -> None:
         import importlib
 
-        module, _, attribute = LIBRARIES[name].partition(":")
-        self.library = getattr(importlib.import_module(module), attribute)(threads)
+        module, attribute, *precision = LIBRARIES[name].split(":")
+        self.library = getattr(importlib.import_module(module), attribute)(threads, *precision)
         self.runs: dict[str, Run] = {}
 
     def prepare(self, key: str, work: str, arrays: str | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +126,12 @@ class Worker:
         start = time.perf_counter()
         self.runs[key]()
         return {"bytes": status("VmHWM") - before, "seconds": time.perf_counter() - start}
+
+    def resident(self) -> dict[str, Any]:
+        """Return the resident memory, after the C library has returned what is free."""
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        return {"bytes": status("VmRSS")}
 
     def clear(self) -> dict[str, Any]:
         """Drop all prepared calls."""

@@ -1,4 +1,4 @@
-"""Work of the peers, the libraries used for the same purpose, in float32 and on the given threads."""
+"""Work of the peers, the libraries used for the same purpose, in the given precision and on the given threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.suite.library import Array, Arrays, Hidden, Library, PaddedEncoder, Run, exported
+from benchmarks.suite.library import MAX_TOKENS, PAIR_TOKENS, Array, Arrays, Hidden, Library, PaddedEncoder, Run, exported
 
 
 class Torch(PaddedEncoder):
@@ -18,8 +18,8 @@ class Torch(PaddedEncoder):
     packages = ("torch", "transformers")
     implementation = "sdpa"
 
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads)
+    def __init__(self, threads: int, precision: str = "float32") -> None:
+        super().__init__(threads, precision)
         import torch
 
         torch.set_num_threads(threads)
@@ -30,18 +30,20 @@ class Torch(PaddedEncoder):
     def _model(self, folder: Path) -> Any:
         import transformers
 
+        dtype = getattr(self.torch, self.precision)
         return transformers.BertModel.from_pretrained(
-            folder / "checkpoint", attn_implementation=self.implementation, dtype=self.torch.float32, add_pooling_layer=False
+            folder / "checkpoint", attn_implementation=self.implementation, dtype=dtype, add_pooling_layer=False
         ).eval()
 
     def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
         """Load the model, which takes any shape."""
         torch, model = self.torch, self._model(folder)
 
-        def call(ids: Array, mask: Array) -> Array:
+        def call(ids: Array, mask: Array, types: Array | None = None) -> Array:
+            given = {} if types is None else {"token_type_ids": torch.from_numpy(types)}
             with torch.inference_mode():
-                out = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
-                return np.asarray(out.last_hidden_state.numpy())
+                out = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), **given)
+                return np.asarray(out.last_hidden_state.float().numpy())
 
         return call
 
@@ -86,29 +88,37 @@ class Torch(PaddedEncoder):
 
 
 class SentenceTransformers(Library):
-    """sentence-transformers on torch, float32."""
+    """sentence-transformers on torch, which sorts texts by length and pads batches of 32."""
 
     packages = ("sentence-transformers", "torch")
 
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads)
+    def __init__(self, threads: int, precision: str = "float32") -> None:
+        super().__init__(threads, precision)
         import sentence_transformers
         import torch
 
         torch.set_num_threads(threads)
-        self.module, self.torch = sentence_transformers, torch
+        self.module, self.options = sentence_transformers, {"device": "cpu", "model_kwargs": {"dtype": getattr(torch, precision)}}
 
     def encode(self, arrays: Arrays, folder: str, texts: str) -> Run:
         """Prepare texts to vectors."""
-        model = self.module.SentenceTransformer(f"{folder}/checkpoint", device="cpu", model_kwargs={"dtype": self.torch.float32})
+        model = self.module.SentenceTransformer(f"{folder}/checkpoint", **self.options)
+        model.max_seq_length = MAX_TOKENS
         inputs = json.loads(Path(texts).read_text("utf-8"))
         return lambda: np.asarray(model.encode(inputs, show_progress_bar=False))
 
+    def score(self, arrays: Arrays, folder: str, pairs: str) -> Run:
+        """Prepare pairs of texts to scores."""
+        model = self.module.CrossEncoder(f"{folder}/checkpoint", max_length=PAIR_TOKENS, **self.options)
+        inputs = json.loads(Path(pairs).read_text("utf-8"))
+        return lambda: np.asarray(model.predict(inputs, show_progress_bar=False), np.float32)
+
 
 class OnnxRuntime(PaddedEncoder):
-    """ONNX Runtime: the graph fused by its transformer optimizer, and single ops."""
+    """ONNX Runtime: the graph fused by its transformer optimizer, in int8 quantised dynamically, and single ops."""
 
     packages = ("onnxruntime",)
+    graph = "optimised.onnx"
 
     def _session(self, model: Any, *, fuse: bool = True) -> Any:
         import onnxruntime
@@ -122,14 +132,14 @@ class OnnxRuntime(PaddedEncoder):
 
     @functools.cache  # noqa: B019  (an instance lives as long as its process)
     def _encoder(self, folder: Path) -> Any:
-        return self._session(str(exported(folder, "optimised.onnx")))
+        return self._session(str(exported(folder, self.graph if self.precision == "float32" else f"{self.precision}-{self.graph}")))
 
     def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
-        """Load the optimised graph, which takes any shape."""
+        """Load the graph, which takes any shape."""
         session = self._encoder(folder)
 
-        def call(ids: Array, mask: Array) -> Array:
-            feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        def call(ids: Array, mask: Array, types: Array | None = None) -> Array:
+            feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids) if types is None else types}
             return np.asarray(session.run(None, feed)[0])
 
         return call
@@ -184,55 +194,76 @@ class OnnxRuntime(PaddedEncoder):
         return self._ops(arrays, ("Gelu", "com.microsoft", ["x"], {}))
 
 
+class PlainOnnxRuntime(OnnxRuntime):
+    """ONNX Runtime with the graph as torch exports it."""
+
+    graph = "model.onnx"
+
+
 class OpenVino(PaddedEncoder):
-    """OpenVINO, reshaped to the batch if there is only one shape: a static shape is faster."""
+    """OpenVINO, reshaped to the batch if there is only one shape: a static shape is faster; in int8 the graph quantised by NNCF."""
 
     packages = ("openvino",)
+    compiled: Any = None
+
+    def facts(self) -> dict[str, str]:
+        """Return the precision that it computes in: a hint that the CPU has no instructions for is ignored."""
+        if self.compiled is None:
+            return {}
+        found = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        return {"computes in": f"int8 and {found}" if self.precision == "int8" else found}
 
     def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
         """Convert the ONNX file and compile it."""
         import openvino
 
         core = openvino.Core()
-        model = core.read_model(str(exported(folder, "model.onnx")))
+        model = core.read_model(str(exported(folder, "openvino-int8.xml" if self.precision == "int8" else "model.onnx")))
         if shape is not None:
             model.reshape({port: list(shape) for port in model.inputs})
         # f32 must be asked for: OpenVINO's default is bfloat16 on CPUs that support it.
         options = {
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bfloat16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": self.threads,
         }
-        request = core.compile_model(model, "CPU", options).create_infer_request()
+        self.compiled = core.compile_model(model, "CPU", options)
+        request = self.compiled.create_infer_request()
 
-        def call(ids: Array, mask: Array) -> Array:
-            request.infer([ids, mask, np.zeros_like(ids)], share_inputs=True, share_outputs=True)
+        def call(ids: Array, mask: Array, types: Array | None = None) -> Array:
+            request.infer([ids, mask, np.zeros_like(ids) if types is None else types], share_inputs=True, share_outputs=True)
             return np.asarray(request.get_output_tensor(0).data)
 
         return call
 
 
 class CTranslate2(PaddedEncoder):
-    """CTranslate2, float32."""
+    """CTranslate2, which quantises the weights when it loads them."""
 
     packages = ("ctranslate2",)
+    encoder: Any = None
+
+    def facts(self) -> dict[str, str]:
+        """Return the types of weights and sums."""
+        return {} if self.encoder is None else {"computes in": self.encoder.compute_type}
 
     def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
         """Load the converted model, which takes any shape, and lengths in place of a mask."""
         import ctranslate2
 
-        encoder = ctranslate2.Encoder(
+        self.encoder = encoder = ctranslate2.Encoder(
             str(exported(folder, "ctranslate2")),
             device="cpu",
-            compute_type="float32",
+            compute_type=self.precision,
             inter_threads=1,
             intra_threads=self.threads,
         )
         view = ctranslate2.StorageView.from_array
 
-        def call(ids: Array, mask: Array) -> Array:
+        def call(ids: Array, mask: Array, types: Array | None = None) -> Array:
             lengths = mask.sum(axis=1).astype(np.int32)
-            return np.asarray(encoder.forward_batch(view(ids.astype(np.int32)), view(lengths)).last_hidden_state)
+            kinds = {} if types is None else {"token_type_ids": types.tolist()}
+            return np.asarray(encoder.forward_batch(view(ids.astype(np.int32)), view(lengths), **kinds).last_hidden_state)
 
         return call

@@ -1,13 +1,15 @@
-"""Plots of a run: tokens per second by shape; length, errors, memory and threads."""
+"""Plots of a run: tokens per second by shape and precision; length, errors, memory and threads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suite.labels import LABELS, Cell, Results, label
+from benchmarks.suite.labels import LABELS, PRECISIONS, Cell, Results, label, named, row_named
 
 SHAPES, DETAILS = "tokens.png", "details.png"
+# Precisions by the row of the report that has the forwards.
+FORWARDS = {row_named("forward", precision): precision for precision in PRECISIONS}
 
 
 def plots(results: Results, folder: Path) -> list[str]:
@@ -18,10 +20,8 @@ def plots(results: Results, folder: Path) -> list[str]:
     from matplotlib import pyplot
 
     drawn = []
-    forwards = [cell for cell in results["cells"] if cell["row"] == "forward"]
-    if forwards:
-        figure = pyplot.figure(figsize=(12.8, 4.2))
-        tokens_by_shape(forwards, figure)
+    if any(cell["row"] in FORWARDS for cell in results["cells"]):
+        figure = tokens_by_shape(results, pyplot)
         figure.savefig(folder / SHAPES, dpi=120)
         pyplot.close(figure)
         drawn.append(SHAPES)
@@ -47,23 +47,34 @@ def detail_cells(results: Results) -> list[tuple[Any, list[Cell]]]:
     ]
 
 
-def tokens_by_shape(cells: list[Cell], figure: Any) -> None:
-    """Draw bars of tokens per second for each shape and library, a panel for each model."""
+def tokens_by_shape(results: Results, pyplot: Any) -> Any:
+    """Return bars of tokens per second for each shape and library: a row of panels for each model, a column for each precision."""
+    cells = [cell for cell in results["cells"] if cell["row"] in FORWARDS]
     models = list(dict.fromkeys(cell["model"] for cell in cells))
-    axes = figure.subplots(1, len(models), squeeze=False)
-    for axis, model in zip(axes[0], models, strict=True):
-        chosen = [cell for cell in cells if cell["model"] == model]
-        names = [name for name in LABELS if name != "machine" and any(name in cell["times"] for cell in chosen)]
-        for place, name in enumerate(names):
-            shown = [(i, cell) for i, cell in enumerate(chosen) if name in cell["times"]]
-            positions = [i + (place - (len(names) - 1) / 2) * 0.8 / len(names) for i, _ in shown]
-            heights = [cell["tokens"] / cell["times"][name]["median"] for _, cell in shown]
-            axis.bar(positions, heights, 0.8 / len(names), label=label(name))
-        axis.set_xticks(range(len(chosen)), [cell["case"] for cell in chosen])
-        axis.set(title=model, xlabel="(texts, tokens of each)", ylabel="tokens/s")
-    handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="lower center", ncols=len(names), fontsize="small")
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    found = [row for row in FORWARDS if any(cell["row"] == row for cell in cells)]
+    figure, axes = pyplot.subplots(
+        len(models), len(found), figsize=(6.4 if len(found) == 1 else 4.4 * len(found), 0.8 + 3 * len(models)),
+        squeeze=False, sharey="row", layout="constrained",
+    )  # fmt: skip
+    # A library has one colour in all precisions.
+    colours = {name: f"C{i}" for i, name in enumerate(name for name in LABELS if name != "machine")}
+    shown: dict[str, Any] = {}
+    for (row, model), axis in zip(((row, model) for model in models for row in found), axes.flat, strict=True):
+        chosen = [cell for cell in cells if (cell["row"], cell["model"]) == (row, model)]
+        libraries = [name for name in LABELS if any(named(name, FORWARDS[row]) in cell["times"] for cell in chosen)]
+        libraries = [name for name in libraries if name != "machine"]
+        for place, library in enumerate(libraries):
+            name = named(library, FORWARDS[row])
+            having = [(i, cell) for i, cell in enumerate(chosen) if name in cell["times"]]
+            positions = [i + (place - (len(libraries) - 1) / 2) * 0.8 / len(libraries) for i, _ in having]
+            heights = [cell["tokens"] / cell["times"][name]["median"] for _, cell in having]
+            shown[label(library)] = axis.bar(positions, heights, 0.8 / len(libraries), color=colours[library])
+        axis.set_xticks(range(len(chosen)), [cell["case"] for cell in chosen], fontsize="small")
+        axis.set_title(f"{model}, {FORWARDS[row]}")
+    figure.supylabel("tokens/s")
+    figure.suptitle(f"Forward of (texts, tokens of each) on {results['machine']['CPU']}, {results['threads']} threads")
+    figure.legend(shown.values(), shown, loc="outside lower center", ncols=len(shown), fontsize="small")
+    return figure
 
 
 def attention_by_length(cells: list[Cell], axis: Any) -> None:

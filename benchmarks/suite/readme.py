@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from benchmarks.suite.labels import PEERS, Cell, Results, amount, label, place, table
+from benchmarks.suite.labels import PEERS, PRECISIONS, Cell, Results, amount, label, named, place, row_named, table
 from benchmarks.suite.shapes import MODELS
 from benchmarks.suite.summary import quiet
 
+WHOLE = ("encode", "cross-encoder", "start", "accelerate", "resident memory")
 BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
 
 
@@ -22,18 +23,19 @@ def readme_table(results: Results) -> str:
     for model in MODELS:
         forward = [cell for cell in cells if cell["row"] == "forward" and cell["model"] == model]
         if forward:
+            rows = [*_times(names, forward), *(row for precision in PRECISIONS[1:] for row in _lower(cells, model, precision))]
             lines += [f"{model}, forward of (texts, tokens), ms:", ""]
-            lines += table(("", *(cell["case"] for cell in forward)), _times(names, forward))
-    whole = [cell for cell in cells if cell["row"] in ("encode", "start", "accelerate")]
+            lines += table(("", *(cell["case"] for cell in forward)), rows)
+    whole = [cell for cell in cells if cell["row"].partition(",")[0] in WHOLE]
     lines += _listed(
         "**Whole programs** (2x: the other takes twice the time):",
-        [f"{cell['row']}, {cell['case']}: {'; '.join(map(outcome, cell['goals']))}" for cell in whole],
+        [f"{cell['row']}, {cell['case']}: {'; '.join(map(outcome, cell['goals']))}" for cell in whole if cell["goals"]],
     )
     lines += _listed("**Level with another library, or slower** (0.5x: the other takes half the time):", _grouped(cells, is_lost))
     lines += _listed("**Not lost, and short of the mark** that `report.md` sets:", _grouped(cells, is_only_short))
     lines += quiet(cells)
     used = ", ".join(f"{label(name)} {versions[name]}" for name in names if name in versions)
-    where = f"{machine['CPU']}, {results['threads']} threads, float32; {used}; {results['date'][:10]}"
+    where = f"{machine['CPU']}, {results['threads']} threads, {_measured(cells)}; {used}; {results['date'][:10]}"
     return "\n".join([*lines, f"Medians on {where}.", "All cells with quartiles and marks: `benchmarks/results/report.md`."])
 
 
@@ -89,6 +91,32 @@ def _times(names: Iterable[str], cells: list[Cell]) -> Iterator[list[str]]:
         entries = [cell["times"].get(name) for cell in cells]
         yield [label(name), *(f"{1e3 * entry['median']:.3g}" if entry else "failed" for entry in entries)]
     yield ["**the best other / fastattn**", *(f"**{amount(cell['goals'][0]['value'], 'x')}**" for cell in cells)]
+
+
+def _lower(cells: list[Cell], model: str, precision: str) -> Iterator[list[str]]:
+    """Yield our milliseconds in a lower precision and the ratio of the best other in it; nothing if it was not measured."""
+    forward = [cell for cell in cells if cell["row"] == row_named("forward", precision) and cell["model"] == model]
+    if not forward:
+        return
+    ours = named("fastattn", precision)
+    entries = [cell["times"].get(ours) for cell in forward]
+    cosines = next((entry["cosines"] for entry in entries if entry), None)
+    about = "" if cosines is None else f" (cosine to float32 {cosines[0]:.4f} / {cosines[1]:.4f})"
+    yield [f"{label(ours)}{about}; the best other / it", *(_with_ratio(cell, ours) for cell in forward)]
+
+
+def _with_ratio(cell: Cell, ours: str) -> str:
+    """Format our milliseconds and the ratio of the best other."""
+    goal, entry = cell["goals"][0], cell["times"].get(ours)
+    ratio = f"**{amount(goal['value'], 'x')}**{'' if goal.get('counted', True) else ', too coarse'}"
+    return f"{1e3 * entry['median']:.3g} ({ratio})" if entry else "failed"
+
+
+def _measured(cells: list[Cell]) -> str:
+    """Return the precisions of the run's forwards."""
+    found = {cell["row"] for cell in cells}
+    others = [precision for precision in PRECISIONS[1:] if row_named("forward", precision) in found]
+    return ", ".join(("float32", *others))
 
 
 def write(results: Results, readme: Path) -> None:

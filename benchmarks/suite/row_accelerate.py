@@ -18,7 +18,7 @@ def accelerate(session: Session, model: Model, shapes: tuple[tuple[int, int], ..
     admitted = gate.admit(session, model, folder, (OURS, *OTHERS))
     for batch, tokens in shapes:
         arrays = gate.batch((tokens,) * batch)
-        check = gate.first_sequence(arrays)
+        check = gate.first_sequence(arrays)["float32"]
         contenders = [Contender(name, session.worker(name), "forward", check, {"folder": str(folder)}) for name in admitted]
         cell, times = session.measure(
             "accelerate", f"({batch}, {tokens})", contenders, arrays, model=model.name, tokens=batch * tokens

@@ -1,84 +1,44 @@
-"""Texts to vectors: against the peers, for many texts, and from the start of a process."""
+"""Texts to vectors: against the peers, and for many texts."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
+from benchmarks.suite.fidelity import embedding_gate, libraries, mark, token_rows, write_texts
+from benchmarks.suite.labels import precision_of, row_named
+from benchmarks.suite.session import Session, faster, record
+from benchmarks.suite.shapes import MINILM, Model
+from benchmarks.suite.turns import Contender, quartiles
 
-from benchmarks import ROOT
-from benchmarks.suite.corpus import corpus
-from benchmarks.suite.library import MAX_TOKENS, Array
-from benchmarks.suite.session import EMBEDDING_LIMIT, ENCODERS, EncoderGate, Session, faster, record
-from benchmarks.suite.shapes import MINILM
-from benchmarks.suite.turns import Contender, Turn, WorkerError, environment, quartiles, ratio, timing
-
-GATE_TEXTS = 16
 # Rounds for cells whose round takes minutes.
 LONG_ROUNDS = 3
 # Bytes by which memory beyond texts and result may grow from the small corpus to the large corpus.
 FLAT_BYTES = 16 << 20
+# Our speed over sentence-transformers' in float32, and over the best other's in the precision.
+GOALS: dict[str, tuple[float | None, float | None]] = {"float32": (3.0, 1.3), "bfloat16": (None, None), "int8": (7.0, 1.4)}
 
 
-def write_texts(session: Session, count: int) -> tuple[list[str], Path]:
-    """Return texts, and their file for the workers."""
-    texts = corpus(count)
-    path = session.work / f"texts-{count}.json"
-    path.write_text(json.dumps(texts), "utf-8")
-    return texts, path
-
-
-def token_rows(folder: Path, texts: list[str]) -> list[list[int]]:
-    """Return the token ids of each text, truncated to the model's limit."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "checkpoint" / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(MAX_TOKENS)
-    return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-
-
-def embedding_gate(folder: Path, texts: list[str]) -> Callable[[Array], None]:
-    """Return the gate: the first embeddings must equal the reference's mean-pooled hidden states at unit length."""
-    gate, truth = EncoderGate(folder), []
-    for row in token_rows(folder, texts[:GATE_TEXTS]):
-        ids = np.array([row])
-        mean = gate.hidden(ids, np.ones_like(ids))[0].mean(axis=0)
-        truth.append(mean / np.linalg.norm(mean))
-    expected = np.array(truth)
-
-    def check(result: Array) -> None:
-        shape = (len(texts), expected.shape[1])
-        if result.shape != shape or not np.isfinite(result).all():
-            raise AssertionError(f"embeddings of shape {result.shape} instead of {shape}, or not finite")
-        error = float(np.abs(result[:GATE_TEXTS] - expected).max())
-        if not error <= EMBEDDING_LIMIT:
-            raise AssertionError(f"error {error:.2g}; the limit is {EMBEDDING_LIMIT:.0e}")
-
-    return check
-
-
-def encode(session: Session, count: int) -> None:
-    """Time `encode` on real texts of mixed length."""
-    folder = session.exports(MINILM)
+def encode(session: Session, count: int, precision: str = "float32", model: Model = MINILM) -> None:
+    """Time `encode` on real texts of mixed length: our precision, our float32, sentence-transformers and the peers."""
+    folder = session.exports(model)
     texts, path = write_texts(session, count)
     check = embedding_gate(folder, texts)
     options = {"folder": str(folder), "texts": str(path)}
-    # torch is measured through sentence-transformers.
-    peers = tuple(name for name in ENCODERS if name != "torch")
-    names = ("fastattn", "sentence-transformers", *peers)
-    contenders = [Contender(name, session.worker(name), "encode", check, options) for name in names]
+    ours, peers, every, found = libraries(session, model, precision)
+    contenders = [
+        Contender(name, session.worker(name), "encode", check if precision_of(name) == "float32" else None, options)
+        for name in every
+    ]
     tokens = sum(map(len, token_rows(folder, texts)))
-    cell, times = session.measure("encode", f"{count} texts", contenders, rounds=LONG_ROUNDS, model=MINILM.name, tokens=tokens)
-    faster(cell, times, 3.0, ("sentence-transformers",))
-    faster(cell, times, 1.3, peers)
+    cell, times = session.measure(
+        row_named("encode", precision), f"{count} texts", contenders, rounds=LONG_ROUNDS,
+        model=model.name, precision=precision, tokens=tokens,
+    )  # fmt: skip
+    mark(cell, found, precision)
+    over_torch, over_best = GOALS[precision]
+    faster(cell, times, over_torch, ("sentence-transformers",), ours)
+    faster(cell, times, over_best, peers, ours)
 
 
 def many_texts(session: Session, small: int, large: int) -> None:
@@ -121,61 +81,3 @@ def timing_entry(seconds: list[float]) -> dict[str, Any]:
     """Return the entry of a cell for the times of single calls."""
     median, low, high = quartiles(seconds)
     return {"median": median, "low": low, "high": high, "calls": len(seconds)}
-
-
-FIRST = "from {module} import SentenceTransformer; print(SentenceTransformer({folder!r}).encode({texts!r}).shape, flush=True)"
-
-
-def start(session: Session, *, cold: bool) -> None:
-    """Time from the start of a process to the first embedding: warm cache, cold compile, and sentence-transformers."""
-    checkpoint = str(session.exports(MINILM) / "checkpoint")
-    ours = FIRST.format(module="fastattn", folder=checkpoint, texts="Hello world")
-    theirs = FIRST.format(module="sentence_transformers", folder=checkpoint, texts="Hello world")
-    taken: dict[str, list[float]] = {"fastattn": [], "sentence-transformers": []}
-    failures: dict[str, str] = {}
-    first_embedding(ours)
-    for _ in range(session.rounds):
-        for name, code in (("fastattn", ours), ("sentence-transformers", theirs)):
-            if name not in failures:
-                try:
-                    taken[name].append(first_embedding(code))
-                except WorkerError as error:
-                    failures[name] = str(error)
-    times = {name: timing([Turn([seconds], 0) for seconds in runs]) for name, runs in taken.items() if name not in failures}
-    cell: dict[str, Any] = {
-        "row": "start", "case": "process start to first embedding, warm cache", "model": MINILM.name,
-        "failures": failures, "goals": [], "times": {name: timing_entry(taken[name]) for name in times},
-    }  # fmt: skip
-    session.cells.append(cell)
-    if "fastattn" in times:
-        own = times["fastattn"]
-        record(cell, "goal", "s", (own.median, own.low, own.high), 0.7, at_most=True)
-    if len(times) == 2:
-        record(cell, "sentence-transformers", "x", ratio(times["sentence-transformers"], times["fastattn"]), None)
-    if cold:
-        # One text, then 64: both schedules of the encoder compile.
-        both = ours + "; " + FIRST.format(module="fastattn", folder=checkpoint, texts=corpus(64))
-        with tempfile.TemporaryDirectory() as cache:
-            seconds = first_embedding(both, NUMBA_CACHE_DIR=cache)
-        cell = {**cell, "case": "cold compile of all of encode", "failures": {}, "goals": []}
-        cell["times"] = {"fastattn": timing_entry([seconds])}
-        session.cells.append(cell)
-        record(cell, "goal", "s", (seconds,) * 3, 20.0, at_most=True)
-    shown = ", ".join(f"{name} {t.median:.3g}" for name, t in times.items())
-    sys.stderr.write(f"start: {shown}{f', cold {seconds:.3g}' if cold else ''} s\n")
-
-
-def first_embedding(code: str, **changes: str) -> float:
-    """Run code in a new process; return the seconds until its last line of output."""
-    with tempfile.TemporaryFile("w+") as errors:
-        before = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=ROOT, env=environment(**changes), stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-        seconds = 0.0
-        for _ in process.stdout or ():
-            seconds = time.perf_counter() - before
-        if process.wait() or not seconds:
-            errors.seek(0)
-            raise WorkerError((errors.read().strip().splitlines() or ["no message"])[-1])
-    return seconds

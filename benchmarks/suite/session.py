@@ -13,18 +13,26 @@ from numpy.typing import NDArray
 
 from benchmarks import ROOT
 from benchmarks.suite.export import export_key
-from benchmarks.suite.labels import duration, label, place
+from benchmarks.suite.labels import duration, label, place, precision_of
 from benchmarks.suite.library import Array
-from benchmarks.suite.limits import fma_flop
+from benchmarks.suite.limits import flop_of_call
 from benchmarks.suite.own import encoder_options
 from benchmarks.suite.shapes import Model
 from benchmarks.suite.turns import Contender, Measured, Timing, Worker, WorkerError, environment, in_turns, ratio
 from tests.support.tolerance import assert_matches_reference, truth_and_yardsticks
 
-ENCODERS = ("onnxruntime", "openvino", "ctranslate2", "torch")
+ONNX_RUNTIME = ("onnxruntime-int8", "onnxruntime-plain-int8")
+# Other libraries by precision.
+ENCODERS = {
+    "float32": ("onnxruntime", "openvino", "ctranslate2", "torch"),
+    "bfloat16": ("openvino-bfloat16", "torch-bfloat16"),
+    "int8": ("openvino-int8", *ONNX_RUNTIME, "ctranslate2-int8"),
+}
 # Largest error over the largest true value: float32 gives about 1e-6, bfloat16 1e-2.
 PEER_LIMIT = 1e-4
 EMBEDDING_LIMIT = 1e-5
+# Cosine to float32 below which a result in lower precision is wrong, not coarse.
+WRONG = 0.9
 # Sequence lengths of the two small batches that a library must encode correctly before it is timed.
 GATE_BATCHES = ((17, 9), (40, 5, 33))
 
@@ -38,7 +46,11 @@ class Session:
         self.gates: list[dict[str, Any]] = []
         self.versions: dict[str, str] = {}
         self.facts: dict[str, dict[str, str]] = {}
+        # Embeddings by our float32 of each model, and the fidelity of each model, precision and library.
+        self.embeddings: dict[str, Array] = {}
+        self.fidelity: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
         self._workers: dict[str, Worker] = {}
+        self._exports: dict[str, Path] = {}
 
     def worker(self, library: str) -> Worker:
         """Return the worker of a library, started on first use and again after it has died."""
@@ -50,9 +62,10 @@ class Session:
         """Start another worker of a library; the caller closes it."""
         return Worker(library, threads or self.threads, self.work / f"{library}.log", **changes)
 
-    def close(self) -> None:
-        """Ask every worker for its facts, and close it."""
-        for name, worker in self._workers.items():
+    def close(self, precision: str | None = None) -> None:
+        """Ask every worker, or those of a precision, for its facts, and close it."""
+        for name in [name for name in self._workers if precision in (None, precision_of(name))]:
+            worker = self._workers.pop(name)
             try:
                 self.facts[name] = worker.ask("facts")["facts"]
                 self.versions |= worker.versions or {}
@@ -62,13 +75,26 @@ class Session:
 
     def exports(self, model: Model) -> Path:
         """Return the folder of a model's exports, made on first use."""
-        folder = self.work / "exports" / export_key() / model.name
+        if model.name in self._exports:
+            return self._exports[model.name]
+        folder = self._exports[model.name] = self.work / "exports" / export_key() / model.name
         with (self.work / "export.log").open("ab") as log:
             subprocess.run(
                 [sys.executable, "-m", "benchmarks.suite.export", model.name, str(folder)],
                 cwd=ROOT, env=environment(), check=True, stdout=log, stderr=log,
             )  # fmt: skip
         return folder
+
+    def result(self, library: str, work: str, arrays: Mapping[str, Array] | None = None, **options: str) -> Array:
+        """Return what a library makes of the inputs, untimed."""
+        inputs, out, worker = self.work / "inputs.npz", self.work / "result.npy", self.worker(library)
+        if arrays is not None:
+            np.savez(inputs, **dict(arrays))
+        worker.ask("prepare", key="one", work=work, arrays=None if arrays is None else str(inputs), options=options)
+        worker.ask("check", key="one", out=str(out))
+        worker.ask("clear")
+        result: Array = np.load(out)
+        return result
 
     def measure(
         self,
@@ -83,8 +109,10 @@ class Session:
         measured: Measured = in_turns(contenders, arrays, rounds or self.rounds)
         times = {name: {"median": t.median, "low": t.low, "high": t.high, "calls": t.calls} for name, t in measured.timings.items()}
         cell = {"row": row, "case": case, "times": times, "failures": measured.failures, "goals": [], **facts}
-        if any(one.name == "machine" and one.work == "fma" for one in contenders) and "machine" in times:
-            cell["fma_limit"] = fma_flop(self.threads) / times["machine"]["median"]
+        products = [one.options["precision"] for one in contenders if one.work == "products"]
+        if products and "machine" in times:
+            name = "fma_limit" if products == ["float32"] else f"{products[0]}_limit"
+            cell[name] = flop_of_call(products[0], self.threads) / times["machine"]["median"]
             cell["cores_got"] = measured.timings["machine"].cores / self.threads
         self.cells.append(cell)
         shown = ", ".join(f"{label(name)} {duration(t, quartiles=False)}" for name, t in times.items() if name != "machine")
@@ -93,32 +121,45 @@ class Session:
             sys.stderr.write(f"  {name} failed: {reason}\n")
         return cell, measured.timings
 
-    def machine(self) -> Contender:
-        """Return the contender that runs FMAs on all cores, for the FMA limit in the same rounds."""
-        return Contender("machine", self.worker("machine"), "fma", None)
+    def machine(self, precision: str = "float32") -> Contender:
+        """Return the contender that multiplies in a precision on all cores, for the limit in the same rounds."""
+        return Contender("machine", self.worker("machine"), "products", None, {"precision": precision})
 
 
 def faster(
-    cell: dict[str, Any], times: Mapping[str, Timing], goal: float | None, others: tuple[str, ...], ours: str = "fastattn"
+    cell: dict[str, Any],
+    times: Mapping[str, Timing],
+    goal: float | None,
+    others: tuple[str, ...],
+    ours: str = "fastattn",
+    note: str = "",
 ) -> None:
-    """Record our speed over that of the best other contender that passed its gate."""
+    """Record our speed over that of the best other contender that passed its gate; if ours is too coarse, it does not count."""
     present = [name for name in others if name in times]
     if ours not in times or not present:
         missing = ours if ours not in times else "every one of " + ", ".join(others)
         record(cell, f"{ours} against {' / '.join(others)}", "x", None, goal, note=f"failed: {missing}")
         return
     best = min(present, key=lambda name: times[name].median)
-    record(cell, best, "x", ratio(times[best], times[ours]), goal, note="" if ours == "fastattn" else ours)
+    note = note or ("" if ours.partition("-")[0] == "fastattn" else ours)
+    record(cell, best, "x", ratio(times[best], times[ours]), goal, note=note, counted=is_counted(cell, ours))
+
+
+def is_counted(cell: dict[str, Any], ours: str) -> bool:
+    """Tell whether our speed counts: not if the fidelity beside it is below the least of the precision."""
+    return not cell["times"].get(ours, {}).get("coarse", False)
 
 
 def share_of_limit(
     cell: dict[str, Any], times: Mapping[str, Timing], goal: float | None, flop: int, threads: int, ours: str = "fastattn"
 ) -> None:
-    """Record our share of the FMA limit."""
+    """Record our share of the limit of our precision, on which the FMAs of float32 are the products."""
     if ours in times and "machine" in times:
-        low = fma_flop(threads) / flop
+        precision = precision_of(ours)
+        low = flop_of_call(precision, threads) / flop
         value, first, last = ratio(times["machine"], times[ours])
-        record(cell, "FMA limit", "share", (value / low, first / low, last / low), goal)
+        against = "FMA limit" if precision == "float32" else f"{precision} limit"
+        record(cell, against, "share", (value / low, first / low, last / low), goal)
 
 
 def record(
@@ -130,11 +171,12 @@ def record(
     *,
     at_most: bool = False,
     note: str = "",
+    counted: bool = True,
 ) -> None:
     """Add a comparison to a cell: median and quartiles, and whether the goal is met (None without a goal)."""
     met = None
     if goal is not None:
-        met = value is not None and (value[0] <= goal if at_most else value[0] >= goal)
+        met = counted and value is not None and (value[0] <= goal if at_most else value[0] >= goal)
     cell["goals"].append(
         {
             "against": against,
@@ -146,6 +188,7 @@ def record(
             "at_most": at_most,
             "met": met,
             "note": note,
+            "counted": counted,
         }
     )
 
@@ -157,6 +200,19 @@ def within(limit: float, truth: NDArray[np.float64], select: Callable[[Array], A
         error = relative_error(select(result), truth)
         if not error <= limit:
             raise AssertionError(f"error {error:.2g} of the largest value; the limit is {limit:.0e}")
+
+    return gate
+
+
+def near(truth: NDArray[np.float64], select: Callable[[Array], Array]) -> Callable[[Array], None]:
+    """Return the gate of a lower precision: the mean of the selected rows must point where that of the true rows does."""
+    expected = truth.mean(axis=0)
+
+    def gate(result: Array) -> None:
+        found = select(result).mean(axis=0)
+        cosine = float(found @ expected / np.linalg.norm(found) / np.linalg.norm(expected))
+        if not cosine >= WRONG:
+            raise AssertionError(f"cosine {cosine:.3g} to float32; the limit is {WRONG}")
 
     return gate
 
@@ -188,12 +244,12 @@ class EncoderGate:
         self.vocabulary = int(config.vocab_size or 0)
         self.exact = {name: array.astype(np.float64) for name, array in parameters.items()}
 
-    def hidden(self, ids: Array, mask: Array, dtype: type = np.float64) -> Array:
+    def hidden(self, ids: Array, mask: Array, dtype: type = np.float64, types: Array | None = None) -> Array:
         """Return the reference's hidden states (B, T, C)."""
         from fastattn import reference
 
         parameters = self.exact if dtype is np.float64 else self.parameters
-        return reference.encoder(parameters, ids, mask, **self.options)
+        return reference.encoder(parameters, ids, mask, token_type_ids=types, **self.options)
 
     def batch(self, lengths: tuple[int, ...], seed: int = 0) -> dict[str, Array]:
         """Return a padded batch of random ids without special tokens."""
@@ -201,12 +257,16 @@ class EncoderGate:
         mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
         return {"ids": rng.integers(1000, self.vocabulary, mask.shape) * mask, "mask": mask}
 
-    def first_sequence(self, arrays: dict[str, Array]) -> Callable[[Array], None]:
-        """Return the gate of a timed batch without padding, which checks its first sequence."""
+    def first_sequence(self, arrays: dict[str, Array]) -> dict[str, Callable[[Array], None]]:
+        """Return the gates of a timed batch without padding, by precision, which check its first sequence."""
         ids = arrays["ids"][:1]
         truth = self.hidden(ids, np.ones_like(ids))[0]
+
         # Shapes: (B, T, C) from the peers, (N, C) from fastattn.
-        return within(PEER_LIMIT, truth, lambda result: result.reshape(-1, truth.shape[1])[: len(truth)])
+        def first(result: Array) -> Array:
+            return result.reshape(-1, truth.shape[1])[: len(truth)]
+
+        return {"float32": within(PEER_LIMIT, truth, first), "bfloat16": near(truth, first), "int8": near(truth, first)}
 
     def admit(self, session: Session, model: Model, folder: Path, libraries: tuple[str, ...]) -> tuple[str, ...]:
         """Check the small batches of every library and record the gates; return the libraries that pass."""
@@ -217,7 +277,7 @@ class EncoderGate:
                 for lengths in GATE_BATCHES:
                     arrays = self.batch(lengths)
                     truth, real = self.hidden(**arrays), arrays["mask"].astype(bool)
-                    result = self._result(session, library, folder, arrays)
+                    result = session.result(library, "forward", arrays, folder=str(folder))
                     part = result[real] if result.ndim == 3 else result
                     worst = max(worst, relative_error(part, truth[real]))
                     if library == "fastattn":
@@ -231,13 +291,3 @@ class EncoderGate:
             if not reason:
                 admitted.append(library)
         return tuple(admitted)
-
-    def _result(self, session: Session, library: str, folder: Path, arrays: dict[str, Array]) -> Array:
-        inputs, out = session.work / "gate.npz", session.work / "gate.npy"
-        np.savez(inputs, **arrays)
-        worker = session.worker(library)
-        worker.ask("prepare", key="gate", work="forward", arrays=str(inputs), options={"folder": str(folder)})
-        worker.ask("check", key="gate", out=str(out))
-        result: Array = np.load(out)
-        worker.ask("clear")
-        return result

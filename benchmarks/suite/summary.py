@@ -25,6 +25,7 @@ class Line(NamedTuple):
     faster: int
     level: int
     slower: int
+    coarse: int  # not counted: the fidelity is below the least of the precision
     low: float
     mean: float
     high: float
@@ -36,7 +37,7 @@ class Line(NamedTuple):
             return "faster"
         if self.slower == self.cells:
             return "slower"
-        counts = (("faster", self.faster), ("level", self.level), ("slower", self.slower))
+        counts = (("faster", self.faster), ("level", self.level), ("slower", self.slower), ("too coarse to count", self.coarse))
         return ", ".join(f"{count} {name}" for name, count in counts if count)
 
 
@@ -46,7 +47,9 @@ def against_a_peer(goal: Cell) -> bool:
 
 
 def standing(goal: Cell) -> str:
-    """Return ``faster``, ``slower``, or ``level`` where the quartiles of the ratio are on both sides of 1."""
+    """Return ``coarse``, ``faster``, ``slower``, or ``level`` where the quartiles of the ratio are on both sides of 1."""
+    if not goal.get("counted", True):
+        return "coarse"
     if round(goal["low"], 2) > 1:
         return "faster"
     return "slower" if round(goal["high"], 2) < 1 else "level"
@@ -59,13 +62,14 @@ def summary(cells: list[Cell]) -> Iterator[Line]:
         for goal in filter(against_a_peer, cell["goals"]):
             # The note names what is compared: `accelerated` in its own row, `fastattn.linear` beside the packed product.
             row = cell["row"] if goal["note"] in ("", "accelerated") else f"{cell['row']}, {goal['note']}"
-            groups.setdefault(f"{cell['model']}, {row}" if row == "forward" else row, []).append((cell, goal))
+            by_model = row.partition(",")[0] in ("forward", "cross-encoder")
+            groups.setdefault(f"{cell['model']}, {row}" if by_model else row, []).append((cell, goal))
     for row, pairs in groups.items():
         counts = [standing(goal) for _, goal in pairs]
         values = [float(goal["value"]) for _, goal in pairs]
         cell, least = min(pairs, key=lambda pair: float(pair[1]["value"]))
         mean = math.exp(statistics.fmean(map(math.log, values)))
-        found = [counts.count(name) for name in ("faster", "level", "slower")]
+        found = [counts.count(name) for name in ("faster", "level", "slower", "coarse")]
         yield Line(row, len(pairs), *found, min(values), mean, max(values), f"{label(least['against'])}, {cell['case']}")
 
 

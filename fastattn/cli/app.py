@@ -44,27 +44,40 @@ def main(
 
 
 @app.command()
-def compare() -> None:
-    """Compare every kernel and the whole encoder with the NumPy reference.
+def compare(
+    file: Annotated[
+        str | None,
+        typer.Argument(help="Texts, as for embed.", show_default="docstrings of Python's standard library"),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", help="bfloat16 or int8: compare a model in it with float32.", metavar="TYPE"),
+    ] = None,
+    model: options.Model = None,
+    column: options.Column = None,
+    format: options.Format = None,
+    paragraphs: options.Paragraphs = False,
+    encoding: options.Encoding = "utf-8",
+) -> None:
+    """Compare every kernel and the whole encoder with the NumPy reference, or a precision with float32.
 
-    Errors are the worst of all elements, in units of float32 eps, relative to the largest true value; the reference in
-    float64 is the truth.  Times are medians of alternating runs.
+    Without options: errors are the worst of all elements, in units of float32 eps, relative to the largest true value;
+    the reference in float64 is the truth.  Times are medians of alternating runs.
+
+    With --precision: how close MODEL stays to float32 on the texts of FILE (cosines, order of similarities, neighbours,
+    each layer), how fast it is, and how much memory its weights take. At most 1,000 texts are compared, evenly spaced.
     """
-    from fastattn.cli.compare import busy_cpus
-    from fastattn.cli.compare import compare as comparisons
+    from fastattn.cli.compare import busy_cpus, print_comparisons
+    from fastattn.cli.compare_precision import checked_precision, compare_precision
 
     with reported(prints=True), announced_compiling():
         other_work = busy_cpus()
-        output.print(f"{'':<21} {'':>16} {'error, eps':>13} {'time, ms':>17}", style="bold")
-        output.print(f"{'':<21} {'shape':>16} {'ours':>6} {'NumPy':>6} {'ours':>8} {'NumPy':>8} {'ratio':>7}", style="bold")
-        for found in comparisons():
-            ratio = found.reference_seconds / found.seconds
-            output.print(
-                f"{found.label:<21} {found.shape:>16} {found.error:6.2f} {found.reference_error:6.2f} "
-                f"{found.seconds * 1e3:8.2f} {found.reference_seconds * 1e3:8.2f} {ratio:6.1f}x"
+        if (file, precision, model, column, format, paragraphs) == (None, None, None, None, None, False):
+            print_comparisons()
+        else:
+            compare_precision(
+                checked_precision(precision), model, file, kind=format, column=column, paragraphs=paragraphs, encoding=encoding
             )
-        output.print("error: max|result - truth| / (eps max|truth|), eps = 2^-23", style="dim")
-        output.print("NumPy: the reference, written to be read and not to be fast", style="dim")
         if other_work > 0.5:
             note(f"warning: other programs kept {other_work:.1f} CPUs busy: these times say little", style="yellow")
 
@@ -94,13 +107,13 @@ def convert(folder: Annotated[Path, typer.Argument(help="A model folder with pic
 
 
 @app.command()
-def warmup() -> None:
-    """Compile every kernel for this CPU and keep it on disk."""
+def warmup(precision: options.Precision = "float32") -> None:
+    """Compile every kernel for this CPU and keep it on disk: those of float32, and the encoder's of --precision."""
     from fastattn.cli.warmup import warm_up
 
     with reported(prints=True), announced_compiling():
         total = 0.0
-        for name, seconds in warm_up():
+        for name, seconds in warm_up(options.precision_of(precision)):
             output.print(f"{seconds:6.1f} s  {name}")
             total += seconds
         output.print(f"{total:6.1f} s  in total; from now on kernels are loaded from the cache", style="bold")

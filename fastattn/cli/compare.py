@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastattn.cli.cases import MINILM, cases, ops
-from fastattn.cli.terminal import error_in_eps
+from fastattn.cli.terminal import error_in_eps, output
 from fastattn.encoder.encoder import Encoder
 
-__all__ = ["Comparison", "busy_cpus", "compare"]
+__all__ = ["Comparison", "busy_cpus", "compare", "print_comparisons"]
 
 _RUNS = 5
 
@@ -37,6 +37,20 @@ def busy_cpus() -> float:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
         return 0.0
+
+
+def print_comparisons() -> None:
+    """Print a line for each op and the encoder."""
+    output.print(f"{'':<21} {'':>16} {'error, eps':>13} {'time, ms':>17}", style="bold")
+    output.print(f"{'':<21} {'shape':>16} {'ours':>6} {'NumPy':>6} {'ours':>8} {'NumPy':>8} {'ratio':>7}", style="bold")
+    for found in compare():
+        ratio = found.reference_seconds / found.seconds
+        output.print(
+            f"{found.label:<21} {found.shape:>16} {found.error:6.2f} {found.reference_error:6.2f} "
+            f"{found.seconds * 1e3:8.2f} {found.reference_seconds * 1e3:8.2f} {ratio:6.1f}x"
+        )
+    output.print("error: max|result - truth| / (eps max|truth|), eps = 2^-23", style="dim")
+    output.print("NumPy: the reference, written to be read and not to be fast", style="dim")
 
 
 def compare() -> Iterator[Comparison]:

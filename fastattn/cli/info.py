@@ -11,6 +11,7 @@ from llvmlite import binding
 
 from fastattn.checkpoint.hub import find_model
 from fastattn.kernels.compile.jit import cache_directory
+from fastattn.kernels.products import kinds
 from fastattn.kernels.vector.target import TARGET
 from fastattn.runtime.threads import thread_count, thread_limits, threading_layer
 
@@ -26,6 +27,7 @@ def facts() -> list[tuple[str, str]]:
     found = [
         ("CPU", f"{_cpu_name()} ({binding.get_host_cpu_name()})"),
         ("kernels for", f"{TARGET.name}, vectors of {TARGET.vector_bytes * 8} bits, {TARGET.registers} registers"),
+        *((f"{kind.precision} products", _products(kind)) for kind in (kinds.INT8, kinds.BFLOAT16)),
         ("CPUs", f"{os.cpu_count()}"),
         ("threads", _threads()),
         ("threading layer", threading_layer()),
@@ -50,6 +52,20 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def _products(kind: kinds.Kind) -> str:
+    """Return the kind of product of a precision, its instructions, and why it is that one."""
+    same = [other for other in kinds.KINDS if other.precision == kind.precision]
+    asked, faster = os.environ.get(kinds.VARIABLE, ""), same[: same.index(kind)]
+    if f"{kind.precision}=" in asked:
+        why = f"{kinds.VARIABLE} is {asked!r}"
+    else:
+        lacking = ", ".join(other.extension for other in same if other.extension)
+        why = f"the CPU has {kind.extension or f'none of {lacking}'}"
+        why += "".join(f", and the system refuses {other.name}" for other in faster if other.extension in TARGET.extensions)
+    slower = kinds.slower(kind.precision)
+    return f"{kind.name} ({kind.instructions}), because {why}" + (f"; slower than float32: {slower}" if slower else "")
 
 
 def _threads() -> str:

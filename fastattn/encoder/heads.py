@@ -13,6 +13,7 @@ from fastattn.checkpoint.heads import HeadStep, StoredHead
 from fastattn.checkpoint.hub import find_model
 from fastattn.checkpoint.reader import read_head
 from fastattn.config import EncoderConfig, Precision, check_precision
+from fastattn.encoder.calibration import check_finite
 from fastattn.encoder.encoder import Encoder, encode_rows
 from fastattn.encoder.packed_linear import PackedLinear
 from fastattn.encoder.padding import pack, unpack
@@ -36,6 +37,8 @@ class _Step:
 
     def __init__(self, stored: HeadStep, eps: float, precision: Precision) -> None:
         self.width, self.inputs = stored.weight.shape
+        if precision != "float32":
+            check_finite({"of the head's product with the vocabulary": stored.weight}, precision)
         self._linear = PackedLinear(stored.weight, stored.bias, stored.activation, precision=precision)
         self._norm = None if stored.norm_weight is None else (stored.norm_weight.copy(), _copy(stored.norm_bias))
         self._eps = eps

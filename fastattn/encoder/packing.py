@@ -16,6 +16,7 @@ from fastattn.kernels.encoder.layer import FF_ROWS, ff_stride
 from fastattn.kernels.ops._arrays import panels
 from fastattn.kernels.ops._attend import NO_BOUND
 from fastattn.kernels.products.int8 import KEPT
+from fastattn.kernels.products.kinds import BFLOAT16, INT8
 from fastattn.kernels.products.pack import (
     ARENAS,
     block_columns,
@@ -62,6 +63,18 @@ class Packed(NamedTuple):
     def embeddings(self, ids: Array, width: int) -> Array:
         """Return the token embeddings of ids, in float32."""
         return table_rows(self.tokens, ids, width)
+
+
+def form(precision: Precision) -> tuple[Any, ...]:
+    """Return what decides how parameters are packed: the fields of the records, and the kinds of product of this process."""
+    kinds = {"float32": (), "bfloat16": (BFLOAT16.name,), "int8": (INT8.name, BFLOAT16.name)}
+    return Layer._fields, Sizes._fields, kinds[precision]
+
+
+def check_form(pickled: Any, precision: Precision) -> None:
+    """Raise ValueError unless pickled parameters have the form of this process."""
+    if pickled != form(precision):
+        raise ValueError("pickled by another version, or on a CPU with other kinds of product: load the model from its folder")
 
 
 class Linear(NamedTuple):

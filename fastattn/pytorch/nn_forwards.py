@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fastattn.checkpoint.torch_errors import NotAccelerated
 from fastattn.checkpoint.torch_nn import Stack, check_attention, read_stack
 from fastattn.config import Precision
+from fastattn.encoder.calibration import check_finite
 from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.every_position import Order, encode, encode_with_mask, order
 from fastattn.encoder.packed_linear import PackedLinear
@@ -119,10 +120,13 @@ class _Projections:
             weights = [array(name, getattr(module, name)) for name in names]
         bias = None if module.in_proj_bias is None else array("in_proj_bias", module.in_proj_bias)
         biases = [None if bias is None else bias[i * c : (i + 1) * c] for i in range(3)]
+        out, output = module.out_proj, array("out_proj.weight", module.out_proj.weight)
+        if precision != "float32":
+            check_finite({**dict(zip(("query", "key", "value"), weights, strict=True)), "out_proj.weight": output}, precision)
         pairs = zip(weights, biases, strict=True)
         self.query, self.key, self.value = (PackedLinear(w, b, precision=precision) for w, b in pairs)
-        out, bias = module.out_proj, None if module.out_proj.bias is None else array("out_proj.bias", module.out_proj.bias)
-        self.out = PackedLinear(array("out_proj.weight", out.weight), bias, precision=precision)
+        bias = None if out.bias is None else array("out_proj.bias", out.bias)
+        self.out = PackedLinear(output, bias, precision=precision)
         # Keys and values that are appended to those of the tokens, (rows, C) each.
         more = [(np.zeros((1, c), np.float32),) * 2] if module.add_zero_attn else []
         if module.bias_k is not None:

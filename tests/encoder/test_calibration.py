@@ -16,6 +16,11 @@ from tests.support.cases import normal
 
 SMALL = EncoderConfig(3, 2, 32, 64, 0, vocab_size=50, positions="learned", max_positions=80)
 
+EVERY_OPTION = EncoderConfig(
+    3, 2, 16, 32, 0, vocab_size=9, positions="rotary", rotary_theta=50.0, local_rotary_theta=5.0, window=2, global_every=2,
+    gated=True, relative_buckets=8, relative_max_distance=16, is_causal=True, embedding_dim=6, norm_first=True, type_vocab_size=2,
+)  # fmt: skip
+
 
 def outlier(parameters: dict[str, NDArray[Any]], *norms: str, times: float = 50) -> dict[str, NDArray[Any]]:
     """Enlarge two channels of norms."""
@@ -32,17 +37,19 @@ def prefixes(config: EncoderConfig, kind: str) -> list[str]:
 
 
 def loss_of(config: EncoderConfig, parameters: dict[str, NDArray[Any]], plan: Calibration, x: NDArray[Any]) -> float:
-    """Half the squared relative error of the reference with a plan."""
+    """Half the squared error of the reference with a plan, relative to how far the hidden states are from their mean."""
     of = [(f"layers.{i}.{s}", p) for i, layer in enumerate(plan.layers) for k, p in layer.items() for s in prefixes(config, k)]
     linear = reference.mixed_linear({name: "int8" if p.int8 else "float32" for name, p in of}, {name: p.smooth for name, p in of})
     options = config.reference_options()
     truth = reference.encoder({name: value.astype(np.float64) for name, value in parameters.items()}, x, **options)
     ours = reference.encoder(parameters, x, **options, linear=linear)
-    return float(0.5 * np.sum((ours - truth) ** 2) / np.sum(truth**2))
+    spread = float(np.sum((truth - truth.mean(axis=(0, 1))) ** 2))
+    return float(0.5 * np.sum((ours - truth) ** 2)) / spread if spread else np.inf
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @example(Case(EncoderConfig(1, 3, 3, 5, 1e-12, vocab_size=9), False, (3, 2)))
+@example(Case(EVERY_OPTION, False, ()))
 @given(case=cases())
 def test_every_configuration(case: Case) -> None:
     config, parameters = case.config, parameters_for(case)
@@ -55,15 +62,21 @@ def test_every_configuration(case: Case) -> None:
             assert (product.smooth > 0).all() and np.isfinite(product.smooth).all()
             assert kind in calibration._SMOOTHED or (product.smooth == 1).all()
     assert plan.loss <= calibration._BUDGET or not any(product.int8 for layer in plan.layers for product in layer.values())
-    # The same sequence through the reference's own encoder and int8 product: every option of the configuration has arrived.
     rng = np.random.default_rng(0)
-    length = min(64, config.max_positions) if config.positions == "learned" else 64
     vocabulary = config.vocab_size
-    x = rng.standard_normal((1, length, config.input_dim)) if vocabulary is None else rng.integers(0, vocabulary, (1, length))
+    x = rng.standard_normal((4, 16, config.input_dim)) if vocabulary is None else rng.integers(0, vocabulary, (4, 16))
     if vocabulary is not None:
         x = parameters["embeddings.token.weight"][x]
+    # Every option of the configuration has arrived: the same sequences through the reference's own encoder.
+    options = {**config.reference_options(), "activation": calibration._FAST.get(config.activation, config.activation)}
+    truth = reference.encoder({name: w.astype(np.float64) for name, w in parameters.items()}, x.astype(np.float64), **options)
+    with np.errstate(all="ignore"):
+        ours = calibration._Trial(config, parameters).states[-1]
+    np.testing.assert_allclose(ours, truth, rtol=0, atol=1e-9 * (1 + np.abs(truth).max()))
     loss = loss_of(config, parameters, plan, x.astype(np.float32))
-    assert loss == pytest.approx(plan.loss, rel=0.05, abs=1e-6)
+    # Equal hidden states, of a vocabulary of one token, have no spread to measure a loss against: nothing is in int8.
+    if plan.loss <= calibration._BUDGET:
+        assert loss == pytest.approx(plan.loss, rel=0.05, abs=1e-6)
 
 
 @pytest.mark.parametrize("width", [1, 31, 511, 512, 513, 1100])
@@ -98,19 +111,29 @@ def test_outlier_channels_are_smoothed() -> None:
     assert (smooth[[3, 17]] < 0.2).all() and (np.delete(smooth, [3, 17]) > 0.5).all()
 
 
+def test_outlier_channels_without_weights_are_smoothed() -> None:
+    """Whatever a channel holds that no output reads, it takes no levels from the others."""
+    parameters = outlier(random_parameters(SMALL, 0), "layers.0.feed_forward.layer_norm")
+    for name in ("query", "key", "value"):
+        parameters[f"layers.1.attention.{name}.weight"][:, [3, 17]] = 0
+    smooth = calibrate(SMALL, parameters).layers[1]["qkv"].smooth
+    assert (smooth[[3, 17]] == calibration._LEAST).all() and (np.delete(smooth, [3, 17]) > 0.5).all()
+
+
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_products_that_outliers_harm_are_kept(norm_first: bool) -> None:
+def test_a_product_that_outliers_harm_is_kept(norm_first: bool) -> None:
+    """A huge channel of the feed-forward network, which no output reads, leaves few levels for the other channels."""
     config = EncoderConfig(3, 2, 32, 64, 0, vocab_size=50, positions="learned", max_positions=80, norm_first=norm_first)
-    parameters = {name: value * np.float32(10 if value.ndim == 2 else 1) for name, value in random_parameters(config, 0).items()}
-    parameters = outlier(parameters, "layers.1.attention.layer_norm", "layers.1.feed_forward.layer_norm")
+    parameters = {name: value * np.float32(5 if value.ndim == 2 else 1) for name, value in random_parameters(config, 0).items()}
+    parameters["layers.1.feed_forward.input.bias"][5] = 1000
+    parameters["layers.1.feed_forward.output.weight"][:, 5] = 0
     plan = calibrate(config, parameters)
-    kept = [not product.int8 for layer in plan.layers for product in layer.values()]
-    assert any(kept) and not all(kept)
-    assert plan.loss <= calibration._BUDGET
+    kept = [(i, kind) for i, layer in enumerate(plan.layers) for kind, product in layer.items() if not product.int8]
+    assert kept == [(1, "down")] and plan.loss <= calibration._BUDGET
     everything = plan._replace(layers=[{k: p._replace(int8=True) for k, p in layer.items()} for layer in plan.layers])
-    other_ids = np.random.default_rng(7).integers(0, 50, (1, 40))
+    other_ids = np.random.default_rng(7).integers(0, 50, (4, 40))
     assert loss_of(config, parameters, everything, other_ids) > calibration._BUDGET
-    assert loss_of(config, parameters, plan, other_ids) < 2 * calibration._BUDGET
+    assert loss_of(config, parameters, plan, other_ids) < calibration._BUDGET
 
 
 def test_layers_that_share_matrices_share_their_plan() -> None:

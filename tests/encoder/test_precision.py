@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from fastattn import Encoder, EncoderConfig, EncoderForMaskedLM, EncoderForSequenceClassification, EncoderWithPooler
-from fastattn.checkpoint.reader import read_encoder
-from fastattn.encoder import slower
+from fastattn.checkpoint.reader import read_encoder, read_head
+from fastattn.encoder import packing, slower
 from fastattn.encoder.every_position import without_embeddings
 from fastattn.kernels.products import kinds
-from tests.support.golden_models import GOLDEN, golden
+from tests.support.golden_models import GOLDEN, golden, tensors, write
 from tests.support.rounded import LOW, assert_rounded
 
 pytestmark = pytest.mark.jit
@@ -68,15 +68,20 @@ def test_pickles(precision: Any) -> None:
     np.testing.assert_array_equal(again(ids, mask), model(ids, mask))
 
 
-def test_pickles_that_name_no_precision() -> None:
-    ids, mask = batch()
-    model = Encoder.from_pretrained(GOLDEN / "bert")
-    state = model.__getstate__()
-    del state["_precision"]
-    again = Encoder.__new__(Encoder)
-    again.__setstate__(state)
-    assert again.precision == "float32"
-    np.testing.assert_array_equal(again(ids, mask), model(ids, mask))
+def test_pickles_of_other_versions_and_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, model = (Encoder.from_pretrained(GOLDEN / "bert", precision) for precision in ("float32", "int8"))
+    state = plain.__getstate__()
+    for name in ("_precision", "_form"):
+        del state[name]
+    with pytest.raises(
+        ValueError, match=r"^pickled by another version, or on a CPU with other kinds of product: load the model from its folder$"
+    ):
+        Encoder.__new__(Encoder).__setstate__(state)
+    contents = pickle.dumps(plain), pickle.dumps(model)
+    monkeypatch.setattr(packing, "INT8", kinds.INT8._replace(name="other"))
+    assert pickle.loads(contents[0]).precision == "float32"
+    with pytest.raises(ValueError, match="on a CPU with other kinds of product"):
+        pickle.loads(contents[1])
 
 
 @pytest.mark.parametrize("wrong", ["float7", "int4", "", None, np.float32, ["int8"]], ids=repr)
@@ -98,6 +103,22 @@ def test_training_needs_float32(precision: Any, dropout: float) -> None:
     model = Encoder(EncoderConfig(1, 1, 8, 8, dropout=dropout), precision=precision)
     with pytest.raises(ValueError, match=f'^training needs precision="float32", got an encoder of {precision}'):
         model(np.full((1, 2, 8), np.nan, np.float32), training=True, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("precision", LOW)
+def test_weights_that_are_not_finite(tmp_path: Path, precision: Any) -> None:
+    changed = tensors("bert")
+    changed["bert.encoder.layer.1.output.dense.weight"][3, 5] = np.nan
+    folder = write(tmp_path / "a", "bert", changed)
+    message = f"^parameter layers.1.feed_forward.output.weight has NaN or infinite values, which {precision} cannot hold$"
+    with pytest.raises(ValueError, match=message):
+        Encoder.from_pretrained(folder, precision)
+    Encoder.from_pretrained(folder)
+    head = read_head(GOLDEN / "bert", "masked-lm")
+    head.steps[-1].weight[2, 1] = np.inf
+    model = Encoder.from_pretrained(GOLDEN / "bert", precision)
+    with pytest.raises(ValueError, match=r"^parameter of the head's product with the vocabulary has NaN or infinite values"):
+        EncoderForMaskedLM(model, head)
 
 
 def test_one_warning_of_a_slower_precision(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,18 @@ def test_copies_keep_the_precision(precision: Any) -> None:
             assert kernel_calls(again) == [1]
 
 
+@pytest.mark.parametrize("name", ["stack", "attention"])
+def test_weights_that_are_not_finite(name: str) -> None:
+    make, call = CALLS[name]
+    module = make()
+    (module.layers[0].linear1.weight if name == "stack" else module.out_proj.weight)[1, 2] = torch.nan
+    expected = call(module)
+    tensor = "layers.0.feed_forward.input.weight" if name == "stack" else "out_proj.weight"
+    with pytest.warns(fastattn.FallbackWarning, match=f"because parameter {tensor} has NaN or infinite values, which int8"):
+        found = call(fastattn.accelerate(module, "int8"))
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_weights_of_another_dtype(dtype: Any) -> None:
     for module in (bert()[0], stack(), nn.Sequential(nn.Linear(2, 2), attention())):

@@ -71,7 +71,7 @@ def test_pickles(precision: Any) -> None:
 def test_pickles_of_other_versions_and_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, model = (Encoder.from_pretrained(GOLDEN / "bert", precision) for precision in ("float32", "int8"))
     state = plain.__getstate__()
-    for name in ("_precision", "_form"):
+    for name in ("_precision", "_format"):
         del state[name]
     with pytest.raises(
         ValueError, match=r"^pickled by another version, or on a CPU with other kinds of product: load the model from its folder$"

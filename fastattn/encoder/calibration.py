@@ -39,7 +39,7 @@ _SEQUENCES, _TOKENS = 4, 16
 _SAMPLED = 8
 # Bounds of a factor; a channel small on random ids may be larger in a text.
 _LEAST, _MOST = 1 / 64, 4.0
-# Factors are multiples of 1/32 of a power of 2: the rounding of another CPU's matrix products does not change them.
+# Factors are multiples of 1/32 of a power of 2: the rounding of another CPU's matrix products hardly ever changes them.
 _STEPS = 32
 # NumPy has no fast erf.
 _FAST = {"gelu": "gelu_tanh"}

@@ -112,7 +112,7 @@ def test_a_kind_is_chosen_by_name_or_refused() -> None:
 
 
 @pytest.mark.jit
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.precision}-{kind.name}")
 @pytest.mark.skipif(VARIABLE in os.environ, reason="this is that run")
 def test_every_kind_computes_the_same(kind: kinds.Kind, tmp_path: Path) -> None:
     """Kinds that the CPU lacks are computed by portable code: layouts, loops and edges are those of the kind."""

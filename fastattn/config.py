@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 __all__ = ["EncoderConfig"]
 
@@ -18,7 +18,7 @@ ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 Positions = Literal["learned", "sinusoidal", "rotary"]
 # Of the arithmetic in the products of the layers; an encoder's is fixed when it is made.
 Precision = Literal["float32", "bfloat16", "int8"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # Minimum of each integer field.
 _WHOLE = {
     "num_layers": 1,
@@ -268,4 +268,4 @@ def check_precision(precision: Any, name: str = "precision") -> Precision:
     """Return the precision that an argument called `name` has; ValueError if there is no such precision."""
     if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ValueError(f"{name} must be one of {', '.join(PRECISIONS)}, got {precision!r:.50}")
-    return cast(Precision, precision)
+    return precision

@@ -1,4 +1,4 @@
-"""Parameters of an encoder: the schema of their names and shapes, a check, and random initial values."""
+"""Parameters of an encoder: the schema of their names and shapes, checks, and random initial values."""
 
 from __future__ import annotations
 
@@ -101,6 +101,17 @@ def check_parameters(config: EncoderConfig, parameters: Mapping[str, Array]) -> 
     for name, field in _FIELDS.items():
         if name in parameters and not getattr(config, field):
             raise ValueError(f"parameters have {name}, for which the configuration's {field} must be set")
+
+
+def check_finite(parameters: Mapping[str, Array], precision: str) -> None:
+    """Raise for the first parameter with NaN or infinite values."""
+    checked: set[int] = set()  # layers may share their arrays
+    for name, array in parameters.items():
+        if id(array) in checked:
+            continue
+        checked.add(id(array))
+        if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+            raise ValueError(f"parameter {name} has NaN or infinite values, which {precision} cannot hold")
 
 
 def random_parameters(config: EncoderConfig, seed: int) -> dict[str, Array]:

@@ -19,9 +19,9 @@ from fastattn.checkpoint.hub import find_model
 from fastattn.cli import fidelity, options
 from fastattn.cli.files import read_texts
 from fastattn.cli.terminal import counted, is_watched, output
-from fastattn.config import Precision
+from fastattn.config import PRECISIONS, Precision
 from fastattn.encoder.encoder import Encoder
-from fastattn.kernels.records import PRECISIONS, Layer
+from fastattn.kernels.records import Layer
 
 __all__ = [
     "Chosen",
@@ -266,10 +266,9 @@ def weight_bytes(encoder: Encoder) -> int:
     return sum(array.nbytes for array in encoder._packed if isinstance(array, np.ndarray))
 
 
-def kept_products(layer: Layer, precision: Precision) -> dict[str, str]:
+def kept_products(layer: Layer, precision: Precision) -> dict[str, Precision]:
     """Return the products of a layer that are not in the encoder's precision, and theirs."""
-    names = {number: name for name, number in PRECISIONS.items()}
-    found = {product: names[getattr(layer, f"{product}_precision")] for product in _PRODUCTS}
+    found = {product: PRECISIONS[getattr(layer, f"{product}_precision")] for product in _PRODUCTS}
     return {product: name for product, name in found.items() if name != precision}
 
 

@@ -18,7 +18,7 @@ from fastattn.reference.layer import norm
 from fastattn.reference.ops import activate
 from fastattn.reference.precision import INT8_BLOCK, Linear
 
-__all__ = ["PRODUCTS", "Calibration", "Product", "calibrate", "check_finite"]
+__all__ = ["PRODUCTS", "Calibration", "Product", "calibrate"]
 
 Array = NDArray[Any]
 
@@ -39,7 +39,7 @@ _SEQUENCES, _TOKENS = 4, 16
 _SAMPLED = 8
 # Bounds of a factor; a channel small on random ids may be larger in a text.
 _LEAST, _MOST = 1 / 64, 4.0
-# Factors are multiples of 1/32 of a power of 2: the rounding of another CPU's matrix products does not change them.
+# Factors are multiples of 1/32 of a power of 2: the rounding of another CPU's matrix products hardly ever changes them.
 _STEPS = 32
 # NumPy has no fast erf.
 _FAST = {"gelu": "gelu_tanh"}
@@ -57,17 +57,6 @@ class Calibration(NamedTuple):
 
     layers: list[dict[str, Product]]
     loss: float
-
-
-def check_finite(parameters: Mapping[str, Array], precision: str) -> None:
-    """Raise for the first parameter with NaN or infinite values."""
-    checked: set[int] = set()  # layers may share their arrays
-    for name, array in parameters.items():
-        if id(array) in checked:
-            continue
-        checked.add(id(array))
-        if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
-            raise ValueError(f"parameter {name} has NaN or infinite values, which {precision} cannot hold")
 
 
 def calibrate(config: EncoderConfig, parameters: Mapping[str, Array]) -> Calibration:
@@ -224,7 +213,7 @@ def _smoothing(x: Array, matrices: list[Array]) -> Array:
 
 
 def _int8_product(x: Array, weight: Array, smooth: Array) -> Array:
-    """Product of ``reference.linear_int8`` but for the rounding of its sums, faster."""
+    """Product of ``reference.linear_int8`` but for rounding, faster."""
     levels, scale, zero = reference.quantize_rows(x, smooth)
     y = np.zeros((*x.shape[:-1], len(weight)), np.float32)
     for chain in range(scale.shape[-1]):

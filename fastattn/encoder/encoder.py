@@ -77,7 +77,7 @@ class Encoder(TorchNames):
             parameters = random_parameters(config, seed)
         self.config = config
         self._packed = pack_or_load(config, parameters, self._precision)
-        self._form = packing.form(precision)
+        self._format = packing.pack_format(precision)
         # Layers may share their arrays.
         self.parameters_count = sum(int(array.size) for array in {id(array): array for array in parameters.values()}.values())
         self._tables = Tables(config, self._packed.positions, self._packed.relative)
@@ -99,7 +99,7 @@ class Encoder(TorchNames):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickle.  Arrays over a shared buffer come back read-only, a type for which the kernels would be compiled anew."""
-        packing.check_form(state.get("_form"), state.get("_precision", "float32"))
+        packing.check_pack_format(state.get("_format"), state.get("_precision", "float32"))
         vars(self).update(state)
         self._packed = packing.Packed(*map(writable, self._packed))
         self._tables = Tables(self.config, self._packed.positions, self._packed.relative)

@@ -13,12 +13,12 @@ from fastattn.checkpoint.heads import HeadStep, StoredHead
 from fastattn.checkpoint.hub import find_model
 from fastattn.checkpoint.reader import read_head
 from fastattn.config import EncoderConfig, Precision, check_precision
-from fastattn.encoder.calibration import check_finite
 from fastattn.encoder.encoder import Encoder, encode_rows
 from fastattn.encoder.packed_linear import PackedLinear
 from fastattn.encoder.padding import pack, unpack
 from fastattn.encoder.torch_names import TorchNames
 from fastattn.kernels.ops.layer_norm import layer_norm
+from fastattn.parameters import check_finite
 from fastattn.runtime.memory import check_large
 
 __all__ = [
@@ -82,10 +82,9 @@ class _EncoderWithHead(TorchNames):
         self.id2label = dict(head.id2label)
         self._pooling = head.pooling
         # The product with the vocabulary is as large as several layers; smaller ones gain nothing.
-        is_large = [len(step.weight) == encoder.config.vocab_size for step in head.steps]
         self._steps = [
-            _Step(step, head.layer_norm_eps, encoder.precision if large else "float32")
-            for step, large in zip(head.steps, is_large, strict=True)
+            _Step(step, head.layer_norm_eps, encoder.precision if len(step.weight) == encoder.config.vocab_size else "float32")
+            for step in head.steps
         ]
 
     @classmethod

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.config import Precision
+from fastattn.config import PRECISIONS, Precision
 from fastattn.encoder.packing import Packed
 from fastattn.kernels.ops._arrays import writable
 from fastattn.kernels.ops.linear import packed_product
@@ -35,7 +35,7 @@ class PackedLinear:
         """Return the map (outputs, inputs) at these offsets of an encoder's matrices and vectors."""
         self = cls.__new__(cls)
         self.outputs, self.inputs, self._activation = outputs, inputs, activation
-        self._precision = get_args(Precision)[precision]
+        self._precision = PRECISIONS[precision]
         words = packed.matrices.view(np.float32)[at:]
         self._weight = words[: panel_words(outputs, inputs, self._precision)].view(packed.matrices.dtype)
         self._bias = packed.vectors[bias_at:]
@@ -43,7 +43,7 @@ class PackedLinear:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickle.  Arrays over a shared buffer come back read-only, a type for which the kernels would be compiled anew."""
-        vars(self).update({"_precision": "float32", **state})  # older pickles do not name it
+        vars(self).update({"_precision": "float32", **state})  # pickles without one are float32
         self._weight, self._bias = writable(self._weight), writable(self._bias)
 
     def __call__(self, x: Array) -> Array:

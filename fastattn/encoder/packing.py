@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig, Precision
-from fastattn.encoder.calibration import calibrate, check_finite
+from fastattn.encoder.calibration import calibrate
 from fastattn.encoder.tables import thetas
 from fastattn.kernels.encoder.layer import FF_ROWS, ff_stride
 from fastattn.kernels.ops._arrays import panels
@@ -30,9 +30,9 @@ from fastattn.kernels.products.pack import (
     room_words,
     table_rows,
 )
-from fastattn.kernels.records import PRECISIONS, Layer, Sizes
+from fastattn.kernels.records import PRECISION_NUMBERS, Layer, Sizes
 from fastattn.kernels.vector.activations import ACTIVATION_KINDS
-from fastattn.parameters import check_parameters
+from fastattn.parameters import check_finite, check_parameters
 from fastattn.runtime.memory import aligned_empty, check_large
 from fastattn.runtime.rounding import rounding
 
@@ -65,27 +65,27 @@ class Packed(NamedTuple):
         return table_rows(self.tokens, ids, width)
 
 
-def form(precision: Precision) -> tuple[Any, ...]:
+def pack_format(precision: Precision) -> tuple[Any, ...]:
     """Return what decides how parameters are packed: the fields of the records, and the kinds of product of this process."""
     kinds = {"float32": (), "bfloat16": (BFLOAT16.name,), "int8": (INT8.name, BFLOAT16.name)}
     return Layer._fields, Sizes._fields, kinds[precision]
 
 
-def check_form(pickled: Any, precision: Precision) -> None:
-    """Raise ValueError unless pickled parameters have the form of this process."""
-    if pickled != form(precision):
+def check_pack_format(pickled: Any, precision: Precision) -> None:
+    """Raise ValueError unless pickled parameters have the format of this process."""
+    if pickled != pack_format(precision):
         raise ValueError("pickled by another version, or on a CPU with other kinds of product: load the model from its folder")
 
 
-class Linear(NamedTuple):
-    """Places of a weight and of its bias, and the precision's number."""
+class _Place(NamedTuple):
+    """Where a weight and its bias lie, and the number of the precision."""
 
     at: int
     bias_at: int
     precision: int
 
 
-_ABSENT = Linear(-1, -1, 0)
+_ABSENT = _Place(-1, -1, 0)
 
 
 class _Arena:
@@ -117,10 +117,10 @@ class _Packer:
         self.matrices, self.vectors = _Arena(), _Arena()
         self._parameters = parameters
         # The arrays are kept, so no other one takes over an id.
-        self._linears: dict[Any, tuple[list[Array | None], Linear]] = {}
+        self._linears: dict[Any, tuple[list[Array | None], _Place]] = {}
         self._norms: dict[Any, tuple[list[Array | None], tuple[int, int]]] = {}
 
-    def linear(self, names: Sequence[str], precision: str, smooth: Array | None = None) -> Linear:
+    def linear(self, names: Sequence[str], precision: str, smooth: Array | None = None) -> _Place:
         """Reserve the weights of these names, stacked along their rows, and their biases.
 
         `smooth`: factors of the input of an int8 product.
@@ -131,7 +131,7 @@ class _Packer:
             self._linears[key] = arrays, self._linear(arrays[::2], arrays[1::2], precision, smooth)
         return self._linears[key][1]
 
-    def _linear(self, weights: list[Any], biases: list[Any], precision: str, smooth: Array | None) -> Linear:
+    def _linear(self, weights: list[Any], biases: list[Any], precision: str, smooth: Array | None) -> _Place:
         bias = np.concatenate([np.zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)])
         n, k = len(bias), weights[0].shape[1]
         if precision == "int8":
@@ -145,7 +145,7 @@ class _Packer:
                 pack_rows(_stacked(weights), out)
 
         at = self.matrices.reserve(panel_words(n, k, precision), write)
-        return Linear(at, self._vector(bias), PRECISIONS[precision])
+        return _Place(at, self._vector(bias), PRECISION_NUMBERS[precision])
 
     def norm(self, name: str, size: int) -> tuple[int, int]:
         """Reserve a norm's weight and bias; -1 for both where there is none."""
@@ -192,7 +192,7 @@ def pack(config: EncoderConfig, parameters: Mapping[str, Array], precision: Prec
         attention, ff = f"layers.{i}.attention", f"layers.{i}.feed_forward"
         window = config.window if config.window is not None and config.is_local(i) else NO_BOUND
 
-        def linear(product: str, *names: str, layer: int = i) -> Linear:
+        def linear(product: str, *names: str, layer: int = i) -> _Place:
             if plan is None:
                 return packer.linear(names, precision)
             chosen = plan.layers[layer][product]

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastattn.config import PRECISIONS
 from fastattn.kernels.compile.jit import inline, kernel
 
 # The number by which kernels know the precision of a product.
-PRECISIONS = {"float32": 0, "bfloat16": 1, "int8": 2}
+PRECISION_NUMBERS: dict[str, int] = {name: number for number, name in enumerate(PRECISIONS)}
 
 
 class Matrix(NamedTuple):
@@ -31,8 +32,8 @@ class Matrix(NamedTuple):
 class Weight(NamedTuple):
     """A weight (N, K) in packed panels, and its bias: each an array and the offset of the first element.
 
-    `precision`: a number of PRECISIONS.  Below float32, `at` counts words of 4 bytes, whatever the dtype of `panels`; behind the
-    bias of an int8 weight are the scales and the sums of each chain, and the smoothing factors of the input.
+    `precision`: a number of PRECISION_NUMBERS.  Below float32, `at` counts words of 4 bytes, whatever the dtype of `panels`;
+    behind the bias of an int8 weight are the scales and the sums of each chain, and the smoothing factors of the input.
     """
 
     panels: Any
@@ -97,7 +98,7 @@ class Layer(NamedTuple):
     """A row of the layout: offsets of matrices and vectors of a layer, and the choices that differ between layers.
 
     An offset below 0 is a norm or a gate that the layer does not have.  `left`, `right`: how far a token sees; `rotary`: the
-    number of the table that turns its queries and keys.  The precisions are numbers of PRECISIONS; a gate has that of `up`.
+    number of the table that turns its queries and keys.  The precisions are numbers of PRECISION_NUMBERS; a gate has that of `up`.
     """
 
     qkv: Any
@@ -127,8 +128,8 @@ class Sizes(NamedTuple):
     """Sizes and choices that all layers share, and offsets of what lies outside them (below 0: absent).
 
     `hidden` C, `heads` H, `head` D, `qkv` the width of a row of queries, keys and values, `ff` F, `ff_stride` the distance of rows
-    of the expansion, `embed` E.  `room`: words of FF_ROWS prepared rows of a product's input; `block`: the columns of F that are
-    expanded together.
+    of the expansion, `embed` E.  `room`: words of the room for FF_ROWS prepared rows of C columns; `block`: how many columns of F
+    are expanded together at most.
     """
 
     hidden: Any

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from fastattn.checkpoint.torch_errors import NotAccelerated
 from fastattn.checkpoint.torch_nn import Stack, check_attention, read_stack
 from fastattn.config import Precision
-from fastattn.encoder.calibration import check_finite
 from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.every_position import Order, encode, encode_with_mask, order
 from fastattn.encoder.packed_linear import PackedLinear
 from fastattn.encoder.padding import pack, unpack
 from fastattn.kernels.ops.attention import scaled_dot_product_attention
 from fastattn.kernels.ops.attention_weights import attention_weights
+from fastattn.parameters import check_finite
 from fastattn.pytorch.arrays import array
 from fastattn.pytorch.forward import Forward
 from fastattn.pytorch.masks import attention_mask, ignored, is_causal, mask_array

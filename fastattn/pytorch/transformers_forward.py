@@ -16,7 +16,7 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inp
 _FLAGS = ("output_hidden_states", "output_attentions")
 _TAKEN = (*_INPUTS, "return_dict", "use_cache", *_FLAGS)
 _ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
-# Relative to the largest value: rounding errors stay far below, a different computation is above.
+# Relative to the largest value: rounding errors stay below.  In low precision a computation that differs by less is not noticed.
 _PROBE_LIMITS = {"float32": 1e-3, "bfloat16": 0.05, "int8": 0.2}
 
 

@@ -19,7 +19,7 @@ from fastattn.cli.compare_precision import (
     weight_bytes,
 )
 from fastattn.encoder.encoder import Encoder
-from fastattn.kernels.records import PRECISIONS
+from fastattn.kernels.records import PRECISION_NUMBERS
 from tests.support.command_line import run
 from tests.support.models import LAYERS, WORDS, C, bert_tensors, write_bert, write_json, write_tokenizer
 
@@ -96,8 +96,8 @@ def test_layers(model: str, file: str) -> None:
 
 def test_kept_products(model: str, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def layer(**precisions: str) -> Any:
-        numbers = {f"{product}_precision": PRECISIONS["int8"] for product in ("qkv", "out", "up", "down")}
-        numbers |= {f"{product}_precision": PRECISIONS[name] for product, name in precisions.items()}
+        numbers = {f"{product}_precision": PRECISION_NUMBERS["int8"] for product in ("qkv", "out", "up", "down")}
+        numbers |= {f"{product}_precision": PRECISION_NUMBERS[name] for product, name in precisions.items()}
         return Encoder.from_pretrained(model)._packed.layer(0)._replace(**numbers)
 
     assert kept_products(layer(), "int8") == {}

@@ -11,7 +11,7 @@ from fastattn.config import ACTIVATIONS
 from fastattn.encoder import forward
 from fastattn.encoder.calibration import PRODUCTS, calibrate
 from fastattn.kernels.products.int8 import KEPT
-from fastattn.parameters import random_parameters
+from fastattn.parameters import check_finite, random_parameters
 from tests.support.golden_models import GOLDEN
 from tests.support.rounded import LOW
 
@@ -145,3 +145,15 @@ def test_weights_that_are_not_finite(precision: Any, value: float) -> None:
     parameters[name][3, 5] = value
     with pytest.raises(ValueError, match=f"^parameter {name} has NaN or infinite values, which {precision} cannot hold"):
         Encoder(config, parameters=parameters, precision=precision)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "name", ["layers.2.feed_forward.output.weight", "layers.0.attention.query.bias", "embeddings.token.weight"]
+)
+def test_what_is_not_finite_is_named(name: str, value: float) -> None:
+    parameters = random_parameters(EncoderConfig(3, 2, 32, 40, vocab_size=V), 0)
+    check_finite(parameters, "int8")
+    parameters[name].flat[-1] = value
+    with pytest.raises(ValueError, match=f"^parameter {name} has NaN or infinite values, which bfloat16 cannot hold$"):
+        check_finite(parameters, "bfloat16")

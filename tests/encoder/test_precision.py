@@ -10,6 +10,7 @@ import pytest
 
 from fastattn import Encoder, EncoderConfig, EncoderForMaskedLM, EncoderForSequenceClassification, EncoderWithPooler
 from fastattn.checkpoint.reader import read_encoder, read_head
+from fastattn.config import PRECISIONS
 from fastattn.encoder import packing, slower
 from fastattn.encoder.every_position import without_embeddings
 from fastattn.kernels.products import kinds
@@ -59,7 +60,7 @@ def test_a_head_is_float32_but_for_the_vocabulary(precision: Any) -> None:
         assert np.array_equal(plain(ids, mask), found) == is_float32
 
 
-@pytest.mark.parametrize("precision", ["float32", *LOW])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_pickles(precision: Any) -> None:
     ids, mask = batch()
     model = EncoderForMaskedLM.from_pretrained(GOLDEN / "bert", precision)
@@ -71,7 +72,7 @@ def test_pickles(precision: Any) -> None:
 def test_pickles_of_other_versions_and_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, model = (Encoder.from_pretrained(GOLDEN / "bert", precision) for precision in ("float32", "int8"))
     state = plain.__getstate__()
-    for name in ("_precision", "_form"):
+    for name in ("_precision", "_format"):
         del state[name]
     with pytest.raises(
         ValueError, match=r"^pickled by another version, or on a CPU with other kinds of product: load the model from its folder$"
@@ -131,5 +132,5 @@ def test_one_warning_of_a_slower_precision(monkeypatch: pytest.MonkeyPatch) -> N
         Encoder.from_pretrained(GOLDEN / "bert", "bfloat16")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for precision in ("float32", *LOW):
-            Encoder.from_pretrained(GOLDEN / "bert", precision)  # type: ignore[arg-type]
+        for precision in PRECISIONS:
+            Encoder.from_pretrained(GOLDEN / "bert", precision)

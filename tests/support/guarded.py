@@ -31,12 +31,12 @@ from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.kernels.vector.target import TILE_ROWS
 from fastattn.parameters import random_parameters
 from fastattn.runtime import memory
+from tests.support.rounded import LOW
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
 EDGES = (1, 2, 15, 16, 17, 31, 32, 33, 65)
 ROWS = (1, TILE_ROWS - 1, TILE_ROWS, TILE_ROWS + 1, 2 * TILE_ROWS + 1)
-LOW: tuple[Any, ...] = ("bfloat16", "int8")
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 

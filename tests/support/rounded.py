@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
-LOW = ("bfloat16", "int8")
+from fastattn.config import Precision
+
+LOW: tuple[Precision, ...] = ("bfloat16", "int8")
 
 
 def assert_rounded(found: Any, exact: Any) -> None:

@@ -21,7 +21,7 @@ from fastattn.kernels.ops._arrays import (
 )
 from fastattn.kernels.products.pack import pack_linear, room_words
 from fastattn.kernels.products.product import prepare_all, products
-from fastattn.kernels.records import PRECISIONS, Weight, matrix
+from fastattn.kernels.records import PRECISION_NUMBERS, Weight, matrix
 from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.kernels.vector.simd import atomic_next, tile_width
 from fastattn.kernels.vector.target import TILE_BYTES
@@ -77,7 +77,7 @@ def packed_product(x: Array, packed: Array, bias: Array, out: Array, activation:
     workers = workers_for(2e-5 * m * max(k, 1) * n, panels(n, out.dtype)[0] * -(-m // ROW_BLOCK))
     scratch = aligned_empty(workers * room_words(ROW_BLOCK, k, precision), np.float32)
     kind = ACTIVATION_KINDS[activation]
-    linear_kernel(x, packed, bias, out, kind, PRECISIONS[precision], scratch, np.zeros(8, np.int64), workers)
+    linear_kernel(x, packed, bias, out, kind, PRECISION_NUMBERS[precision], scratch, np.zeros(8, np.int64), workers)
 
 
 def linear(

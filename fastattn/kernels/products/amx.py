@@ -34,9 +34,10 @@ def emit_amx(
 ) -> None:
     """Emit the product of one panel: ``out[rows, 32] = A[rows, k] B[k, 32]`` in int32 or float32, k one chain.
 
-    `rows` is any i64; `k_groups`, an i64, is the number of groups of four bytes of a row, a multiple of `STEP_GROUPS`: A's rows
-    and the panel are padded with zeros.  A row of the panel has 32 columns of four bytes.  `out` is written from row 0 on,
-    whole rows of 32 words.  The tile registers are configured here and released at the end: no other code finds them in use.
+    `rows` is any i64; `k_groups`, an i64, is the number of groups of four bytes of a row, a multiple of `STEP_GROUPS`: the panel
+    is padded with zeros, and so are A's rows of bfloat16; bytes of A behind its columns may be any.  A row of the panel has 32
+    columns of four bytes.  `out` is written from row 0 on, whole rows of 32 words.  The tile registers are configured here and
+    released at the end: no other code finds them in use.
     """
     a, b, out = (builder.bitcast(pointer, _I8.as_pointer()) for pointer in (a, b, out))
     config = cgutils.alloca_once(builder, ir.ArrayType(_I8, _CONFIG_BYTES))

@@ -12,7 +12,7 @@ from fastattn.kernels.products import bfloat16, float32
 from fastattn.kernels.products.kinds import BFLOAT16, INT8
 from fastattn.kernels.products.low import SUM_WORDS, Form, chain_products_of, row_words_of
 from fastattn.kernels.products.tile import WIDTH, int8_tile
-from fastattn.kernels.records import PRECISIONS, Weight, matrix
+from fastattn.kernels.records import PRECISION_NUMBERS, Weight, matrix
 from fastattn.kernels.vector.narrow import load_whole, store_bytes, store_shorts, words
 from fastattn.kernels.vector.simd import (
     fill,
@@ -36,7 +36,7 @@ _PADDING, _IS_SHORT, _CHAIN_WORDS, _INPUT_BYTES = FORM.padding, INT8.input_bytes
 # Kinds that multiply signed bytes take levels, and zeros, less 128: the products' differences are the same.
 _OFFSET = 128.0 if INT8.is_signed else 0.0
 _row_words = row_words_of(FORM)
-_IS_INT8 = PRECISIONS["int8"]
+_INT8_NUMBER = PRECISION_NUMBERS["int8"]
 # What a product that int8 is too coarse for is computed in.
 KEPT = "float32" if BFLOAT16.name == "widen" else "bfloat16"
 _kept = bfloat16 if KEPT == "bfloat16" else float32
@@ -50,7 +50,7 @@ _STEP, _LEAST = np.float32(1 / 255), np.float32(2.0**-126)
 @kernel
 def chain_columns(w):  # type: ignore[no-untyped-def]
     """Products of a chain."""
-    return np.int64(INT8_BLOCK) if w.precision == _IS_INT8 else _kept_columns(w)
+    return np.int64(INT8_BLOCK) if w.precision == _INT8_NUMBER else _kept_columns(w)
 
 
 @kernel
@@ -147,7 +147,7 @@ _products = chain_products_of(INT8, FORM, int8_tile, dequantize)
 @kernel
 def prepare(m, chains, a, w, room):  # type: ignore[no-untyped-def]
     """Return rows a[:m], which have the columns of chains[0] .. chains[1] - 1 of k, as `chain_products` takes them."""
-    if w.precision == _IS_INT8:
+    if w.precision == _INT8_NUMBER:
         return quantize_rows(m, chains, a, w, room)
     return _kept_prepare(m, chains, a, w, room)
 
@@ -155,7 +155,7 @@ def prepare(m, chains, a, w, room):  # type: ignore[no-untyped-def]
 @kernel
 def chain_products(m, chains, panels, a, w, c, kind):  # type: ignore[no-untyped-def]
     """`float32.chain_products` of prepared rows."""
-    if w.precision == _IS_INT8:
+    if w.precision == _INT8_NUMBER:
         _products(m, chains, panels, a, w, c, kind)
     else:
         _kept_products(m, chains, panels, a, Weight(words(w.panels), w.at, w.bias, w.bias_at, w.k, w.n, w.precision), c, kind)

@@ -1,7 +1,7 @@
 """What products of bfloat16 and of int8 share: how rows and panels lie in memory, and the loops over panels, chains and tiles.
 
-A prepared row is a chain behind the other: the numbers of a chain up to a multiple of 64 bytes of weights, then the chain's extra
-words.  The words before the first row take the sums of a tile.
+A prepared row is one chain behind the other: the numbers of a chain up to a multiple of `Form.padding`, then its extra words, in
+int8 its scale and its zero.  The words before the first row take the sums of a tile.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Form(NamedTuple):
 
     @property
     def padding(self) -> int:
-        """Each chain's numbers and weights go on, as zeros, to a multiple of this."""
+        """Multiple to which a chain's numbers and weights are filled up: the weights with zeros, so the numbers do not count."""
         return 64 // self.weight_bytes
 
     def padded(self, columns: int) -> int:
@@ -67,7 +67,7 @@ class Form(NamedTuple):
 
 
 def row_words_of(form: Form) -> Any:
-    """Return `Form.row_words` as a kernel."""
+    """Return `Form.row_words` as a kernel, for at least one column."""
     block, chain_words, padding, input_bytes, extra = form.block, form.chain_words, form.padding, form.input_bytes, form.extra
 
     @kernel
@@ -90,9 +90,9 @@ def chain_products_of(kind: Kind, form: Form, tile: Any, finish: Any) -> Any:
     input_bytes, weight_bytes, tile_rows = form.input_bytes, form.weight_bytes, most_rows(kind)
 
     @kernel
-    def panel_products(m, count, a, sums, w, place, ahead, add, c, n):  # type: ignore[no-untyped-def]
-        """c[:m, :n] = add + the products of `count` columns of k with a panel, which begins at word place[2]."""
-        chain, column, at = place
+    def panel_products(m, count, a, sums, w, panel, ahead, add, c, n):  # type: ignore[no-untyped-def]
+        """c[:m, :n] = add + the products of `count` columns of k with a panel: its chain, its first column, its first word."""
+        chain, column, at = panel
         panels = words(w.panels)
         steps = (count + group - 1) // group
         numbers = (count + padding - 1) // padding * padding * input_bytes // 4
@@ -111,7 +111,7 @@ def chain_products_of(kind: Kind, form: Form, tile: Any, finish: Any) -> Any:
     def chain_products(m, chains, panels, a, w, c, kind):  # type: ignore[no-untyped-def]
         """`float32.chain_products` of prepared rows."""
         depth = (w.k + padding - 1) // padding * padding
-        panel = WIDTH * depth * weight_bytes // 4
+        panel_words = WIDTH * depth * weight_bytes // 4
         for p in range(panels[0], panels[1]):
             column = p * WIDTH
             columns = min(WIDTH, w.n - column)
@@ -120,9 +120,9 @@ def chain_products_of(kind: Kind, form: Form, tile: Any, finish: Any) -> Any:
                 begin = chain * block
                 count = min(block, w.k - begin)
                 add = to if chain else matrix(w.bias, w.bias_at + column, 0)
-                place = (chain, column, w.at + p * panel + begin * WIDTH * weight_bytes // 4)
+                panel = (chain, column, w.at + p * panel_words + begin * WIDTH * weight_bytes // 4)
                 source = shifted(a, 0, (chain - chains[0]) * chain_words)
-                panel_products(m, count, source, a.at - SUM_WORDS, w, place, panel, add, to, columns)
+                panel_products(m, count, source, a.at - SUM_WORDS, w, panel, panel_words, add, to, columns)
             if kind:
                 activate_rows(m, columns, c.data, to.at, c.ld, c.data, to.at, c.ld, kind)
 

@@ -27,7 +27,8 @@ def prepare(m, chains, a, w, room):  # type: ignore[no-untyped-def]
 def chain_products(m, chains, panels, a, w, c, kind):  # type: ignore[no-untyped-def]
     """c[:m] = activation(a weight^T + bias), for prepared rows, the columns of panels[0] .. panels[1] - 1, some chains of k.
 
-    The first chain brings the bias, the others add to c.
+    The first chain brings the bias, the others add to c.  The activation follows the last of these chains: `kind` is 0 where more
+    of them are to come.
     """
 
 

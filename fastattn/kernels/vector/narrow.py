@@ -49,13 +49,6 @@ def _load_whole(typingctx, x, i):  # type: ignore[no-untyped-def]
     return vector(x, i), codegen
 
 
-def _byte_pointer(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    """Emit the pointer to byte args[2] behind word args[1] of array args[0]."""
-    word, byte = (context.cast(builder, args[i], sig.args[i], types.int64) for i in (1, 2))
-    pointer = element_pointer(context, builder, sig.args[0], args[0], word)
-    return builder.gep(builder.bitcast(pointer, _I8.as_pointer()), [byte])
-
-
 def _store_narrow(context: Any, builder: Any, sig: Any, args: Any, whole: Any, bits: int) -> Any:
     """Emit the store of the low bits of whole numbers, from byte args[2] behind word args[1] of array args[0] on."""
     narrow = builder.trunc(whole, ir.VectorType(ir.IntType(bits), whole.type.count))

@@ -126,9 +126,10 @@ class _Packer:
         `smooth`: factors of the input of an int8 product.
         """
         arrays = [self._parameters.get(f"{name}.{part}") for name in names for part in ("weight", "bias")]
-        key = (precision, *map(id, arrays))
+        # Factors are those of all products of an input: what shares its weights may not share them.
+        key = (precision, *map(id, (*arrays, smooth)))
         if key not in self._linears:
-            self._linears[key] = arrays, self._linear(arrays[::2], arrays[1::2], precision, smooth)
+            self._linears[key] = [*arrays, smooth], self._linear(arrays[::2], arrays[1::2], precision, smooth)
         return self._linears[key][1]
 
     def _linear(self, weights: list[Any], biases: list[Any], precision: str, smooth: Array | None) -> _Place:

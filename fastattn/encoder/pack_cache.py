@@ -42,7 +42,7 @@ def pack_or_load(config: EncoderConfig, parameters: Mapping[str, Array], precisi
     check_parameters(config, parameters)
     is_small = sum({id(array): array.nbytes for array in parameters.values()}.values()) < _LEAST_BYTES
     folder = None if is_small else cache_directory()
-    tag = None if folder is None else content_tag("fastattn.encoder", "fastattn.reference", "fastattn.kernels.products")
+    tag = None if folder is None else content_tag("fastattn.config", "fastattn.encoder", "fastattn.reference", "fastattn.kernels")
     if folder is None or tag is None:
         return pack(config, parameters, precision)
     path = folder / f"int8-{_digest(config, parameters, tag)}.pack"

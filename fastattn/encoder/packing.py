@@ -32,6 +32,7 @@ from fastattn.kernels.products.pack import (
 )
 from fastattn.kernels.records import PRECISION_NUMBERS, Layer, Sizes
 from fastattn.kernels.vector.activations import ACTIVATION_KINDS
+from fastattn.kernels.vector.target import TILE_BYTES
 from fastattn.parameters import check_finite, check_parameters
 from fastattn.runtime.memory import aligned_empty, check_large
 from fastattn.runtime.rounding import rounding
@@ -66,15 +67,17 @@ class Packed(NamedTuple):
 
 
 def pack_format(precision: Precision) -> tuple[Any, ...]:
-    """Return what decides how parameters are packed: the fields of the records, and the kinds of product of this process."""
+    """Return what decides how parameters are packed: the fields of the records, and tile and kinds of product of this process."""
     kinds = {"float32": (), "bfloat16": (BFLOAT16.name,), "int8": (INT8.name, BFLOAT16.name)}
-    return Layer._fields, Sizes._fields, kinds[precision]
+    return Layer._fields, Sizes._fields, TILE_BYTES, kinds[precision]
 
 
 def check_pack_format(pickled: Any, precision: Precision) -> None:
     """Raise ValueError unless pickled parameters have the format of this process."""
     if pickled != pack_format(precision):
-        raise ValueError("pickled by another version, or on a CPU with other kinds of product: load the model from its folder")
+        raise ValueError(
+            "pickled by another version, or on a CPU with other vectors or kinds of product: load the model from its folder"
+        )
 
 
 class _Place(NamedTuple):
@@ -126,9 +129,10 @@ class _Packer:
         `smooth`: factors of the input of an int8 product.
         """
         arrays = [self._parameters.get(f"{name}.{part}") for name in names for part in ("weight", "bias")]
-        key = (precision, *map(id, arrays))
+        # Factors are those of all products of an input: what shares its weights may not share them.
+        key = (precision, *map(id, (*arrays, smooth)))
         if key not in self._linears:
-            self._linears[key] = arrays, self._linear(arrays[::2], arrays[1::2], precision, smooth)
+            self._linears[key] = [*arrays, smooth], self._linear(arrays[::2], arrays[1::2], precision, smooth)
         return self._linears[key][1]
 
     def _linear(self, weights: list[Any], biases: list[Any], precision: str, smooth: Array | None) -> _Place:

@@ -157,3 +157,17 @@ def test_what_is_not_finite_is_named(name: str, value: float) -> None:
     parameters[name].flat[-1] = value
     with pytest.raises(ValueError, match=f"^parameter {name} has NaN or infinite values, which bfloat16 cannot hold$"):
         check_finite(parameters, "bfloat16")
+
+
+def test_a_shared_product_beside_gates_of_their_own() -> None:
+    """Layers that share the feed-forward input, and not the gate, have smoothing factors of their own."""
+    config = EncoderConfig(2, 2, 32, 40, gated=True, vocab_size=V)
+    parameters = random_parameters(config, 0)
+    for layer in range(2):
+        parameters[f"layers.{layer}.feed_forward.gate.weight"][:, 5 + layer] *= 30
+    for part in ("weight", "bias"):
+        parameters[f"layers.1.feed_forward.input.{part}"] = parameters[f"layers.0.feed_forward.input.{part}"]
+    copies = {name: array.copy() for name, array in parameters.items()}
+    ids = np.arange(6)[None]
+    shared, equal = (Encoder(config, parameters=given, precision="int8")(ids) for given in (parameters, copies))
+    assert np.array_equal(shared, equal)

@@ -23,6 +23,8 @@ INSTRUCTIONS = {
     "cooperlake": X86_512,
     "icelake-server": {"int8_vnni": INT8_512},
     "alderlake": {"int8_vnni": r"\{vex\}\s+vpdpbusd\s.*ymm"},
+    # It rounds to bfloat16 (AVX-NE-CONVERT), and has no products of them.
+    "arrowlake": {"int8_vnni": r"\{vex\}\s+vpdpbusd\s.*ymm"},
     "haswell": {},
     "neoverse-v1": {"int8_usdot": r"usdot\s", "int8_sdot": r"\bsdot\s", "bfloat16_bfdot": r"bfdot\s"},
 }

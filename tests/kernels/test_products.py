@@ -15,7 +15,7 @@ from fastattn.encoder.packed_linear import PackedLinear
 from fastattn.kernels.ops.linear import ROW_BLOCK
 from fastattn.kernels.products import kinds
 from fastattn.kernels.products.kinds import KINDS, VARIABLE, chosen
-from fastattn.kernels.products.pack import quantize_weight
+from fastattn.kernels.products.pack import pack_table, quantize_weight, table_rows
 from fastattn.kernels.products.tile import WIDTH
 from fastattn.kernels.vector.target import TILE_ROWS
 from tests.support.precision import assert_within, bfloat16_product
@@ -61,6 +61,14 @@ def test_quantised_weights_are_the_reference(k: int) -> None:
         expected = reference.quantize_weight(weight, factors)
         for ours, theirs in zip((levels, scales.T, sums.T), expected, strict=True):
             assert np.array_equal(ours, theirs)
+
+
+def test_quantised_tables_are_the_reference() -> None:
+    table = operands(1, 6, 9)[1]
+    table[3] = 0
+    table[5], table[7] = np.float32(190 * 2.0**-149), -np.float32(2.0**-149)
+    levels, scale = reference.quantize_table(table)
+    assert np.array_equal(table_rows(pack_table(table, "int8"), np.arange(9), 6), scale[:, None] * levels.astype(np.float32))
 
 
 def test_rows_of_zeros_huge_numbers_and_denormals() -> None:

@@ -7,6 +7,7 @@ that every weight is read by one thread.  The steps are the same functions in th
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -225,9 +226,15 @@ _call_step = run_step.call
 
 def step_address(model: Model) -> Any:
     """Return the address of `run_step` for the dtypes of a model's matrices and token embeddings."""
-    matrices, tokens = (types.Array(from_dtype(x.dtype), 1, "C") for x in (model.matrices, model.tokens))
-    kind = Model(matrices, _REALS, tokens=tokens, token_types=_REALS, layout=_ROWS, sizes=_WHOLES, eps=types.float64)
-    return run_step.address(types.Tuple(kind))
+    return run_step.address(_model_type(model.matrices.dtype, model.tokens.dtype))
+
+
+@functools.cache
+def _model_type(matrices: np.dtype[Any], tokens: np.dtype[Any]) -> Any:
+    """Return Numba's type of a model; making one takes tens of microseconds."""
+    arrays = [types.Array(from_dtype(dtype), 1, "C") for dtype in (matrices, tokens)]
+    kind = Model(arrays[0], _REALS, tokens=arrays[1], token_types=_REALS, layout=_ROWS, sizes=_WHOLES, eps=types.float64)
+    return types.Tuple(kind)
 
 
 @ParallelKernel

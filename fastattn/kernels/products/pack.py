@@ -172,7 +172,9 @@ def pack_table(table: Array, precision: str) -> Array:
         stop = start + _TABLE_ROWS
         part = np.asarray(table[start:stop], np.float32)
         scale = np.abs(part).max(axis=1) / _LEVELS
-        levels[start:stop, :width] = np.rint(part / np.where(scale == 0, np.float32(1), scale)[:, None])
+        level = np.rint(part / np.where(scale == 0, np.float32(1), scale)[:, None])
+        # Beside a denormal scale, a level may be larger.
+        levels[start:stop, :width] = np.clip(level, -_LEVELS, _LEVELS)
         out[start:stop, -1] = scale
     return levels.reshape(-1)
 

@@ -55,7 +55,16 @@ define <8 x bfloat> @rounded(<8 x float> %a) {
 }
 declare i32 @llvm.vector.reduce.add.v16i32(<16 x i32>)
 """
-_INSTRUCTIONS = {"vpdpbusd": "avx512vnni", "vcvtneps2bf16": "avx512bf16", "usdot": "i8mm", "sdot": "dotprod", "bfcvtn": "bf16"}
+# By the beginning of a line of assembly.  "{vex}" before vpdpbusd is AVX-VNNI; before vcvtneps2bf16 it is AVX-NE-CONVERT, which has
+# no products.
+_INSTRUCTIONS = {
+    "vpdpbusd": "avx512vnni",
+    "{vex} vpdpbusd": "avx512vnni",
+    "vcvtneps2bf16": "avx512bf16",
+    "usdot": "i8mm",
+    "sdot": "dotprod",
+    "bfcvtn": "bf16",
+}
 
 
 # Older versions of LLVM were not tried with types of bfloat16.
@@ -72,7 +81,9 @@ def _target() -> Target:
         features = "" if config.CPU_NAME else llvm.get_host_cpu_features().flatten()
     machine = llvm.Target.from_default_triple().create_target_machine(cpu="" if name == "generic" else name, features=features)
     code = machine.emit_assembly(llvm.parse_assembly(_PROBE))
-    extensions = _extensions(machine, is_host=not config.CPU_NAME)
+    # Tiles are as wide as two vectors of 64 bytes; a name or features that the user chose are not all of the host's.
+    may_have_tiles = "zmm" in code and not config.CPU_NAME and config.CPU_FEATURES is None
+    extensions = _extensions(machine, may_have_tiles=may_have_tiles)
     if "zmm" in code:
         return Target(name, 64, 32, True, extensions)
     if "ymm" in code:
@@ -82,14 +93,14 @@ def _target() -> Target:
     return Target(name, 16, 16, False, extensions)
 
 
-def _extensions(machine: llvm.TargetMachine, *, is_host: bool) -> frozenset[str]:
+def _extensions(machine: llvm.TargetMachine, *, may_have_tiles: bool) -> frozenset[str]:
     """Return which of the extensions that products use the target has."""
     if llvm.llvm_version_info[0] < _LEAST_LLVM:
         return frozenset()
-    words = set(machine.emit_assembly(llvm.parse_assembly(_EXTENSIONS)).split())
-    found = {feature for instruction, feature in _INSTRUCTIONS.items() if any(w.startswith(instruction) for w in words)}
+    lines = [" ".join(line.split()) for line in machine.emit_assembly(llvm.parse_assembly(_EXTENSIONS)).splitlines()]
+    found = {feature for instruction, feature in _INSTRUCTIONS.items() if any(line.startswith(instruction) for line in lines)}
     # No portable code becomes an instruction on tiles; the name of a CPU does not tell whether the kernel grants them.
-    host = llvm.get_host_cpu_features() if is_host else {}
+    host = llvm.get_host_cpu_features() if may_have_tiles else {}
     return frozenset(found | {name for name in ("amx-int8", "amx-bf16") if host.get(name) and host.get("amx-tile")})
 
 

@@ -41,6 +41,8 @@ _SAMPLED = 8
 _LEAST, _MOST = 1 / 64, 4.0
 # Factors are multiples of 1/32 of a power of 2: the rounding of another CPU's matrix products does not change them.
 _STEPS = 32
+# The largest bfloat16: larger numbers become infinite in bfloat16, and 127 levels of their 127th part in int8 can.
+_LARGEST = 2.0**128 - 2.0**120
 # NumPy has no fast erf.
 _FAST = {"gelu": "gelu_tanh"}
 
@@ -60,14 +62,16 @@ class Calibration(NamedTuple):
 
 
 def check_finite(parameters: Mapping[str, Array], precision: str) -> None:
-    """Raise for the first parameter with NaN or infinite values."""
+    """Raise for the first parameter with NaN, or with values that are infinite or become so."""
     checked: set[int] = set()  # layers may share their arrays
     for name, array in parameters.items():
         if id(array) in checked:
             continue
         checked.add(id(array))
-        if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
-            raise ValueError(f"parameter {name} has NaN or infinite values, which {precision} cannot hold")
+        largest = max(-float(array.min()), float(array.max())) if array.size else 0.0
+        if not largest <= _LARGEST:
+            what = f"values of {largest:.4g}" if np.isfinite(largest) else "NaN or infinite values"
+            raise ValueError(f"parameter {name} has {what}, which {precision} cannot hold")
 
 
 def calibrate(config: EncoderConfig, parameters: Mapping[str, Array]) -> Calibration:

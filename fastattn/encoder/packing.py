@@ -30,6 +30,7 @@ from fastattn.kernels.products.pack import (
     room_words,
     table_rows,
 )
+from fastattn.kernels.products.tile import WIDTH
 from fastattn.kernels.records import PRECISIONS, Layer, Sizes
 from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.parameters import check_parameters
@@ -66,15 +67,15 @@ class Packed(NamedTuple):
 
 
 def form(precision: Precision) -> tuple[Any, ...]:
-    """Return what decides how parameters are packed: the fields of the records, and the kinds of product of this process."""
+    """Return what decides how parameters are packed: the records' fields, and the tile's columns and kinds of product here."""
     kinds = {"float32": (), "bfloat16": (BFLOAT16.name,), "int8": (INT8.name, BFLOAT16.name)}
-    return Layer._fields, Sizes._fields, kinds[precision]
+    return Layer._fields, Sizes._fields, WIDTH, kinds[precision]
 
 
 def check_form(pickled: Any, precision: Precision) -> None:
     """Raise ValueError unless pickled parameters have the form of this process."""
     if pickled != form(precision):
-        raise ValueError("pickled by another version, or on a CPU with other kinds of product: load the model from its folder")
+        raise ValueError("pickled by another version, or on a CPU with other vectors or products: load the model from its folder")
 
 
 class Linear(NamedTuple):

@@ -177,3 +177,12 @@ def test_what_is_not_finite_is_named(name: str, value: float) -> None:
     parameters[name].flat[-1] = value
     with pytest.raises(ValueError, match=f"^parameter {name} has NaN or infinite values, which bfloat16 cannot hold$"):
         check_finite(parameters, "bfloat16")
+
+
+@pytest.mark.parametrize("value", [2.0**128 - 2.0**119, -1e300])
+def test_what_becomes_infinite_is_named(value: float) -> None:
+    parameters = {"w": np.array([1, 2.0**128 - 2.0**120])}
+    check_finite(parameters, "int8")
+    parameters["w"][0] = value
+    with pytest.raises(ValueError, match=r"^parameter w has values of (3\.396e\+38|1e\+300), which bfloat16 cannot hold$"):
+        check_finite(parameters, "bfloat16")

@@ -74,14 +74,18 @@ def test_pickles_of_other_versions_and_cpus(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("_precision", "_form"):
         del state[name]
     with pytest.raises(
-        ValueError, match=r"^pickled by another version, or on a CPU with other kinds of product: load the model from its folder$"
+        ValueError, match=r"^pickled by another version, or on a CPU with other vectors or products: load the model from its"
     ):
         Encoder.__new__(Encoder).__setstate__(state)
     contents = pickle.dumps(plain), pickle.dumps(model)
     monkeypatch.setattr(packing, "INT8", kinds.INT8._replace(name="other"))
     assert pickle.loads(contents[0]).precision == "float32"
-    with pytest.raises(ValueError, match="on a CPU with other kinds of product"):
+    with pytest.raises(ValueError, match="on a CPU with other vectors or products"):
         pickle.loads(contents[1])
+    # Panels are as wide as the vectors of a CPU.
+    monkeypatch.setattr(packing, "WIDTH", 2 * packing.WIDTH)
+    with pytest.raises(ValueError, match="on a CPU with other vectors or products"):
+        pickle.loads(contents[0])
 
 
 @pytest.mark.parametrize("wrong", ["float7", "int4", "", None, np.float32, ["int8"]], ids=repr)

@@ -16,6 +16,8 @@ Array = NDArray[Any]
 
 # Overhead per array in bytes: the object, its name, and its entries in a dict and in an arena.
 _ARRAY_BYTES = 512
+# The largest bfloat16: larger numbers become infinite in bfloat16, and 127 levels of their 127th part in int8 can.
+_LARGEST = 2.0**128 - 2.0**120
 
 
 def _always(config: EncoderConfig) -> bool:
@@ -104,14 +106,16 @@ def check_parameters(config: EncoderConfig, parameters: Mapping[str, Array]) -> 
 
 
 def check_finite(parameters: Mapping[str, Array], precision: str) -> None:
-    """Raise for the first parameter with NaN or infinite values."""
+    """Raise for the first parameter with NaN, or with values that are infinite or become so."""
     checked: set[int] = set()  # layers may share their arrays
     for name, array in parameters.items():
         if id(array) in checked:
             continue
         checked.add(id(array))
-        if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
-            raise ValueError(f"parameter {name} has NaN or infinite values, which {precision} cannot hold")
+        largest = max(-float(array.min()), float(array.max())) if array.size else 0.0
+        if not largest <= _LARGEST:
+            what = f"values of {largest:.4g}" if math.isfinite(largest) else "NaN or infinite values"
+            raise ValueError(f"parameter {name} has {what}, which {precision} cannot hold")
 
 
 def random_parameters(config: EncoderConfig, seed: int) -> dict[str, Array]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fastattn.config import EncoderConfig, Precision
 from fastattn.encoder.packing import Packed, pack
 from fastattn.kernels.compile.digest import content_tag
-from fastattn.kernels.compile.jit import cache_directory
+from fastattn.kernels.compile.jit import cache_directory, cache_folders
 from fastattn.kernels.products.kinds import BFLOAT16, INT8
 from fastattn.kernels.vector.target import TARGET
 from fastattn.parameters import check_parameters
@@ -41,16 +41,19 @@ def pack_or_load(config: EncoderConfig, parameters: Mapping[str, Array], precisi
         return pack(config, parameters, precision)
     check_parameters(config, parameters)
     is_small = sum({id(array): array.nbytes for array in parameters.values()}.values()) < _LEAST_BYTES
-    folder = None if is_small else cache_directory()
-    tag = None if folder is None else content_tag("fastattn.config", "fastattn.encoder", "fastattn.reference", "fastattn.kernels")
-    if folder is None or tag is None:
+    packages = ("fastattn.config", "fastattn.encoder", "fastattn.reference", "fastattn.kernels")
+    tag = None if is_small else content_tag(*packages)
+    if tag is None:
         return pack(config, parameters, precision)
-    path = folder / f"int8-{_digest(config, parameters, tag)}.pack"
-    packed = _read(path)
-    if packed is None:
-        packed = pack(config, parameters, precision)
+    name = f"int8-{_digest(config, parameters, tag)}.pack"
+    # As of kernels, those in a folder that is not writable are read: an image's, say.
+    for folder in cache_folders():
+        if (packed := _read(folder / name)) is not None:
+            return packed
+    packed = pack(config, parameters, precision)
+    if (own := cache_directory()) is not None:
         with contextlib.suppress(OSError):
-            _write(path, packed)
+            _write(own / name, packed)
     return packed
 
 
@@ -75,7 +78,8 @@ def _read(path: Path) -> Packed | None:
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             return None
         arrays = load(content[32:])
-        os.utime(path)
+        with contextlib.suppress(OSError):  # of another user's file
+            os.utime(path)
         return Packed(**{name: _aligned(arrays[name]) for name in Packed._fields})
     except (OSError, KeyError, SafetensorError):
         return None

@@ -171,3 +171,12 @@ def test_a_shared_product_beside_gates_of_their_own() -> None:
     ids = np.arange(6)[None]
     shared, equal = (Encoder(config, parameters=given, precision="int8")(ids) for given in (parameters, copies))
     assert np.array_equal(shared, equal)
+
+
+@pytest.mark.parametrize("value", [2.0**128 - 2.0**119, -1e300])
+def test_weights_that_become_infinite(value: float) -> None:
+    parameters = {"w": np.array([1, 2.0**128 - 2.0**120])}
+    check_finite(parameters, "int8")
+    parameters["w"][0] = value
+    with pytest.raises(ValueError, match=r"^parameter w has values of (3\.396e\+38|1e\+300), which bfloat16 cannot hold$"):
+        check_finite(parameters, "bfloat16")

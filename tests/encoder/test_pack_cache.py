@@ -27,6 +27,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(pack_cache, "pack", counted)
     monkeypatch.setattr(pack_cache, "_LEAST_BYTES", 0)
     monkeypatch.setattr(pack_cache, "cache_directory", lambda: tmp_path)
+    monkeypatch.setattr(pack_cache, "cache_folders", lambda: [tmp_path])
     return calls
 
 
@@ -90,6 +91,20 @@ def test_float_packs_and_small_models_are_not_written(made: list[Any], tmp_path:
     monkeypatch.setattr(pack_cache, "_LEAST_BYTES", 2**24)
     pack_or_load(CONFIG, parameters, "int8")
     assert not files(tmp_path)
+
+
+def test_files_in_a_folder_that_is_not_writable_are_read(made: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError
+
+    parameters, own = random_parameters(CONFIG, 0), tmp_path / "own"
+    first = pack_or_load(CONFIG, parameters, "int8")
+    monkeypatch.setattr(pack_cache, "cache_folders", lambda: [own, tmp_path])
+    monkeypatch.setattr(pack_cache, "cache_directory", lambda: own)
+    monkeypatch.setattr(pack_cache.os, "utime", refused)
+    assert_same(pack_or_load(CONFIG, parameters, "int8"), first)
+    assert len(made) == 1
+    assert not own.exists()
 
 
 def test_without_a_folder(made: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

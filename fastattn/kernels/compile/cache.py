@@ -57,7 +57,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
     @property
     def cache_path(self) -> str | None:
         """The folder that the next kernel would be written to; None where none is writable."""
-        return next((str(folder) for folder in self._folders() if _is_writable(folder)), None)
+        return next((str(folder) for folder in self.folders() if _is_writable(folder)), None)
 
     def flush(self) -> None:
         """Do nothing: no index is held."""
@@ -69,7 +69,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
         # Machine code calls these functions.  All else that `refresh` loads, 0.2 s of it, only the compiler needs, which calls it.
         rtsys.initialize(target_context)
         codegen = target_context.codegen()
-        for folder in self._folders():
+        for folder in self.folders():
             path = folder / self._file_name(sig, codegen)
             try:
                 content = path.read_bytes()
@@ -91,7 +91,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
         payload = dumps(cres._reduce())
         content = _MAGIC + hashlib.sha256(payload).digest() + payload
         refused = []
-        for number, folder in enumerate(self._folders()):
+        for number, folder in enumerate(self.folders()):
             path = folder / self._file_name(sig, cres.codegen)
             try:
                 _write(path, content)
@@ -103,7 +103,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
             return
         say_once("unkept", f"fastattn: compiled kernels are not kept: {_advice(refused)}")
 
-    def _folders(self) -> Iterator[Path]:
+    def folders(self) -> Iterator[Path]:
         """Folders that may hold a kernel, in the order in which they are tried."""
         yield from _lasting_folders()
         if (folder := _temporary_folder()) is not None:

@@ -29,6 +29,7 @@ __all__ = [
     "ParallelKernel",
     "by_dtype",
     "cache_directory",
+    "cache_folders",
     "compile_cached",
     "inline",
     "kernel",
@@ -154,6 +155,11 @@ class ParallelKernel:
         signature = tuple(map(self.dispatcher.typeof_pyval, args))
         interruptible(lambda: self.dispatcher.compile(signature), None)
         self._is_loaded = True
+
+
+def cache_folders() -> list[pathlib.Path]:
+    """Return the folders that may hold compiled kernels, in the order in which they are tried."""
+    return list(KernelCache(cache_folders).folders())
 
 
 def cache_directory() -> pathlib.Path | None:

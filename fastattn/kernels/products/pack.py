@@ -45,9 +45,7 @@ def quantize_weight(weight: Array, smooth: Array | None = None) -> tuple[Array, 
         part: Array = np.asarray(weight[:, start : start + INT8_BLOCK], np.float32)
         if smooth is not None:
             part = part / smooth[start : start + INT8_BLOCK]
-        scale = scales[chain] = np.abs(part).max(axis=1) / _LEVELS
-        level = np.rint(part / np.where(scale == 0, np.float32(1), scale)[:, None])
-        np.clip(level, -_LEVELS, _LEVELS, out=level)
+        level, scales[chain] = _symmetric(part)
         levels[:, start : start + INT8_BLOCK] = level
         sums[chain] = level.sum(axis=1, dtype=np.int64)
     return levels, scales, sums
@@ -162,21 +160,27 @@ def pack_table(table: Array, precision: str) -> Array:
     """Return a table's rows, flat, in a precision; those of int8 end with a word that is the row's scale."""
     if precision == "float32":
         return np.array(table, np.float32, order="C", copy=True).reshape(-1)
-    if precision == "bfloat16":
-        return round_bfloat16(table).reshape(-1)
     rows, width = table.shape
+    # In parts, which need little memory beside the result.
+    parts = [slice(start, start + _TABLE_ROWS) for start in range(0, rows, _TABLE_ROWS)]
+    if precision == "bfloat16":
+        rounded = np.empty((rows, width), np.uint16)
+        for part in parts:
+            rounded[part] = round_bfloat16(table[part])
+        return rounded.reshape(-1)
     out = np.zeros((rows, -(-width // 4) + 1), np.float32)
     levels = out.view(np.int8)
-    # In parts, which need little memory beside the result.
-    for start in range(0, rows, _TABLE_ROWS):
-        stop = start + _TABLE_ROWS
-        part = np.asarray(table[start:stop], np.float32)
-        scale = np.abs(part).max(axis=1) / _LEVELS
-        level = np.rint(part / np.where(scale == 0, np.float32(1), scale)[:, None])
-        # Beside a denormal scale, a level may be larger.
-        levels[start:stop, :width] = np.clip(level, -_LEVELS, _LEVELS)
-        out[start:stop, -1] = scale
+    for part in parts:
+        # A row is one chain.
+        levels[part, :width], out[part, -1] = _symmetric(np.asarray(table[part], np.float32))
     return levels.reshape(-1)
+
+
+def _symmetric(part: Array) -> tuple[Array, Array]:
+    """Return levels and scale of each row without a zero point; a denormal scale can be too small for its row."""
+    scale = np.abs(part).max(axis=1) / _LEVELS
+    level = np.rint(part / np.where(scale == 0, np.float32(1), scale)[:, None])
+    return np.clip(level, -_LEVELS, _LEVELS, out=level), scale
 
 
 def table_rows(table: Array, ids: Array, width: int) -> Array:

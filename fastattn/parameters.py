@@ -107,11 +107,12 @@ def check_parameters(config: EncoderConfig, parameters: Mapping[str, Array]) -> 
 
 def check_finite(parameters: Mapping[str, Array], precision: str) -> None:
     """Raise for the first parameter with NaN, or with values that are infinite or become so."""
-    checked: set[int] = set()  # layers may share their arrays
+    # Layers may share their arrays, which are kept, so no other one takes over an id.
+    checked: dict[int, Array] = {}
     for name, array in parameters.items():
         if id(array) in checked:
             continue
-        checked.add(id(array))
+        checked[id(array)] = array
         largest = max(-float(array.min()), float(array.max())) if array.size else 0.0
         if not largest <= _LARGEST:
             what = f"values of {largest:.4g}" if math.isfinite(largest) else "NaN or infinite values"

@@ -180,3 +180,17 @@ def test_weights_that_become_infinite(value: float) -> None:
     parameters["w"][0] = value
     with pytest.raises(ValueError, match=r"^parameter w has values of (3\.396e\+38|1e\+300), which bfloat16 cannot hold$"):
         check_finite(parameters, "bfloat16")
+
+
+class _Copies(dict[str, Any]):
+    """A mapping whose arrays are made when they are asked for."""
+
+    def items(self) -> Any:
+        return ((name, array.copy()) for name, array in super().items())
+
+
+def test_arrays_made_on_demand_are_all_checked() -> None:
+    parameters = _Copies(random_parameters(EncoderConfig(3, 2, 32, 40), 0))
+    parameters["layers.2.attention.output.bias"][0] = np.nan
+    with pytest.raises(ValueError, match=r"^parameter layers.2.attention.output.bias has NaN"):
+        check_finite(parameters, "int8")

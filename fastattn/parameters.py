@@ -15,7 +15,7 @@ from fastattn.runtime.memory import check_large
 Array = NDArray[Any]
 
 # Overhead per array in bytes: the object, its name, and its entries in a dict and in an arena.
-_ARRAY_BYTES = 512
+_ARRAY_BYTES = 768
 # The largest bfloat16: larger numbers become infinite in bfloat16, and 127 levels of their 127th part in int8 can.
 _LARGEST = 2.0**128 - 2.0**120
 

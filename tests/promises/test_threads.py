@@ -67,7 +67,7 @@ def test_one_thread_at_a_time_compiles_what_is_called_by_its_address() -> None:
     made = SimpleNamespace(fndesc=SimpleNamespace(llvm_func_name="f"), library=library)
     kernel.dispatcher = SimpleNamespace(compile=compile, overloads={(): made})
     found: list[int] = []
-    threads = [threading.Thread(target=lambda: found.append(kernel.address())) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(kernel.address(None))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

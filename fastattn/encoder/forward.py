@@ -146,7 +146,7 @@ def flop(config: EncoderConfig, lengths: NDArray[np.int64]) -> float:
     """Return the multiplications and additions of the products of one forward."""
     c, e, f = config.hidden_dim, config.embedding_dim or 0, config.ff_dim
     row = 2 * (4 * c * c + (3 if config.gated else 2) * c * f)
-    local = sum(config.is_local(layer) for layer in range(config.num_layers))
+    local = 0 if config.window is None else sum(config.is_local(layer) for layer in range(config.num_layers))
     seen = (config.num_layers - local) * float(np.dot(lengths, lengths))
     if local and config.window is not None:
         seen += local * float(np.dot(lengths, np.minimum(lengths, 2 * config.window + 1)))

@@ -49,7 +49,8 @@ def test_it_gets_each_product_once_in_order() -> None:
         return reference.linear(x, weight, bias, activation=activation)
 
     np.testing.assert_array_equal(encode(p, linear=linear), encode(p))
-    assert calls == [(f"layers.{i}.{part}", activation) for i in range(LAYERS) for part, activation in PARTS.items()]
+    layers = [(f"layers.{i}.{part}", activation) for i in range(LAYERS) for part, activation in PARTS.items()]
+    assert calls == [("embeddings.projection", None), *layers]
 
 
 @pytest.mark.parametrize("norm_first", [False, True])

@@ -33,6 +33,8 @@ class _Layers:
     def __init__(self, stack: Stack, precision: Precision) -> None:
         self.stack, self._precision = stack, precision
         self._parameters = stack.parameters(array)
+        if precision != "float32":
+            check_finite(self._parameters, precision)
         self._encoders: dict[bool, Encoder] = {}
         self._lock = threading.Lock()
 

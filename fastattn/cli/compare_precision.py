@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fastattn.checkpoint.folder import read_object
 from fastattn.checkpoint.hub import find_model
 from fastattn.cli import fidelity, options
+from fastattn.cli.compare import take_turns
 from fastattn.cli.files import read_texts
 from fastattn.cli.terminal import counted, is_watched, output
 from fastattn.config import PRECISIONS, Precision
@@ -254,10 +255,7 @@ def interleaved(runs: Sequence[Callable[[], object]]) -> list[float]:
     times: list[list[float]] = [[] for _ in runs]
     end = time.perf_counter() + _SECONDS
     while len(times[0]) < _RUNS or time.perf_counter() < end:
-        for run, seconds in zip(runs, times, strict=True):
-            start = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - start)
+        take_turns(runs, times)
     return list(map(statistics.median, times))
 
 

@@ -1,9 +1,8 @@
 """Texts for tests: docstrings of the standard library, and hard cases for a tokenizer."""
 
-import ast
 import functools
-import sysconfig
-from pathlib import Path
+
+from fastattn.cli.compare_precision import standard_texts
 
 COUNT = 1000
 
@@ -39,12 +38,7 @@ ODD = [
 
 def _docstrings() -> list[str]:
     """Return the docstrings of the standard library's top-level modules in file order, each once."""
-    found: dict[str, None] = {}
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
-                found[text] = None
-    return list(found)
+    return list(dict.fromkeys(standard_texts().texts))
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from fastattn.kernels.products.kinds import BFLOAT16, INT8, Kind, is_native
 from fastattn.kernels.vector.emit import (
     I32,
     I64,
+    accumulate,
     broadcast,
     call,
     element_pointer,
@@ -27,6 +28,7 @@ from fastattn.kernels.vector.emit import (
     prefetch_line,
     store_vector,
 )
+from fastattn.kernels.vector.narrow import widened_halves
 from fastattn.kernels.vector.target import TARGET, TILE_BYTES, TILE_ROWS
 
 _VECTORS = TARGET.tile[1]
@@ -104,9 +106,14 @@ def _widened(builder: Any, b: Any, i: int) -> Any:
     return builder.bitcast(bits, _REAL)
 
 
+def _multiply_widened(builder: Any, kind: Kind, a: Any, b: Any, total: Any) -> Any:
+    """Emit total + a product of float32 a lane; `b` was widened by `_column`."""
+    return multiply_add(builder, builder.bitcast(a, _REAL), b, total)
+
+
 def _step_of(kind: Kind) -> Step:
     if kind.precision == "bfloat16":
-        return _dot_bfloat16
+        return _multiply_widened if kind.name == "widen" else _dot_bfloat16
     return _dot_shorts if kind.input_bytes == 2 else _dot_bytes
 
 
@@ -162,49 +169,23 @@ def tile_of(kind: Kind) -> Any:
 
 def _accumulate(builder: Any, kind: Kind, rows: int, steps: Any, a: Any, b: Any) -> Any:
     """Emit the loop over the steps of k for a number of rows; returns the sums after it."""
-    is_whole = kind.precision == "int8"
-    total_type = _WHOLE if is_whole else _REAL
-    zero = ir.Constant(total_type, [0 if is_whole else 0.0] * _LANES)
     a_words, b_words = kind.group * kind.input_bytes // 4, kind.group * kind.weight_bytes * WIDTH // 4
     a_rows = [builder.gep(a[0], [builder.mul(a[1], I64(i))]) for i in range(rows)]
-    entry, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("store")
-    builder.cbranch(builder.icmp_signed(">", steps, I64(0)), loop, after)
 
-    builder.position_at_end(loop)
-    k = builder.phi(I64)
-    k.add_incoming(I64(0), entry)
-    acc = [[builder.phi(total_type) for _ in range(_VECTORS)] for _ in range(rows)]
-    b_row = builder.gep(b[0], [builder.mul(k, I64(b_words))])
-    prefetch_line(builder, builder.gep(b_row, [b[1]]))
-    sums: list[list[Any]] = [list(row) for row in acc]
-    for part in range(a_words):
-        columns = [_column(builder, kind, b_row, j, part) for j in range(_VECTORS)]
-        for i in range(rows):
-            place = builder.gep(a_rows[i], [builder.add(builder.mul(k, I64(a_words)), I64(part))])
-            word = broadcast(builder, builder.load(place, align=4), _LANES)
-            for j in range(_VECTORS):
-                if kind.name == "widen":
-                    sums[i][j] = multiply_add(builder, builder.bitcast(word, _REAL), columns[j], sums[i][j])
-                else:
+    def step(k: Any, acc: Any) -> Any:
+        b_row = builder.gep(b[0], [builder.mul(k, I64(b_words))])
+        prefetch_line(builder, builder.gep(b_row, [b[1]]))
+        sums = [list(row) for row in acc]
+        for part in range(a_words):
+            columns = [_column(builder, kind, b_row, j, part) for j in range(_VECTORS)]
+            for i in range(rows):
+                place = builder.gep(a_rows[i], [builder.add(builder.mul(k, I64(a_words)), I64(part))])
+                word = broadcast(builder, builder.load(place, align=4), _LANES)
+                for j in range(_VECTORS):
                     sums[i][j] = _step_of(kind)(builder, kind, word, columns[j], sums[i][j])
-    # An empty "convergent" instruction: unrolled by LLVM, the widest tiles would spill their accumulators.
-    barrier = builder.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], side_effect=True)
-    barrier.attributes.add("convergent")
-    k_next = builder.add(k, I64(1))
-    k.add_incoming(k_next, loop)
-    for i in range(rows):
-        for j in range(_VECTORS):
-            acc[i][j].add_incoming(zero, entry)
-            acc[i][j].add_incoming(sums[i][j], loop)
-    builder.cbranch(builder.icmp_signed("<", k_next, steps), loop, after)
+        return sums
 
-    builder.position_at_end(after)
-    results = [[builder.phi(total_type) for _ in range(_VECTORS)] for _ in range(rows)]
-    for i in range(rows):
-        for j in range(_VECTORS):
-            results[i][j].add_incoming(zero, entry)
-            results[i][j].add_incoming(sums[i][j], loop)
-    return results
+    return accumulate(builder, rows, _VECTORS, _WHOLE if kind.precision == "int8" else _REAL, steps, step)
 
 
 def _column(builder: Any, kind: Kind, b_row: Any, j: int, part: int) -> Any:
@@ -234,10 +215,10 @@ def _tile_python(kind: Kind) -> Any:
             if kind.precision == "int8":
                 target[:] = (row.view(level).astype(np.int32) @ weights.astype(np.int32)).astype(np.int32).view(np.float32)
                 continue
-            wide = row if kind.input_bytes == 4 else (row.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+            wide = row if kind.input_bytes == 4 else widened_halves(row.view(np.uint16))
             total = np.zeros(WIDTH, np.float32)
             with np.errstate(all="ignore"):
-                for x, w in zip(wide, (weights.astype(np.uint32) << 16).view(np.float32), strict=True):
+                for x, w in zip(wide, widened_halves(weights), strict=True):
                     total = (np.float64(x) * w.astype(np.float64) + total).astype(np.float32)
             target[:] = total
 

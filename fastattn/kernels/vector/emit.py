@@ -81,6 +81,37 @@ def first_lanes(builder: Any, n: Any, count: int) -> Any:
     return builder.icmp_signed(">", broadcast(builder, builder.trunc(n, I32), count), steps)
 
 
+def accumulate(builder: Any, rows: int, columns: int, kind: Any, steps: Any, step: Any) -> Any:
+    """Emit a loop over `steps`, an i64, that adds to rows x columns vectors in registers, from 0; returns them after it.
+
+    step(k, sums) emits step k and returns the new sums.
+    """
+    entry, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("store")
+    builder.cbranch(builder.icmp_signed(">", steps, I64(0)), loop, after)
+
+    builder.position_at_end(loop)
+    k = builder.phi(I64)
+    k.add_incoming(I64(0), entry)
+    sums = [[builder.phi(kind) for _ in range(columns)] for _ in range(rows)]
+    added = step(k, sums)
+    # An empty "convergent" instruction: unrolled by LLVM, the widest tiles would spill their accumulators.
+    barrier = builder.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], side_effect=True)
+    barrier.attributes.add("convergent")
+    k_next = builder.add(k, I64(1))
+    k.add_incoming(k_next, loop)
+    builder.cbranch(builder.icmp_signed("<", k_next, steps), loop, after)
+
+    builder.position_at_end(after)
+    totals = [[builder.phi(kind) for _ in range(columns)] for _ in range(rows)]
+    zero = ir.Constant(kind, [0 if isinstance(kind.element, ir.IntType) else 0.0] * kind.count)
+    for i in range(rows):
+        for j in range(columns):
+            for phi in (sums[i][j], totals[i][j]):
+                phi.add_incoming(zero, entry)
+                phi.add_incoming(added[i][j], loop)
+    return totals
+
+
 def load_vector(builder: Any, pointer: Any, kind: Any, align: int = 4) -> Any:
     """Emit an unaligned load of a vector."""
     return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=align)

@@ -168,25 +168,35 @@ def _store_shorts_python(x: Any, i: int, byte: int, v: Any) -> None:
     _store_python(x, i, byte, v.astype(np.int16))
 
 
+def bfloat16_halves(x: Any) -> Any:
+    """Return the upper halves of a NumPy array of float32, rounded to nearest even, as uint16; a NaN stays one."""
+    bits = x.view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+    return (np.where(np.isnan(x), bits | np.uint32(0x400000), rounded) >> np.uint32(16)).astype(np.uint16)
+
+
+def widened_halves(halves: Any) -> Any:
+    """Return the float32 with these upper halves, a NumPy array of uint16."""
+    return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
 def _round_bfloat16_python(v: Any) -> Any:
-    bits = v.view(np.uint32)
-    rounded = np.where(np.isnan(v), bits | np.uint32(0x400000), bits + np.uint32(0x7FFF) + (bits >> 16 & 1))
-    return (rounded & np.uint32(0xFFFF0000)).astype(np.uint32).view(np.float32)
+    return widened_halves(bfloat16_halves(v))
 
 
 def _store_bfloat16_python(x: Any, i: int, byte: int, v: Any) -> None:
-    _store_python(x, i, byte, (_round_bfloat16_python(v).view(np.uint32) >> 16).astype(np.uint16))
+    _store_python(x, i, byte, bfloat16_halves(v))
 
 
 def _load_narrow_python(like: Any, x: Any, i: int) -> Any:
     from fastattn.kernels.vector.simd_python import lanes
 
     part = x[i : i + lanes(like)]
-    return part.astype(np.float32) if x.dtype == np.int8 else (part.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return part.astype(np.float32) if x.dtype == np.int8 else widened_halves(part)
 
 
 def _widened_python(half: Any) -> Any:
-    return np.array(int(half) << 16, np.uint32).view(np.float32)[()]
+    return widened_halves(np.array([half], np.uint16))[0]
 
 
 if config.DISABLE_JIT:

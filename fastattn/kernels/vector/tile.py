@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
 from fastattn.kernels.compile.jit import kernel
 from fastattn.kernels.vector.emit import (
     I64,
+    accumulate,
     broadcast,
     element_pointer,
     first_lanes,
@@ -91,36 +91,18 @@ def _accumulate(builder: Any, rows: int, kind: Any, k_stop: Any, a: Any, b: Any)
     """Emit the loop over k for a number of rows; returns the accumulators after it."""
     count = kind.count
     a_rows = [builder.gep(a[0], [builder.mul(a[1], I64(i))]) for i in range(rows)]
-    entry, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("store")
-    builder.cbranch(builder.icmp_signed(">", k_stop, I64(0)), loop, after)
 
-    builder.position_at_end(loop)
-    k = builder.phi(I64)
-    k.add_incoming(I64(0), entry)
-    acc = [[builder.phi(kind) for _ in range(_VECTORS)] for _ in range(rows)]
-    b_row = builder.gep(b[0], [builder.mul(k, b[1])])
-    columns = [load_vector(builder, builder.gep(b_row, [I64(j * count)]), kind) for j in range(_VECTORS)]
-    prefetch_line(builder, builder.gep(b_row, [b[2]]))
-    after_k = []
-    for i in range(rows):
-        x = broadcast(builder, builder.load(builder.gep(a_rows[i], [k])), count)
-        after_k.append([multiply_add(builder, x, columns[j], acc[i][j]) for j in range(_VECTORS)])
-    # An empty "convergent" instruction: unrolled by LLVM, the widest tiles would spill their accumulators.
-    barrier = builder.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], side_effect=True)
-    barrier.attributes.add("convergent")
-    k_next = builder.add(k, I64(1))
-    k.add_incoming(k_next, loop)
-    builder.cbranch(builder.icmp_signed("<", k_next, k_stop), loop, after)
+    def step(k: Any, acc: Any) -> Any:
+        b_row = builder.gep(b[0], [builder.mul(k, b[1])])
+        columns = [load_vector(builder, builder.gep(b_row, [I64(j * count)]), kind) for j in range(_VECTORS)]
+        prefetch_line(builder, builder.gep(b_row, [b[2]]))
+        after_k = []
+        for i in range(rows):
+            x = broadcast(builder, builder.load(builder.gep(a_rows[i], [k])), count)
+            after_k.append([multiply_add(builder, x, columns[j], acc[i][j]) for j in range(_VECTORS)])
+        return after_k
 
-    builder.position_at_end(after)
-    total = [[builder.phi(kind) for _ in range(_VECTORS)] for _ in range(rows)]
-    zero = ir.Constant(kind, [0.0] * count)
-    for i in range(rows):
-        for j in range(_VECTORS):
-            for phi in (acc[i][j], total[i][j]):
-                phi.add_incoming(zero, entry)
-                phi.add_incoming(after_k[i][j], loop)
-    return total
+    return accumulate(builder, rows, _VECTORS, kind, k_stop, step)
 
 
 def _tile_python(m, k_end, a, ia, lda, b, ib, ldb, ahead, add, ii, ldi, c, ic, ldc, n):  # type: ignore[no-untyped-def]

@@ -20,15 +20,11 @@ from fastattn.kernels.products.kinds import BFLOAT16, INT8
 from fastattn.kernels.products.pack import (
     ARENAS,
     block_columns,
-    int8_vector,
-    pack_bfloat16,
-    pack_levels,
     pack_table,
-    pack_weight,
-    panel_words,
-    quantize_weight,
+    parts_of,
     room_words,
     table_rows,
+    write_padded,
 )
 from fastattn.kernels.records import PRECISION_NUMBERS, Layer, Sizes
 from fastattn.kernels.vector.activations import ACTIVATION_KINDS
@@ -137,19 +133,9 @@ class _Packer:
 
     def _linear(self, weights: list[Any], biases: list[Any], precision: str, smooth: Array | None) -> _Place:
         bias = np.concatenate([np.zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)])
-        n, k = len(bias), weights[0].shape[1]
-        if precision == "int8":
-            levels, scales, sums = quantize_weight(_stacked(weights), smooth)
-            write: Write = functools.partial(pack_levels, levels)
-            bias = int8_vector(bias, scales, sums, smooth, k)
-        else:
-            pack_rows = pack_bfloat16 if precision == "bfloat16" else pack_weight
-
-            def write(out: Array) -> None:
-                pack_rows(_stacked(weights), out)
-
-        at = self.matrices.reserve(panel_words(n, k, precision), write)
-        return _Place(at, self._vector(bias), PRECISION_NUMBERS[precision])
+        parts = parts_of(weights, bias, precision, smooth)
+        at = self.matrices.reserve(parts.words, parts.write)
+        return _Place(at, self._vector(parts.vector), PRECISION_NUMBERS[precision])
 
     def norm(self, name: str, size: int) -> tuple[int, int]:
         """Reserve a norm's weight and bias; -1 for both where there is none."""
@@ -163,11 +149,8 @@ class _Packer:
         return self._norms[key][1]
 
     def _vector(self, vector: Array) -> int:
-        def write(out: Array) -> None:
-            out[: len(vector)], out[len(vector) :] = vector, 0
-
         count, width = panels(len(vector), np.float32)
-        return self.vectors.reserve(count * width, write)
+        return self.vectors.reserve(count * width, functools.partial(write_padded, vector))
 
     def table(self, name: str, precision: str = "float32") -> Array:
         """Return a table's rows, flat; empty for none."""
@@ -178,16 +161,11 @@ class _Packer:
         return pack_table(table, precision)
 
 
-def _stacked(weights: list[Array]) -> Array:
-    return weights[0] if len(weights) == 1 else np.concatenate(weights)
-
-
 @rounding()
 def pack(config: EncoderConfig, parameters: Mapping[str, Array], precision: Precision = "float32") -> Packed:
     """Pack the parameters into arrays that share no memory with them, nor with a file that they are mapped from."""
     check_parameters(config, parameters)
-    if precision != "float32":
-        check_finite(parameters, precision)
+    check_finite(parameters, precision)
     packer, c, f = _Packer(parameters), config.hidden_dim, config.ff_dim
     plan = calibrate(config, parameters) if precision == "int8" else None
     bases = thetas(config)

@@ -15,7 +15,7 @@ from fastattn.kernels.vector.simd import lanes, load, load_part, store, store_pa
 
 FORM = Form.of(BFLOAT16, block=SUM_BLOCK, extra=0)
 _PADDING, _IS_WIDE = FORM.padding, BFLOAT16.input_bytes == 4
-_row_words = row_words_of(FORM)
+_row_words = kernel(row_words_of(FORM))
 
 
 @kernel

@@ -35,7 +35,7 @@ FORM = Form.of(INT8, block=INT8_BLOCK, extra=2)
 _PADDING, _IS_SHORT, _CHAIN_WORDS, _INPUT_BYTES = FORM.padding, INT8.input_bytes == 2, FORM.chain_words, INT8.input_bytes
 # Kinds that multiply signed bytes take levels, and zeros, less 128: the products' differences are the same.
 _OFFSET = 128.0 if INT8.is_signed else 0.0
-_row_words = row_words_of(FORM)
+_row_words = kernel(row_words_of(FORM))
 _INT8_NUMBER = PRECISION_NUMBERS["int8"]
 # What a product that int8 is too coarse for is computed in.
 KEPT = "float32" if BFLOAT16.name == "widen" else "bfloat16"

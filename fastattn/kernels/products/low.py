@@ -51,11 +51,7 @@ class Form(NamedTuple):
 
     def row_words(self, columns: int) -> int:
         """Words of a prepared row of so many columns, which begin with a chain."""
-        last = columns % self.block or self.block
-        before = (columns - last) // self.block * self.chain_words if columns else 0
-        words = before + self.padded(min(last, columns)) * self.input_bytes // 4 + self.extra
-        # Rows a multiple of 2 KiB apart would share few sets of the first-level cache.
-        return words + 16 if words % 512 == 0 else words
+        return int(row_words_of(self)(columns))
 
     def room(self, rows: int, columns: int) -> int:
         """Words of the room for prepared rows."""
@@ -67,14 +63,14 @@ class Form(NamedTuple):
 
 
 def row_words_of(form: Form) -> Any:
-    """Return `Form.row_words` as a kernel, for at least one column."""
+    """Return `Form.row_words` as a function that can be compiled."""
     block, chain_words, padding, input_bytes, extra = form.block, form.chain_words, form.padding, form.input_bytes, form.extra
 
-    @kernel
     def row_words(columns):  # type: ignore[no-untyped-def]
-        before = (columns - 1) // block
+        before = max(0, columns - 1) // block
         last = columns - before * block
         words = before * chain_words + (last + padding - 1) // padding * padding * input_bytes // 4 + extra
+        # Rows a multiple of 2 KiB apart would share few sets of the first-level cache.
         return words + 16 if words % 512 == 0 else words
 
     return row_words

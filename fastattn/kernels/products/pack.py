@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from fastattn.kernels.products.float32 import SUM_BLOCK
 from fastattn.kernels.products.int8 import INT8_BLOCK
 from fastattn.kernels.products.kinds import BFLOAT16, INT8
 from fastattn.kernels.products.tile import WIDTH
+from fastattn.kernels.vector.narrow import bfloat16_halves, widened_halves
 from fastattn.kernels.vector.target import TILE_BYTES
 from fastattn.runtime.memory import aligned_empty
 
@@ -22,14 +25,6 @@ ARENAS = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
 _LEVELS = np.float32(127)
 # Rows of a table that are quantised together.
 _TABLE_ROWS = 4096
-
-
-def round_bfloat16(x: Array) -> Array:
-    """Return the upper halves of float32 numbers, rounded to nearest even, as uint16."""
-    bits: Array = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
-    chosen: Array = np.where(np.isnan(x), bits | np.uint32(0x400000), rounded) >> np.uint32(16)
-    return chosen.astype(np.uint16)
 
 
 def quantize_weight(weight: Array, smooth: Array | None = None) -> tuple[Array, Array, Array]:
@@ -104,28 +99,48 @@ def pack_weight(weight: Array, out: Array) -> None:
         grid[full, :, : n - full * width] = weight[full * width :].T
 
 
+class Parts(NamedTuple):
+    """A weight and a bias before they are packed: the words of the panels, what writes them, and what stands in the vectors."""
+
+    words: int
+    write: Callable[[Array], None]
+    vector: Array
+
+
+def parts_of(weights: Sequence[Array], bias: Array, precision: str, smooth: Array | None = None) -> Parts:
+    """Return the parts of weights stacked along their rows; `smooth`: factors of the input of an int8 product."""
+    words = panel_words(len(bias), weights[0].shape[1], precision)
+
+    def stacked() -> Array:
+        return weights[0] if len(weights) == 1 else np.concatenate(weights)
+
+    if precision == "int8":
+        levels, scales, sums = quantize_weight(stacked(), smooth)
+        vector = int8_vector(bias, scales, sums, smooth, levels.shape[1])
+        return Parts(words, functools.partial(pack_levels, levels), vector)
+    pack = pack_bfloat16 if precision == "bfloat16" else pack_weight
+    # Stacked only as it is written: a copy of all matrices at once would take as much memory again.
+    return Parts(words, lambda out: pack(stacked(), out), bias)
+
+
+def write_padded(vector: Array, out: Array) -> None:
+    """Write a vector, and zeros behind it."""
+    out[: len(vector)], out[len(vector) :] = vector, 0
+
+
 def pack_linear(weight: Array, bias: Array | None, dtype: Any, precision: str = "float32") -> tuple[Array, Array]:
     """Return a weight (C_out, C_in) in panels, and its vector: the bias, zeros up to a whole panel, and what int8 has."""
     n, k = weight.shape
+    width = TILE_BYTES // np.dtype(dtype).itemsize
     if bias is None:
         bias = np.zeros(n, dtype)
-    if precision == "float32":
-        width = TILE_BYTES // np.dtype(dtype).itemsize
-        count = -(-n // width) * width
-        packed, vector = aligned_empty(count * k, dtype), aligned_empty(count, dtype)
-        pack_weight(weight, packed)
-        vector[:n], vector[n:] = bias, 0
-        return packed, vector
-    packed = aligned_empty(panel_words(n, k, precision), np.float32)
-    if precision == "int8":
-        levels, scales, sums = quantize_weight(weight)
-        pack_levels(levels, packed)
-        vector = int8_vector(bias, scales, sums, None, k)
-    else:
-        pack_bfloat16(weight, packed)
-        vector = np.zeros(-(-n // WIDTH) * WIDTH, np.float32)
-        vector[:n] = bias
-    return packed.view(ARENAS[precision]), vector
+    parts = parts_of([weight], bias, precision)
+    # In words, but for float64.
+    size = -(-n // width) * width * k if precision == "float32" else parts.words
+    packed, vector = aligned_empty(size, dtype), aligned_empty(-(-len(parts.vector) // width) * width, dtype)
+    parts.write(packed)
+    write_padded(parts.vector, vector)
+    return (packed if precision == "float32" else packed.view(ARENAS[precision])), vector
 
 
 def pack_levels(levels: Array, out: Array) -> None:
@@ -135,7 +150,7 @@ def pack_levels(levels: Array, out: Array) -> None:
 
 def pack_bfloat16(weight: Array, out: Array) -> None:
     """Write a weight (N, K), rounded, to panels (N / W, K / 2, W, 2) of words, zeros around them."""
-    _pack(round_bfloat16(weight), out.view(np.uint16), BFLOAT16.group, bfloat16.FORM.padding)
+    _pack(bfloat16_halves(np.ascontiguousarray(weight, np.float32)), out.view(np.uint16), BFLOAT16.group, bfloat16.FORM.padding)
 
 
 def _pack(weight: Array, out: Array, group: int, padding: int) -> None:
@@ -166,7 +181,7 @@ def pack_table(table: Array, precision: str) -> Array:
     if precision == "bfloat16":
         rounded = np.empty((rows, width), np.uint16)
         for part in parts:
-            rounded[part] = round_bfloat16(table[part])
+            rounded[part] = bfloat16_halves(np.ascontiguousarray(table[part], np.float32))
         return rounded.reshape(-1)
     out = np.zeros((rows, -(-width // 4) + 1), np.float32)
     levels = out.view(np.int8)
@@ -189,4 +204,4 @@ def table_rows(table: Array, ids: Array, width: int) -> Array:
         rows = table.view(np.float32).reshape(-1, -(-width // 4) + 1)[ids]
         return rows[:, -1:] * rows.view(np.int8)[:, :width]
     rows = table.reshape(-1, width)[ids]
-    return rows if table.dtype == np.float32 else (rows.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return rows if table.dtype == np.float32 else widened_halves(rows)

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig, Precision
 from fastattn.encoder.packing import Packed, pack
+from fastattn.kernels.compile.cache import opened, sealed
 from fastattn.kernels.compile.digest import content_tag
 from fastattn.kernels.compile.jit import cache_directory, cache_folders
 from fastattn.kernels.products.kinds import BFLOAT16, INT8
 from fastattn.kernels.vector.target import TARGET
 from fastattn.parameters import check_parameters
-from fastattn.runtime.files import replacing
+from fastattn.runtime.files import write_file
 from fastattn.runtime.memory import aligned_empty
 
 __all__ = ["pack_or_load"]
@@ -74,14 +75,11 @@ def _read(path: Path) -> Packed | None:
     from safetensors.numpy import load
 
     try:
-        content = path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() != content[:32]:
-            return None
-        arrays = load(content[32:])
+        arrays = load(opened(path.read_bytes()))
         with contextlib.suppress(OSError):  # of another user's file
             os.utime(path)
         return Packed(**{name: _aligned(arrays[name]) for name in Packed._fields})
-    except (OSError, KeyError, SafetensorError):
+    except (OSError, ValueError, KeyError, SafetensorError):
         return None
 
 
@@ -95,10 +93,7 @@ def _write(path: Path, packed: Packed) -> None:
     """Write a pack, and remove those that were used least recently."""
     from safetensors.numpy import save
 
-    payload = save(packed._asdict())
-    with replacing(path) as file:
-        file.write(hashlib.sha256(payload).digest())
-        file.write(payload)
+    write_file(path, sealed(save(packed._asdict())))
     files = sorted(path.parent.glob("int8-*.pack"), key=lambda other: other.stat().st_mtime)
     for old in files[:-_MOST_FILES]:
         old.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from numba.core.caching import FunctionCache
 from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
-__all__ = ["KernelCache", "say_once"]
+__all__ = ["KernelCache", "opened", "say_once", "sealed"]
 
 _MAGIC = b"fastattn kernel\n"
 # Temporary files of killed processes are removed at this age, in seconds.
@@ -76,7 +76,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
             except OSError:
                 continue
             try:
-                return compiler.CompileResult._rebuild(target_context, *pickle.loads(_whole(content)))
+                return compiler.CompileResult._rebuild(target_context, *pickle.loads(opened(content)))
             except Exception as error:
                 say_once("damaged", f"fastattn: {path} is damaged ({error}): its kernel is compiled again")
         if "compiling" not in _said:
@@ -89,7 +89,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
         if not self._enabled or cres.library.has_dynamic_globals:
             return
         payload = dumps(cres._reduce())
-        content = _MAGIC + hashlib.sha256(payload).digest() + payload
+        content = sealed(payload)
         refused = []
         for number, folder in enumerate(self.folders()):
             path = folder / self._file_name(sig, cres.codegen)
@@ -119,7 +119,12 @@ def _advice(refused: list[str]) -> str:
     return f"{'; '.join(refused) or 'no folder is writable'}.  NUMBA_CACHE_DIR may name a folder that is"
 
 
-def _whole(content: bytes) -> bytes:
+def sealed(payload: bytes) -> bytes:
+    """Return the content of a file whose payload `opened` returns: a digest comes before it."""
+    return _MAGIC + hashlib.sha256(payload).digest() + payload
+
+
+def opened(content: bytes) -> bytes:
     """Return the payload of a file; ValueError where it was cut or changed."""
     head = len(_MAGIC) + 32
     payload = content[head:]

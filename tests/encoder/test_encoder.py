@@ -9,10 +9,10 @@ import pytest
 
 from fastattn import Encoder, EncoderConfig, reference
 from fastattn.config import ACTIVATIONS
-from fastattn.encoder import forward
 from fastattn.kernels.vector import activations
 from fastattn.parameters import random_parameters
 from tests.support.cases import normal
+from tests.support.schedules import assert_same_bits
 from tests.support.tolerance import assert_matches_reference
 
 pytestmark = pytest.mark.jit
@@ -99,28 +99,7 @@ def test_bits_do_not_depend_on_batch_order_threads_or_schedule(kind: str, monkey
     rng = np.random.default_rng(5)
     lengths = rng.integers(1, 90, 23)
     lengths[3], lengths[7] = 300, 1
-    texts = [rng.integers(0, V, n) for n in lengths]
-
-    def encode(order: Any) -> list[Any]:
-        offsets = np.concatenate([[0], np.cumsum(lengths[order])])
-        rows = model.forward_packed(np.concatenate([texts[i] for i in order]), offsets)
-        found: list[Any] = [None] * len(texts)
-        for place, i in enumerate(order):
-            found[i] = rows[offsets[place] : offsets[place + 1]]
-        return found
-
-    monkeypatch.setattr(forward, "thread_count", lambda: 1)
-    alone = [model.forward_packed(text, [0, len(text)]) for text in texts]
-    everything = np.arange(len(texts))
-    for threads in (1, 2, 3):
-        monkeypatch.setattr(forward, "thread_count", lambda threads=threads: threads)
-        monkeypatch.setattr(forward, "_FLOP_PER_US", 1.0)
-        for threshold, rows in ((2.0, 24), (0.0, 24), (2.0, 10**6)):
-            # Schedules: chunks never; chunks always; columns of the weights shared, whatever the number of rows.
-            monkeypatch.setattr(forward, "_BALANCED", threshold)
-            monkeypatch.setattr(forward, "_ROWS_PER_THREAD", rows)
-            for order in (everything, everything[::-1], rng.permutation(len(texts))):
-                assert all(np.array_equal(a, b) for a, b in zip(encode(order), alone, strict=True))
+    assert_same_bits(model, lengths, rng, monkeypatch)
 
 
 @pytest.mark.parametrize("mode", ["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"])

@@ -8,12 +8,12 @@ import pytest
 from fastattn import Encoder, EncoderConfig, reference
 from fastattn.checkpoint.reader import read_encoder
 from fastattn.config import ACTIVATIONS
-from fastattn.encoder import forward
 from fastattn.encoder.calibration import PRODUCTS, calibrate
 from fastattn.kernels.products.int8 import KEPT
 from fastattn.parameters import check_finite, random_parameters
 from tests.support.golden_models import GOLDEN
 from tests.support.rounded import LOW
+from tests.support.schedules import assert_same_bits
 
 V = 40
 FAMILIES = sorted(path.name for path in GOLDEN.iterdir() if (path / "config.json").is_file())
@@ -35,27 +35,7 @@ def test_bits_do_not_depend_on_batch_order_threads_or_schedule(form: str, precis
     rng = np.random.default_rng(5)
     lengths = rng.integers(1, 90, 11)
     lengths[3], lengths[7] = 300, 1
-    texts = [rng.integers(0, V, n) for n in lengths]
-
-    def encode(order: Any) -> list[Any]:
-        offsets = np.concatenate([[0], np.cumsum(lengths[order])])
-        rows = model.forward_packed(np.concatenate([texts[i] for i in order]), offsets)
-        found: list[Any] = [None] * len(texts)
-        for place, i in enumerate(order):
-            found[i] = rows[offsets[place] : offsets[place + 1]]
-        return found
-
-    monkeypatch.setattr(forward, "thread_count", lambda: 1)
-    alone = [model.forward_packed(text, [0, len(text)]) for text in texts]
-    everything = np.arange(len(texts))
-    for threads in (1, 2, 3):
-        monkeypatch.setattr(forward, "thread_count", lambda threads=threads: threads)
-        monkeypatch.setattr(forward, "_FLOP_PER_US", 1.0)
-        for threshold, rows in ((2.0, 24), (0.0, 24), (2.0, 10**6)):
-            monkeypatch.setattr(forward, "_BALANCED", threshold)
-            monkeypatch.setattr(forward, "_ROWS_PER_THREAD", rows)
-            for order in (everything, rng.permutation(len(texts))):
-                assert all(np.array_equal(a, b) for a, b in zip(encode(order), alone, strict=True))
+    assert_same_bits(model, lengths, rng, monkeypatch)
 
 
 @pytest.mark.parametrize("precision", LOW)

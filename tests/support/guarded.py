@@ -159,12 +159,29 @@ def encoders(guard: Guard) -> Iterator[str]:
             offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
             n = int(offsets[-1])
             ids, types = guard.copy(np.arange(n, dtype=np.int32) % 9), guard.copy(np.arange(n, dtype=np.int32) % 2)
-            for balanced, rows in ((0.0, 24), (2.0, 0), (2.0, 10**6)):
-                forward._BALANCED, forward._ROWS_PER_THREAD, forward._FLOP_PER_US = balanced, rows, 0.01
+            for schedule in schedules():
                 for pooling in POOLINGS:
-                    yield f"encoder {c} {list(options)} {lengths} {balanced} {rows} {pooling}"
+                    yield f"encoder {c} {list(options)} {lengths} {schedule} {pooling}"
                     out = guard.empty((len(lengths) if pooling else n, c))
                     model.forward_packed(ids, offsets, token_type_ids=types, pooling=pooling, normalize=bool(pooling), out=out)
+
+
+def schedules() -> Iterator[str]:
+    """Set each schedule, and yield its name."""
+    for balanced, rows in ((0.0, 24), (2.0, 0), (2.0, 10**6)):
+        forward._BALANCED, forward._ROWS_PER_THREAD, forward._FLOP_PER_US = balanced, rows, 0.01
+        yield f"{balanced} {rows}"
+
+
+def both_inputs(guard: Guard, model: Encoder, lengths: list[int], name: str) -> Iterator[str]:
+    """Run every schedule on ids and on hidden states."""
+    config = model.config
+    offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
+    n = int(offsets[-1])
+    for schedule in schedules():
+        yield f"{name} {lengths} {schedule}"
+        model.forward_packed(guard.copy(np.arange(n) % 9), offsets, out=guard.empty((n, config.hidden_dim)))
+        model.forward_packed(normal(guard, n, config.input_dim), offsets, out=guard.empty((n, config.hidden_dim)))
 
 
 def choices(guard: Guard) -> Iterator[str]:
@@ -178,13 +195,7 @@ def choices(guard: Guard) -> Iterator[str]:
         parameters = {name: guard.copy(value) for name, value in random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters)
         for lengths in ([1], [17, 0, 33]):
-            offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
-            n = int(offsets[-1])
-            for balanced, rows in ((0.0, 24), (2.0, 0), (2.0, 10**6)):
-                forward._BALANCED, forward._ROWS_PER_THREAD, forward._FLOP_PER_US = balanced, rows, 0.01
-                yield f"encoder {activation} {options} {lengths} {balanced} {rows}"
-                model.forward_packed(guard.copy(np.arange(n) % 9), offsets, out=guard.empty((n, c)))
-                model.forward_packed(normal(guard, n, e or c), offsets, out=guard.empty((n, c)))
+            yield from both_inputs(guard, model, lengths, f"encoder {activation} {options}")
         yield f"encoder {options} watched, and with dropout"
         ids = guard.copy(np.arange(34).reshape(2, 17) % 9)
         model(ids, return_hidden_states=True, return_attention=True)
@@ -202,13 +213,7 @@ def precisions(guard: Guard) -> Iterator[str]:
         parameters = {name: guard.copy(value) for name, value in random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters, precision=precision)
         for lengths in ([1], [17, 0, 33], [131, 3]):
-            offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
-            n = int(offsets[-1])
-            for balanced, rows in ((0.0, 24), (2.0, 0), (2.0, 10**6)):
-                forward._BALANCED, forward._ROWS_PER_THREAD, forward._FLOP_PER_US = balanced, rows, 0.01
-                yield f"encoder {precision} {c} {e} {f} {gated} {lengths} {balanced} {rows}"
-                model.forward_packed(guard.copy(np.arange(n) % 9), offsets, out=guard.empty((n, c)))
-                model.forward_packed(normal(guard, n, e or c), offsets, out=guard.empty((n, c)))
+            yield from both_inputs(guard, model, lengths, f"encoder {precision} {c} {e} {f} {gated}")
 
 
 def poolings(guard: Guard) -> Iterator[str]:

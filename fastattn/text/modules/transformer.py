@@ -103,7 +103,7 @@ class Transformer(Module):
         path, settings = _read_settings(folder)
         given = {"transformer_task": transformer_task, "max_seq_length": max_seq_length, "do_lower_case": do_lower_case or None}
         settings.update({name: value for name, value in given.items() if value is not None})
-        self._load(folder, path, settings, processing_arguments(processor_kwargs), precision)
+        self._load(folder, path, settings, processing_arguments(processor_kwargs), precision or "float32")
 
     @classmethod
     def _without_settings(
@@ -117,12 +117,10 @@ class Transformer(Module):
         """Load a folder of transformers: sentence-transformers reads its own settings file only where modules.json is."""
         settings = {"transformer_task": transformer_task, **{name: value for name, value in settings.items() if value is not None}}
         module = cls.__new__(cls)
-        module._load(folder, folder / "config.json", settings, processing_arguments(processor_kwargs), precision)
+        module._load(folder, folder / "config.json", settings, processing_arguments(processor_kwargs), precision or "float32")
         return module
 
-    def _load(
-        self, folder: Path, path: Path, settings: dict[str, Any], given: Mapping[str, Any], precision: Precision | None
-    ) -> None:
+    def _load(self, folder: Path, path: Path, settings: dict[str, Any], given: Mapping[str, Any], precision: Precision) -> None:
         """Load the tokenizer and the encoder with the content `settings` of the file `path`; `given` are tokenizer arguments."""
         # Absolute, because the process may change its working directory before `save`.
         self.folder = folder.absolute()
@@ -137,9 +135,9 @@ class Transformer(Module):
         self._tokenizer = load_tokenizer(self.folder, do_lower_case=self.do_lower_case, given=steps)
         self.model: Encoder | EncoderForSequenceClassification
         if self.transformer_task == _TASKS[0]:
-            self.model = self.encoder = Encoder.from_pretrained(self.folder, precision or "float32")
+            self.model = self.encoder = Encoder.from_pretrained(self.folder, precision)
         else:
-            self.model = EncoderForSequenceClassification.from_pretrained(self.folder, precision or "float32")
+            self.model = EncoderForSequenceClassification.from_pretrained(self.folder, precision)
             self.encoder = self.model.encoder
         self.encoder.config = PretrainedConfig.of(self.encoder.config, read_object(self.folder / "config.json"))
         self._stamps = _stamps(self.folder)

@@ -122,3 +122,11 @@ def test_files_used_least_recently_are_removed(made: list[Any], tmp_path: Path, 
     assert len(files(tmp_path)) == 2
     pack_or_load(CONFIG, random_parameters(CONFIG, 3), "int8")
     assert len(made) == 4
+
+
+def test_packs_of_other_code_are_not_read(made: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = random_parameters(CONFIG, 0)
+    pack_or_load(CONFIG, parameters, "int8")
+    monkeypatch.setattr(pack_cache, "content_tag", lambda *packages: "other")
+    pack_or_load(CONFIG, parameters, "int8")
+    assert len(made) == 2

@@ -13,6 +13,8 @@ OPS := $(wildcard fastattn/kernels/ops/[!_]*.py)
 OP_TESTS := $(OPS:fastattn/kernels/ops/%.py=tests/kernels/test_%.py)
 TESTS ?=
 BENCH ?=
+# Two test files at a time: most of a test is one thread's work. A file's tests stay in one process, beside its fixtures.
+PARALLEL ?= -n 2 --dist loadfile --benchmark-disable
 OP ?= softmax
 # Quick tests: a file for each part of the path of a text.
 QUICK := tests/project/test_layout.py $(OP_TESTS) tests/encoder/test_encoder.py tests/checkpoint/test_checkpoint.py \
@@ -27,11 +29,11 @@ demo: $(VENV)/package.stamp ## embed the standard library's documentation and se
 	@BIN=$(BIN) sh examples/demo.sh
 
 test: $(VENV)/dev.stamp ## all tests that need no peers, or a folder of them: make test TESTS=tests/kernels
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
 # `peers` is the mark of the tests that import torch, transformers, sentence-transformers or a library of fastattn.integrations.
 test-peers: $(PEERS)/integrations.stamp ## the tests that need torch, transformers, sentence-transformers or an integration's library
-	$(PEERS)/bin/python -m pytest -m peers $(TESTS)
+	$(PEERS)/bin/python -m pytest -m peers $(PARALLEL) $(TESTS)
 
 # The kernel cache must be warm: after a change of a kernel the first run also compiles, for about a minute.
 quick: $(VENV)/dev.stamp ## lint and the tests that most changes need: of ops, encoder, checkpoint, tokenizer, texts
@@ -44,11 +46,11 @@ op: $(VENV)/dev.stamp ## the tests of one op, its rules and its docstrings: make
 
 # RuntimeWarning is ignored because NumPy warns of inf - inf; compiled code does not.
 test-nojit: $(VENV)/dev.stamp ## the op tests with the kernels as plain Python, small shapes
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -W ignore::RuntimeWarning $(OP_TESTS) tests/kernels/test_products.py
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -W ignore::RuntimeWarning $(PARALLEL) $(OP_TESTS) tests/kernels/test_products.py
 
 # Vector loads and stores are not checked here, but in test-nojit and by tests/promises/test_bounds.py.
 test-bounds: $(VENV)/dev.stamp ## the op and encoder tests with every scalar index of the kernels checked by Numba
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/checked-kernels $(BIN)/python -m pytest $(OP_TESTS) tests/encoder/test_encoder.py tests/encoder/test_blocks.py
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/checked-kernels $(BIN)/python -m pytest $(PARALLEL) $(OP_TESTS) tests/encoder/test_encoder.py tests/encoder/test_blocks.py
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
@@ -56,7 +58,7 @@ lint: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/mypy
 
 bench-smoke: $(VENV)/dev.stamp ## every benchmark once, untimed, and the suite of make bench on a tiny encoder
-	$(BIN)/python -m pytest benchmarks --benchmark-disable
+	$(BIN)/python -m pytest $(PARALLEL) benchmarks
 	$(BIN)/python -m benchmarks.suite --smoke
 
 bench-ops: $(VENV)/dev.stamp ## time the kernels and the encoder against the reference

@@ -1,4 +1,4 @@
-"""What the documentation takes from the project while it is built: the tutorial with its output, results, families, drawings."""
+"""What the documentation takes from the project while it is built: tutorials with their output, results, families, drawings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import re
 import tempfile
@@ -32,7 +33,7 @@ def on_files(files: Files, config: Any) -> Files:
         elif path.suffix in (".png", ".svg"):
             add(f"results/{path.name}", path.read_bytes())
     add("attention.png", (ROOT / "examples" / "attention.png").read_bytes())
-    for name, content in tutorial().items():
+    for name, content in {**tutorial(), **learning()}.items():
         add(name, content)
     return files
 
@@ -42,7 +43,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     drawings = _load("drawings").DRAWINGS
     markdown = re.sub(r"^\{\{ source (\S+) ?(.*) \}\}$", lambda found: source(*found.groups()), markdown, flags=re.MULTILINE)
     markdown = re.sub(r"^\{\{ drawing (\w+) \}\}$", lambda found: drawings[found[1]](), markdown, flags=re.MULTILINE)
-    for mark, made in (("{{ families }}", families), ("{{ op lists }}", op_lists)):
+    for mark, made in (("{{ families }}", families), ("{{ kinds }}", kinds), ("{{ op lists }}", op_lists)):
         markdown = markdown.replace(mark, made()) if mark in markdown else markdown
     return markdown
 
@@ -95,6 +96,26 @@ def tutorial() -> dict[str, str | bytes]:
     return {"tutorial.md": "\n\n".join(page) + "\n", **found}
 
 
+def learning() -> dict[str, str]:
+    """Run examples/learning.ipynb cell by cell: the page, with what each cell prints."""
+    notebook = ROOT / "examples" / "learning.ipynb"
+    page: list[str] = []
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            page.append(text)
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(text, notebook, "exec"), names)
+        page.append(f"```python\n{text}\n```")
+        if said := printed.getvalue().strip("\n"):
+            page.append(f"```{{.text .output}}\n{said}\n```")
+    page[0] += "\n\n*This page is the notebook `examples/learning.ipynb`, run while the documentation was built.*"
+    return {"learning.md": "\n\n".join(page) + "\n"}
+
+
 def source(path: str, names: str) -> str:
     """Return functions of a file, or all of it, as a block of code: without docstrings longer than a line, and mypy's marks."""
     text = (ROOT / path).read_text("utf-8")
@@ -118,20 +139,35 @@ def families() -> str:
     from fastattn.checkpoint.config_json import Settings
     from fastattn.checkpoint.families import FAMILIES
 
+    golden = ROOT / "tests" / "data" / "golden"
     lines = [
-        "| family | `model_type` | positions | layer norm | feed-forward | attention | heads |",
+        "| family | `model_type` | positions | norm | feed-forward | attention | heads |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, family in FAMILIES.items():
-        settings = Settings(ROOT / "tests" / "data" / "golden" / name / "config.json")
+        # Model types that share a description have one test model.
+        like = [other for other in FAMILIES if FAMILIES[other].config is family.config and (golden / other).is_dir()]
+        if not like:
+            continue
+        settings = Settings(golden / (name if name in like else like[0]) / "config.json")
         config = family.config(settings)
         positions = f"{config.positions or 'none'}{', relative bias' if config.relative_buckets else ''}"
-        norm = "before sublayers" if config.norm_first else "after sublayers"
+        places = "before sublayers" if config.norm_first else "after sublayers"
+        norm = f"{'RMS, ' if config.norm == 'rms' else ''}{places}{' and behind them' if config.output_norms else ''}"
         network = "gated" if config.gated else "plain"
-        seen = "causal" if config.is_causal else ("all, and windows" if config.window is not None else "all")
+        windows = [config.layer(i).window for i in range(config.num_layers)]
+        seen = "causal" if all(right == 0 for _, right in windows) else "all"
+        seen += ", and windows" if any(left is not None for left, _ in windows) else ""
         heads = ", ".join(task.removesuffix("-classification") for task in family.heads(settings))
         lines.append(f"| {family.title} | `{name}` | {positions} | {norm} | {network} | {seen} | {heads} |")
     return "\n".join(lines)
+
+
+def kinds() -> str:
+    """Return the table of the kinds of model, as `fastattn models --markdown` prints it."""
+    from fastattn.cli.models import markdown
+
+    return markdown()
 
 
 def op_lists() -> str:

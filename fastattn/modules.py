@@ -1,5 +1,43 @@
 """The modules of a sentence-transformers model, with that library's names, arguments and folders."""
 
-from fastattn.text.modules import Dense, Dropout, LayerNorm, Module, Normalize, Pooling, Transformer
+from fastattn.text.modules import (
+    BaseTokenPooling,
+    Dense,
+    Dropout,
+    HierarchicalTokenPooling,
+    LambdaTokenPooling,
+    LayerNorm,
+    LogitScore,
+    Module,
+    MultiVectorMask,
+    Normalize,
+    Pooling,
+    Router,
+    SparseAutoEncoder,
+    SparseLinear,
+    SparseStaticEmbedding,
+    SpladePooling,
+    StaticEmbedding,
+    Transformer,
+)
 
-__all__ = ["Dense", "Dropout", "LayerNorm", "Module", "Normalize", "Pooling", "Transformer"]
+__all__ = [
+    "BaseTokenPooling",
+    "Dense",
+    "Dropout",
+    "HierarchicalTokenPooling",
+    "LambdaTokenPooling",
+    "LayerNorm",
+    "LogitScore",
+    "Module",
+    "MultiVectorMask",
+    "Normalize",
+    "Pooling",
+    "Router",
+    "SparseAutoEncoder",
+    "SparseLinear",
+    "SparseStaticEmbedding",
+    "SpladePooling",
+    "StaticEmbedding",
+    "Transformer",
+]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig
+from fastattn.layer_config import LayerConfig, convolution_of, experts_of
 from fastattn.runtime.memory import check_large
 
 Array = NDArray[Any]
@@ -20,21 +21,45 @@ _ARRAY_BYTES = 768
 _LARGEST = 2.0**128 - 2.0**120
 
 
-def _always(config: EncoderConfig) -> bool:
+def _always(config: Any) -> bool:
     return True
+
+
+def _mixes(config: EncoderConfig) -> bool:
+    return experts_of(config.layers) > 0
+
+
+def _convolves(config: EncoderConfig) -> bool:
+    return convolution_of(config.layers) > 0
+
+
+def _has_convolution(layer: LayerConfig) -> bool:
+    return layer.convolution is not None
+
+
+def _has_experts(layer: LayerConfig) -> bool:
+    return layer.experts is not None
+
+
+def _has_one(layer: LayerConfig) -> bool:
+    return layer.experts is None
 
 
 class Parameter(NamedTuple):
     """Schema of a ``weight``, and of the ``bias`` that a matrix or norm may have, as long as the weight's first axis."""
 
     kind: Literal["table", "matrix", "norm"]
-    # Names of the fields of EncoderConfig that hold the sizes.
+    # Names of the fields of EncoderConfig that hold the sizes, several for their product; "experts" and "convolution" are those of
+    # the layers that have any.
     shape: tuple[str, ...]
     exists: Callable[[EncoderConfig], bool] = _always
+    # Of the layers of such a configuration, those that have it.
+    in_layer: Callable[[LayerConfig], bool] = _always
 
     def shape_in(self, config: EncoderConfig) -> tuple[int, ...]:
         """Return the weight's shape."""
-        return tuple(getattr(config, field) for field in self.shape)
+        of_layers = {"experts": experts_of(config.layers), "convolution": convolution_of(config.layers)}
+        return tuple(math.prod(of_layers.get(f) or getattr(config, f) for f in fields.split()) for fields in self.shape)
 
 
 # By stem: a parameter's name without ``.weight`` or ``.bias``, and without the layer.  Random weights are drawn in this order.
@@ -48,15 +73,28 @@ OUTSIDE = {
     "layer_norm": Parameter("norm", ("hidden_dim",)),
 }
 INSIDE = {
-    "attention.query": Parameter("matrix", ("hidden_dim", "hidden_dim")),
-    "attention.key": Parameter("matrix", ("hidden_dim", "hidden_dim")),
-    "attention.value": Parameter("matrix", ("hidden_dim", "hidden_dim")),
-    "attention.output": Parameter("matrix", ("hidden_dim", "hidden_dim")),
+    "attention.query": Parameter("matrix", ("query_dim", "hidden_dim")),
+    "attention.key": Parameter("matrix", ("key_dim", "hidden_dim")),
+    "attention.value": Parameter("matrix", ("key_dim", "hidden_dim")),
+    "attention.output": Parameter("matrix", ("hidden_dim", "query_dim")),
     "feed_forward.gate": Parameter("matrix", ("ff_dim", "hidden_dim"), lambda config: config.gated),
-    "feed_forward.input": Parameter("matrix", ("ff_dim", "hidden_dim")),
-    "feed_forward.output": Parameter("matrix", ("hidden_dim", "ff_dim")),
+    "feed_forward.input": Parameter("matrix", ("ff_dim", "hidden_dim"), in_layer=_has_one),
+    "feed_forward.output": Parameter("matrix", ("hidden_dim", "ff_dim"), in_layer=_has_one),
+    "feed_forward.router": Parameter("matrix", ("experts", "hidden_dim"), _mixes, _has_experts),
+    "feed_forward.experts.input": Parameter("matrix", ("experts ff_dim", "hidden_dim"), _mixes, _has_experts),
+    "feed_forward.experts.output": Parameter("matrix", ("experts hidden_dim", "ff_dim"), _mixes, _has_experts),
+    "feed_forward.experts_bias": Parameter("table", ("hidden_dim",), _mixes, _has_experts),
     "attention.layer_norm": Parameter("norm", ("hidden_dim",)),
     "feed_forward.layer_norm": Parameter("norm", ("hidden_dim",)),
+    "attention.query_norm": Parameter("norm", ("query_norm_dim",), lambda config: config.query_key_norm is not None),
+    "attention.key_norm": Parameter("norm", ("key_norm_dim",), lambda config: config.query_key_norm is not None),
+    "attention.output_norm": Parameter("norm", ("hidden_dim",), lambda config: config.output_norms),
+    "feed_forward.output_norm": Parameter("norm", ("hidden_dim",), lambda config: config.output_norms and config.norm_first),
+    "attention.relative_key": Parameter("table", ("disentangled_rows", "query_dim"), lambda config: "c2p" in config.disentangled),
+    "attention.relative_query": Parameter("table", ("disentangled_rows", "query_dim"), lambda config: "p2c" in config.disentangled),
+    # Columns k C .. (k + 1) C - 1 multiply neighbour k of a token, the first of which is the farthest before it.
+    "convolution": Parameter("matrix", ("hidden_dim", "convolution hidden_dim"), _convolves, _has_convolution),
+    "convolution.layer_norm": Parameter("norm", ("hidden_dim",), _convolves, _has_convolution),
 }
 SCHEMA = {**OUTSIDE, **INSIDE}
 # Parameters that only a configuration with this field set uses.
@@ -64,6 +102,10 @@ _FIELDS = {
     "embeddings.projection.weight": "embedding_dim",
     "relative_bias.weight": "relative_buckets",
     "layers.0.feed_forward.gate.weight": "gated",
+    "layers.0.attention.query_norm.weight": "query_key_norm",
+    "layers.0.attention.output_norm.weight": "output_norms",
+    "layers.0.attention.relative_key.weight": "disentangled",
+    "layers.0.attention.relative_query.weight": "disentangled",
 }
 
 
@@ -74,13 +116,17 @@ def parameters_of(config: EncoderConfig) -> Iterator[tuple[str, Parameter]]:
             yield stem, parameter
     inside = [(stem, parameter) for stem, parameter in INSIDE.items() if parameter.exists(config)]
     for i in range(config.num_layers):
+        layer = config.layer(i)
         for stem, parameter in inside:
-            yield f"layers.{i}.{stem}", parameter
+            if parameter.in_layer(layer):
+                yield f"layers.{i}.{stem}", parameter
 
 
 def may_be_absent(config: EncoderConfig, name: str, parameter: Parameter) -> bool:
-    """Tell whether a parameter may be absent, and its norm left out: every norm except those of post-norm layers."""
-    return parameter.kind == "norm" and (config.norm_first or not name.startswith("layers."))
+    """Tell whether a parameter may be absent, and its norm left out: the norms outside the layers, and before a sublayer."""
+    if parameter.kind != "norm" or name.endswith(("query_norm", "key_norm", "output_norm", "convolution.layer_norm")):
+        return False
+    return config.norm_first or not name.startswith("layers.")
 
 
 def check_parameters(config: EncoderConfig, parameters: Mapping[str, Array]) -> None:
@@ -136,7 +182,7 @@ def random_parameters(config: EncoderConfig, seed: int) -> dict[str, Array]:
             parameters[f"{name}.weight"] = np.ones(shape, np.float32)
         else:
             parameters[f"{name}.weight"] = rng.standard_normal(shape, np.float32) * np.float32(0.02)
-        if parameter.kind != "table":
+        if parameter.kind == "matrix" or (parameter.kind == "norm" and config.norm == "layer"):
             parameters[f"{name}.bias"] = np.zeros(shape[0], np.float32)
     return parameters
 

@@ -22,7 +22,10 @@ Array = NDArray[Any]
 DOCUMENTED = (TypeError, ValueError, MemoryError)
 SIZES = (0, 1, 2, 3, 5, 16, 17, 33)
 NORMS = ("layer_norm", "rms_norm")
-OPS = ("softmax", *NORMS, "gelu", "linear", "scaled_dot_product_attention", "attention_weights", "rotary_embedding")
+OPS = (
+    *("softmax", *NORMS, "gelu", "linear", "splade_pooling", "scaled_dot_product_attention", "attention_weights"),
+    *("rotary_embedding", "maxsim", "embedding_bag"),
+)
 DTYPES = ("f4", "f4", "f4", "f4", "f8", "f2", ">f4", ">f8", "i4", "?", "O", "c8", "U3", "M8[s]", "V4", "g")
 # Axis lengths that no memory can hold; a shorter axis would be allocated and computed.
 HUGE = (2**36, 2**40, 2**62)
@@ -127,12 +130,29 @@ def op_arguments(rng: random.Random) -> tuple[str, dict[str, Any], dict[str, Any
         if rng.random() < 0.5:
             arrays["bias"] = values(rng, (n,), dtype)
         return op, arrays, {"activation": rng.choice((None, *ACTIVATIONS))}
+    if op == "splade_pooling":
+        cuts = sorted(rng.randrange(m + 1) for _ in range(rng.randrange(3)))
+        arrays = {"x": values(rng, (m, k), dtype), "weight": values(rng, (n, k), dtype), "offsets": np.array([0, *cuts, m])}
+        return op, arrays, {"pooling_strategy": rng.choice(("max", "sum"))}
     if op == "rotary_embedding":
         return op, {
             "x": values(rng, (*lead, m, 2 * k), dtype),
             "cos": values(rng, (m, k), dtype),
             "sin": values(rng, (m, k), dtype),
         }, {}  # fmt: skip
+    if op == "maxsim":
+        arrays = {"query": values(rng, (m, k), dtype), "documents": values(rng, (n, k), dtype), "offsets": np.array([0, n // 2, n])}
+        if rng.random() < 0.5:
+            arrays["query_offsets"] = np.array([0, m // 3, m])
+        return op, arrays, {"length_normalize": True} if rng.random() < 0.5 else {}
+    if op == "embedding_bag":
+        # Three bags or none; a table without rows has none.
+        rows = max(1, n)
+        ids = np.arange(3 * m) * 7 % rows
+        arrays = {"input": ids, "weight": values(rng, (rows, k), dtype), "offsets": np.array([0, m, 2 * m] if m else [0])}
+        if rng.random() < 0.5:
+            arrays["per_sample_weights"] = values(rng, (3 * m,), dtype)
+        return op, arrays, {"mode": rng.choice(("mean", "sum"))} if rng.random() < 0.5 else {}
     heads = (*lead, 2) if lead else ()
     arrays = {"query": values(rng, (*heads, m, k), dtype), "key": values(rng, (*heads, n, k), dtype)}
     if op == "scaled_dot_product_attention":
@@ -211,9 +231,23 @@ def op_case(rng: random.Random) -> Case:
     if rng.random() < 0.15:
         right = False
         options[
-            rng.choice(("axis", "eps", "scale", "softcap", "window", "is_causal", "activation", "approximate", "enable_gqa"))
+            rng.choice(
+                (
+                    "axis",
+                    "eps",
+                    "scale",
+                    "softcap",
+                    "window",
+                    "is_causal",
+                    "activation",
+                    "approximate",
+                    "enable_gqa",
+                    "pooling_strategy",
+                )
+            )
         ] = number(rng)
         names = {"softmax": ("axis",), "linear": ("activation",), "gelu": ("approximate",), **dict.fromkeys(NORMS, ("eps",))}
+        names["splade_pooling"] = ("pooling_strategy",)
         known = names.get(op, ("scale", "softcap", "window", "is_causal", "enable_gqa") if "attention" in op else ())
         options = {key: value for key, value in options.items() if key in (*known, "out")}
 

@@ -223,7 +223,9 @@ def _jsonl_case(folder: Path) -> Callable[[random.Random], Case]:
 
         from fastattn.cli.app import app
 
-        result = CliRunner().invoke(app, ["embed", name, "-o", str(folder / "out.jsonl"), "-m", str(folder / "model")])
+        result = CliRunner().invoke(
+            app, ["embed", name, "-o", str(folder / "out.jsonl"), "-m", str(folder / "model"), "--overwrite"]
+        )
         if result.exit_code not in (0, 2) or (result.exception is not None and not isinstance(result.exception, SystemExit)):
             raise RuntimeError(f"exit code {result.exit_code}") from result.exception
 

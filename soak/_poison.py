@@ -27,6 +27,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "pre": {"norm_first": True, "activation": "silu"},
     "rotary": {"positions": "rotary", "gated": True, "window": 5, "global_every": 2, "activation": "gelu_tanh"},
     "relative": {"relative_buckets": 8, "is_causal": True},
+    "general": {
+        "positions": "rotary",
+        "norm": "rms",
+        "norm_first": True,
+        "num_key_value_heads": 1,
+        "query_key_norm": "head",
+        "output_norms": True,
+    },
+    "disentangled": {"disentangled": ("c2p", "p2c"), "disentangled_span": 4},
 }
 
 
@@ -110,6 +119,7 @@ def op_cases(rounds: int) -> Iterator[Case]:
         x = rng.standard_normal((m, n)).astype(np.float32)
         weight = rng.standard_normal((23, n)).astype(np.float32)
         tables = rng.standard_normal((2, m, n)).astype(np.float32)
+        ends = np.arange(m + 1)
         i, j = int(rng.integers(m)), int(rng.integers(n))
         ops = {
             "softmax": fastattn.softmax,
@@ -120,7 +130,10 @@ def op_cases(rounds: int) -> Iterator[Case]:
             "gelu": fastattn.gelu,
             "gelu, tanh form": lambda x: fastattn.gelu(x, approximate="tanh"),
             "linear": lambda x, weight=weight: fastattn.linear(x, weight, activation="silu"),
+            "embedding_bag": lambda x, m=m: fastattn.embedding_bag(np.stack([np.arange(m)] * 2, 1), x),
+            "splade_pooling": lambda x, weight=weight: fastattn.splade_pooling(x, weight, offsets=range(len(x) + 1)),
             "rotary_embedding": lambda x, tables=tables: fastattn.rotary_embedding(np.concatenate([x, x], 1), *tables),
+            "maxsim": lambda x, weight=weight, ends=ends: fastattn.maxsim(weight, x, ends),
         }
         others = np.arange(m) != i
         for name, op in ops.items():
@@ -131,7 +144,7 @@ def op_cases(rounds: int) -> Iterator[Case]:
                 found = op(y)
                 same = np.array_equal(found[others], clean[others])
                 # In the bad row itself a NaN must stay NaN.
-                element = name.startswith(("gelu", "rotary"))
+                element = name.startswith(("gelu", "rotary", "embedding"))
                 lost = bool(np.isnan(bad)) and not (np.isnan(found[i, j]) if element else np.isnan(found[i]).all())
                 yield (f"{name}, {what}", same and not lost)
         yield from _attention_cases(rng)

@@ -12,6 +12,7 @@ import fastattn
 from benchmarks.suite.library import Array
 from benchmarks.suite.turns import WARM_SECONDS
 from fastattn import reference
+from tests.support.gradients import check_gradients
 from tests.support.tolerance import check
 
 providers = pytest.mark.parametrize("provider", ["fastattn", "reference"])
@@ -24,6 +25,13 @@ def time_op(
     check(op, *arrays, **options)
     module: Any = {"fastattn": fastattn, "reference": reference}[provider]
     time_call(benchmark, lambda: getattr(module, op)(*arrays, **options), flop=flop, traffic=traffic)
+
+
+def time_gradients(benchmark: Any, provider: str, op: str, *args: Any, traffic: int, **options: Any) -> None:
+    """Check each gradient of ``fastattn.<op>`` against the reference, then time the kernel or the reference."""
+    check_gradients(op, *args, orders=1, **options)
+    module: Any = {"fastattn": fastattn, "reference": reference}[provider]
+    time_call(benchmark, lambda: getattr(module, op)(*args, **options), traffic=traffic)
 
 
 def time_call(benchmark: Any, call: Callable[[], Any], *, flop: int | None = None, traffic: int | None = None) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import RESULTS, ROOT
-from benchmarks.suite import busy, report, shapes, turns
+from benchmarks.suite import busy, report, row_kinds, shapes, turns
 from benchmarks.suite.labels import PRECISIONS
 from benchmarks.suite.row_accelerate import accelerate
 from benchmarks.suite.row_encode import encode, many_texts
@@ -69,6 +69,7 @@ def full(session: Session, precisions: tuple[str, ...]) -> None:
     threads(session)
     accelerate(session, MINILM, ((1, 16), (8, 32), (32, 128)))
     families(session)
+    row_kinds.kinds(session)
     for model in (MINILM, BERT_BASE):
         products(session, model, shapes.PRODUCT_ROWS)
     attention(session, shapes.ATTENTION_TOKENS, shapes.ATTENTION_SIZES)
@@ -103,6 +104,8 @@ def smoke(session: Session, precisions: tuple[str, ...]) -> None:
         cross_encoder(session, TINY, precision, 4)
     start(session, precisions, cold=False, model=TINY)
     resident(session, precisions, TINY)
+    if "float32" in precisions:
+        row_kinds.smoke(session)
 
 
 def main() -> int:

@@ -77,6 +77,29 @@ class Fastattn(Library):
         inputs = json.loads(Path(pairs).read_text("utf-8"))
         return lambda: np.asarray(model.predict(inputs))
 
+    def sparse(self, arrays: Arrays, folder: str, texts: str) -> Run:
+        """Prepare texts to sparse vectors (B, V), which are returned dense."""
+        from fastattn import SparseEncoder
+
+        model = SparseEncoder(Path(folder) / "checkpoint", **self._options)
+        inputs = json.loads(Path(texts).read_text("utf-8"))
+        return lambda: np.asarray(model.encode(inputs).toarray())
+
+    def token_vectors(self, arrays: Arrays, folder: str, texts: str) -> Run:
+        """Prepare documents to vectors of their tokens (N, C), end to end."""
+        from fastattn import MultiVectorEncoder
+
+        model = MultiVectorEncoder(Path(folder) / "checkpoint", **self._options)
+        inputs = json.loads(Path(texts).read_text("utf-8"))
+        return lambda: np.concatenate(model.encode_document(inputs))
+
+    def best_ten(self, arrays: Arrays) -> Run:
+        """Prepare the ten best scores of documents for a query."""
+        from fastattn import maxsim
+
+        query, rows, offsets = arrays["query"], arrays["rows"], arrays["offsets"]
+        return lambda: np.sort(maxsim(query, rows, offsets))[-10:][::-1]
+
     def softmax(self, arrays: Arrays) -> Run:
         """Prepare softmax of rows."""
         from fastattn import softmax

@@ -30,10 +30,14 @@ class Torch(PaddedEncoder):
     def _model(self, folder: Path) -> Any:
         import transformers
 
-        dtype = getattr(self.torch, self.precision)
-        return transformers.BertModel.from_pretrained(
-            folder / "checkpoint", attn_implementation=self.implementation, dtype=dtype, add_pooling_layer=False
-        ).eval()
+        options = {"attn_implementation": self.implementation, "dtype": getattr(self.torch, self.precision)}
+        config = transformers.AutoConfig.from_pretrained(folder / "checkpoint")
+        if config.model_type == "bert":
+            return transformers.BertModel.from_pretrained(folder / "checkpoint", add_pooling_layer=False, **options).eval()
+        model = transformers.AutoModel.from_pretrained(folder / "checkpoint", **options).eval()
+        # Keys and values that nobody asks for are not kept.
+        model.config.use_cache = False
+        return model
 
     def hidden(self, folder: Path, shape: tuple[int, ...] | None) -> Hidden:
         """Load the model, which takes any shape."""
@@ -112,6 +116,27 @@ class SentenceTransformers(Library):
         model = self.module.CrossEncoder(f"{folder}/checkpoint", max_length=PAIR_TOKENS, **self.options)
         inputs = json.loads(Path(pairs).read_text("utf-8"))
         return lambda: np.asarray(model.predict(inputs, show_progress_bar=False), np.float32)
+
+    def sparse(self, arrays: Arrays, folder: str, texts: str) -> Run:
+        """Prepare texts to sparse vectors (B, V), which are returned dense."""
+        model = self.module.SparseEncoder(f"{folder}/checkpoint", **self.options)
+        inputs = json.loads(Path(texts).read_text("utf-8"))
+        return lambda: np.asarray(model.encode(inputs, show_progress_bar=False).to_dense().numpy())
+
+    def token_vectors(self, arrays: Arrays, folder: str, texts: str) -> Run:
+        """Prepare documents to vectors of their tokens (N, C), end to end."""
+        model = self.module.MultiVectorEncoder(f"{folder}/checkpoint", **self.options)
+        inputs = json.loads(Path(texts).read_text("utf-8"))
+        return lambda: np.concatenate(model.encode_document(inputs, show_progress_bar=False, convert_to_numpy=True))
+
+    def best_ten(self, arrays: Arrays) -> Run:
+        """Prepare the ten best scores of documents for a query."""
+        import torch
+
+        cuts = arrays["offsets"][1:-1].tolist()
+        query, documents = torch.from_numpy(arrays["query"]), list(torch.from_numpy(arrays["rows"]).tensor_split(cuts))
+        maxsim = self.module.util.maxsim
+        return lambda: np.asarray(maxsim([query], documents)[0].topk(10).values.numpy())
 
 
 class OnnxRuntime(PaddedEncoder):

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.checkpoint.config_json import Settings
 from fastattn.checkpoint.folder import CheckpointError
+from fastattn.checkpoint.lora_config import by_pattern, scale_of
 from fastattn.checkpoint.weights import ADAPTER_FILES, Tensors
+from fastattn.kernels.ops.linear import linear
+from fastattn.runtime.rounding import rounding
 
-__all__ = ["merge_adapter"]
+__all__ = ["PREFIX", "Adapter", "low_rank", "merge_adapter", "own_names", "read_adapter"]
 
 Array = NDArray[np.float32]
 
-_PREFIX = "base_model.model."
+# What stands before the model's names in those of peft's tensors.
+PREFIX = "base_model.model."
 # Keys of adapter_config.json that say how the adapter was made, or which modules it has, as its tensors do.  A linear map ignores
 # fan_in_fan_out.
 _IRRELEVANT = {
@@ -40,14 +44,32 @@ def merge_adapter(folder: Path, tensors: Tensors) -> None:
 
     The products are computed in float32 whatever the dtype of the base weights.
     """
-    path = folder / ADAPTER_FILES[0]
-    if not os.path.lexists(path):
+    if not os.path.lexists(folder / ADAPTER_FILES[0]):
         return
-    settings = Settings(path)
+    adapter = read_adapter(folder)
+    for name, array in adapter.whole.items():
+        _replace(tensors, name, array, adapter.where)
+    for (module, is_table), (a, b) in adapter.pairs.items():
+        _add(tensors, module, a, b, adapter.settings, transposed=is_table)
+
+
+class Adapter(NamedTuple):
+    """An adapter's settings, its file, its pairs A and B by module and whether that is a table, and tensors to put in whole."""
+
+    settings: Settings
+    where: str
+    pairs: dict[tuple[str, bool], tuple[Array, Array]]
+    whole: dict[str, Array]
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Return the adapter of a folder; CheckpointError for one of another kind."""
+    settings = Settings(folder / ADAPTER_FILES[0])
     _check(settings)
     safe, pickled = map(folder.joinpath, ADAPTER_FILES[1:])
     stored = Tensors(folder, [pickled if pickled.exists() and not safe.exists() else safe])
     found = {_plain(name): stored.read(name, stored.shape(name)) for name in stored.names()}
+    adapter = Adapter(settings, stored.where, {}, {})
     while found:
         name = next(iter(found))
         module, part = next(((name.removesuffix(f".{part}"), part) for part in _PAIRS if name.endswith(f".{part}")), (name, ""))
@@ -57,12 +79,13 @@ def merge_adapter(folder: Path, tensors: Tensors) -> None:
         if not part:
             if "lora_" in name:
                 raise CheckpointError(f"{stored.where}: tensor {name!r} is not supported; supported: {', '.join(_PAIRS)}")
-            _replace(tensors, name, found.pop(name), stored.where)
+            adapter.whole[name] = found.pop(name)
             continue
         a, b = (found.pop(f"{module}.{key}", None) for key in (part, _PAIRS[part]))
         if a is None or b is None:
             raise CheckpointError(f"{stored.where}: of {module!r} one of {part} and {_PAIRS[part]} is missing")
-        _add(tensors, module, a, b, settings, transposed=part == "lora_embedding_A")
+        adapter.pairs[module, part == "lora_embedding_A"] = a, b
+    return adapter
 
 
 def _check(settings: Settings) -> None:
@@ -80,16 +103,26 @@ def _plain(name: str) -> str:
     """Return the name of an adapter's tensor without what peft wraps it in."""
     for wrapper in (".base_layer", ".modules_to_save"):
         name = name.replace(f"{wrapper}.", ".")
-    return re.sub(r"(lora_(?:embedding_)?[AB])\.default", r"\1", name.removeprefix(_PREFIX))
+    return re.sub(r"(lora_(?:embedding_)?[AB])\.default", r"\1", name.removeprefix(PREFIX))
 
 
 def _target(tensors: Tensors, name: str, where: str) -> str:
-    """Return the model's tensor of that name: of the two names, either may have a prefix."""
-    names = tensors.names()
-    found = [name] if name in tensors else [own for own in names if own.endswith(f".{name}") or name.endswith(f".{own}")]
+    """Return the model's tensor of that name."""
+    found = own_names(name, tensors.names())
     if len(found) != 1:
         raise CheckpointError(f"{where}: adapts {name!r}, and {tensors.where} has {', '.join(found) or 'no such tensor'}")
     return found[0]
+
+
+def own_names(name: str, names: Collection[str]) -> list[str]:
+    """Return the model's names for one of an adapter: of the two, either may have a prefix."""
+    return [name] if name in names else [own for own in names if own.endswith(f".{name}") or name.endswith(f".{own}")]
+
+
+def low_rank(a: Array, b: Array, scale: float) -> Array:
+    """Return ``scale b a``: the product of a kernel, whose bits do not depend on the number of threads."""
+    change: Array = np.float32(scale) * linear(b, np.ascontiguousarray(a.T))
+    return change
 
 
 def _replace(tensors: Tensors, name: str, array: Array, where: str) -> None:
@@ -106,11 +139,12 @@ def _add(tensors: Tensors, module: str, a: Array, b: Array, settings: Settings, 
     outputs, inputs = shape[::-1] if transposed else shape
     if a.shape != (rank, inputs) or b.shape != (outputs, rank):
         raise settings.error(f"{module}: A has shape {a.shape} and B {b.shape} for a rank of {rank} and a weight of shape {shape}")
-    scale = alpha / (math.sqrt(rank) if settings.flag("use_rslora", False) else rank)
+    scale = scale_of(alpha, rank, settings.flag("use_rslora", False))
     before = tensors.read(name, shape)
 
+    @rounding()
     def merged() -> Array:
-        change = np.float32(scale) * (b @ a)
+        change = low_rank(a, b, scale)
         return np.ascontiguousarray(before + (change.T if transposed else change))
 
     tensors.change(name, shape, merged)
@@ -120,6 +154,6 @@ def _by_pattern(settings: Settings, key: str, module: str, usual: Any) -> Any:
     """Return the number that the first fitting pattern has for a module."""
     patterns = settings.values.get(key) or {}
     try:
-        return next((value for name, value in patterns.items() if re.match(rf"(.*\.)?({name})$", module)), usual)
+        return by_pattern(patterns, module, usual)
     except (AttributeError, re.error) as error:
         raise settings.error(f"{key} must map patterns to numbers, found {patterns!r}") from error

@@ -24,8 +24,6 @@ TRANSFORMERS_ACTIVATIONS: dict[str, Activation] = {
 }
 # Larger numbers are refused: JSON allows integers of any size, and infinity.
 _LARGEST = 1e30
-# The keys of rope_parameters for angles that are not scaled.
-_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 
 
 class Settings:
@@ -51,6 +49,10 @@ class Settings:
         if value >= _LARGEST:
             raise self.error(f"{key} must be less than {_LARGEST:g}, found {value!r:.50}")
         return value
+
+    def optional_size(self, key: str) -> int | None:
+        """Return a positive whole number; None for null and an absent key."""
+        return None if self.values.get(key) is None else self.size(key)
 
     def number(self, key: str, default: float) -> float:
         """Return a number."""
@@ -85,25 +87,3 @@ class Settings:
             value = self.values.get(key)
             if value is not None and value != expected:
                 raise self.error(f"{key} {value!r} is not supported; supported: {expected!r}")
-
-    def theta(self, key: str, default: float, layers: str | None = None) -> float:
-        """Return the base of rotary angles: from ``rope_parameters``, for this kind of layers, or from the key of older files."""
-        name, found = "rope_parameters", self.values.get("rope_parameters") or {}
-        if layers is not None and isinstance(found, dict):
-            if kinds := set(found) - {"full_attention", "sliding_attention"}:
-                raise self.error(
-                    f"{name} for {', '.join(sorted(kinds))} are not supported; supported: full_attention, sliding_attention"
-                )
-            name, found = f"{name} for {layers}", found.get(layers) or {}
-        if not isinstance(found, dict):
-            raise self.error(f"{name} must be an object, found {found!r}")
-        if (
-            found.get("rope_type", found.get("type", "default")) != "default"
-            or found.get("partial_rotary_factor", 1) != 1
-            or (set(found) - _ROPE)
-        ):
-            raise self.error(f"{name} {found!r} are not supported; supported: rope_theta with rope_type 'default'")
-        value = found.get("rope_theta", self.values.get(key, default))
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < _LARGEST:
-            raise self.error(f"{key} must be a positive number, found {value!r}")
-        return float(value)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastattn.checkpoint.families import FAMILIES
 from fastattn.checkpoint.folder import CheckpointError, read_object, transformer_folder
 from fastattn.checkpoint.missing import faults
-from fastattn.checkpoint.pickles import load_pickle
+from fastattn.checkpoint.pickles import PickledTensor, load_pickle
+from fastattn.checkpoint.tensor_file import StoredTensor, write_tensors
 from fastattn.checkpoint.weights import pickles, weight_files
-from fastattn.runtime.files import replacing
 
 __all__ = ["Converted", "convert"]
 
@@ -39,7 +39,7 @@ def convert(folder: Path) -> Converted:
     for name in (_TARGET, f"{_TARGET}.index.json"):
         if os.path.lexists(folder / name):
             raise FileExistsError(f"{folder / name}: is there already; it is read before any pickle, and is not replaced")
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, PickledTensor] = {}
     left: list[str] = []
     for path in _sources(folder):
         found, others = _tensors_of(path)
@@ -51,7 +51,7 @@ def convert(folder: Path) -> Converted:
     named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     if len(named) != len(tensors):
         raise CheckpointError(f"{folder}: without the prefix {prefix!r}, two tensors have one name")
-    _write(folder / _TARGET, named)
+    write_tensors(folder / _TARGET, {name: StoredTensor(tensor.array, tensor.dtype) for name, tensor in named.items()})
     return Converted(folder / _TARGET, len(named), prefix, left, faults(folder))
 
 
@@ -69,10 +69,8 @@ def _sources(folder: Path) -> list[Path]:
         return found
 
 
-def _tensors_of(path: Path) -> tuple[dict[str, Any], list[str]]:
+def _tensors_of(path: Path) -> tuple[dict[str, PickledTensor], list[str]]:
     """Return the tensors of a pickle by name, and the names of its other entries."""
-    import torch
-
     content, left = load_pickle(path), []
     if isinstance(content, dict):
         for key in _INNER:
@@ -81,7 +79,7 @@ def _tensors_of(path: Path) -> tuple[dict[str, Any], list[str]]:
                 break
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dict of tensors by name, found a {type(content).__name__}")
-    tensors = {name: tensor for name, tensor in content.items() if isinstance(name, str) and torch.is_tensor(tensor)}
+    tensors = {name: tensor for name, tensor in content.items() if isinstance(name, str) and isinstance(tensor, PickledTensor)}
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors by name")
     return tensors, left + [str(name) for name in content if name not in tensors]
@@ -103,21 +101,3 @@ def _foreign_prefix(names: Iterable[str], known: tuple[str, ...]) -> str:
     # The family's own prefix stays.
     own = max((own for own in known if prefix.endswith(own)), key=len, default="")
     return prefix.removesuffix(own)
-
-
-def _write(path: Path, tensors: dict[str, Any]) -> None:
-    """Write a safetensors file; tensors that share memory are written each by itself."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    seen: set[int] = set()
-    whole = {}
-    for name, tensor in tensors.items():
-        shared = tensor.untyped_storage().data_ptr() in seen
-        seen.add(tensor.untyped_storage().data_ptr())
-        whole[name] = tensor.detach().clone().contiguous() if shared else tensor.detach().contiguous()
-    with replacing(path, follow=False) as file:
-        try:
-            save_file(whole, file.name, metadata={"format": "pt"})
-        except (SafetensorError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path}: not written: {error}") from error

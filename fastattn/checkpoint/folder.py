@@ -111,6 +111,6 @@ def transformer_folder(folder: Path) -> Path:
         raise NotADirectoryError(f"{folder}: not a folder")
     if not (folder / "config.json").exists():
         for kind, path in read_modules(folder):
-            if kind == "Transformer":
+            if kind in ("Transformer", "CLIPModel"):
                 return path
     return folder

@@ -29,3 +29,11 @@ class StoredHead(NamedTuple):
     pooling: str | None
     layer_norm_eps: float
     id2label: dict[int, str]
+    # The number of steps before the pooling.
+    pooled_step: int = 0
+    # The id that "lasttoken" passes over.
+    pad_token_id: int | None = None
+    # The id of the token that ends a text.
+    end: int | None = None
+    # Bound of the logits, approached by tanh.
+    softcap: float | None = None

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from fastattn.checkpoint.families import FAMILIES, Settings
 from fastattn.checkpoint.folder import CheckpointError
-from fastattn.checkpoint.pickles import refusal
 from fastattn.checkpoint.weights import weight_files
 
 __all__ = ["SENTENCE_PIECE", "check_folder", "faults", "model_type"]
 
-# Vocabularies of SentencePiece, which are not read.
+# Vocabularies of SentencePiece, which are not read; DeBERTa-v2's is.
 SENTENCE_PIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-_VOCABULARIES = ("vocab.txt", "vocab.json", *SENTENCE_PIECE)
+_VOCABULARIES = ("vocab.txt", "vocab.json", "spm.model", *SENTENCE_PIECE)
 # The most folders in which other places of a file are looked for.
 _MOST_FOLDERS = 50
 
@@ -48,9 +47,7 @@ def faults(folder: Path) -> list[Exception]:
         except (OSError, CheckpointError) as error:
             found.append(error)
     try:
-        files = weight_files(folder)
-        if any(file.suffix == ".bin" for file in files) and (reason := refusal(files[-1])):
-            found.append(CheckpointError(reason))
+        weight_files(folder)
     except (OSError, CheckpointError) as error:
         found.append(error)
     return found

@@ -5,9 +5,10 @@ A model family is a table in `fastattn.checkpoint.families`.  No code in a folde
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,17 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.checkpoint.adapter import merge_adapter
-from fastattn.checkpoint.families import FAMILIES, Block, Head, Names, Settings, Step
+from fastattn.checkpoint.families import FAMILIES, Block, Derive, Head, Names, Settings, Step, Stored
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.checkpoint.heads import HeadStep, StoredHead
 from fastattn.checkpoint.missing import check_folder, model_type
-from fastattn.checkpoint.weights import Tensors
+from fastattn.checkpoint.task_adapters import merge_task
+from fastattn.checkpoint.weights import Headers, Tensors, reads_numbers
 from fastattn.config import EncoderConfig
 from fastattn.parameters import SCHEMA
+from fastattn.runtime.rounding import rounding
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["CheckpointError", "encoder_of", "read_encoder", "read_head"]
+__all__ = ["Checkpoint", "CheckpointError", "checkpoint_of", "encoder_of", "read_encoder", "read_head", "read_words", "tasks_of"]
 
 Array = NDArray[np.float32]
 
@@ -36,6 +39,8 @@ _TASKS = {
     "sequence-classification": "head for sequence classification",
     "token-classification": "head for token classification",
     "masked-lm": "head for masked-language modelling",
+    "projection": "projection of a text's vector",
+    "causal-lm": "head for causal-language modelling",
 }
 # Tasks whose heads have the same names, and what the classes for them are called in transformers.
 _CLASSIFIERS = {"sequence-classification": "ForSequenceClassification", "token-classification": "ForTokenClassification"}
@@ -48,36 +53,60 @@ _ADD = {
 _MOST_LISTED = 8
 
 
-def read_encoder(folder: str | os.PathLike[str]) -> tuple[EncoderConfig, dict[str, Array]]:
+def read_encoder(folder: str | os.PathLike[str], adapter: str | None = None) -> tuple[EncoderConfig, dict[str, Array]]:
     """Return the configuration and parameters of the encoder in a Hugging Face or sentence-transformers folder.
+
+    `adapter`: the task for which an adapter of the model is merged; without one the model is that below its adapters.
 
     float32 tensors are private views of the mapped file, others are converted; layers that share a tensor share its array.
     Tensors beside the encoder's (pooler, heads, position ids) are not read.
     """
-    return encoder_of(*_open(Path(folder)))
+    return encoder_of(*_open(Path(folder), adapter))
 
 
 def encoder_of(settings: Settings, tensors: Tensors) -> tuple[EncoderConfig, dict[str, Array]]:
     """Return the configuration and parameters of the encoder, from settings and tensors in place of a folder."""
-    checkpoint = _Checkpoint(settings, tensors)
+    checkpoint = Checkpoint(settings, tensors)
     return checkpoint.config, checkpoint.parameters()
 
 
-def read_head(folder: str | os.PathLike[str], task: str) -> StoredHead:
+def read_head(folder: str | os.PathLike[str], task: str, adapter: str | None = None) -> StoredHead:
     """Return the head for a task; the CheckpointError lists the missing and the existing tensors."""
-    return _Checkpoint(*_open(Path(folder))).head(task)
+    return Checkpoint(*_open(Path(folder), adapter)).head(task)
 
 
-def _open(folder: Path) -> tuple[Settings, Tensors]:
-    """Open the files of a model folder."""
+def read_words(folder: str | os.PathLike[str], ids: Sequence[int]) -> tuple[Array, float | None]:
+    """Return the rows of some words in the head of a language model, and the bound of its logits."""
+    head = Checkpoint(*_open(Path(folder), None)).head("causal-lm")
+    weight = head.steps[-1].weight
+    if max(ids) >= len(weight):
+        raise CheckpointError(f"{folder}: its vocabulary has {len(weight)} words, and the id {max(ids)} is asked for")
+    return weight[list(ids)], head.softcap
+
+
+def tasks_of(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the tasks for which a folder has a head, from the headers of its weights."""
+    return Checkpoint(*_open(Path(folder), kind=Headers)).tasks()
+
+
+def checkpoint_of(folder: Path, kind: type[Tensors]) -> Checkpoint:
+    """Return the configuration of a folder, and its tensors of that kind."""
+    return Checkpoint(*_open(folder, kind=kind))
+
+
+def _open(folder: Path, adapter: str | None = None, kind: type[Tensors] | None = None) -> tuple[Settings, Tensors]:
+    """Open the files of a model folder, and merge adapters."""
+    kind = kind or (Tensors if reads_numbers() else Headers)
     folder = transformer_folder(folder)
     check_folder(folder)
-    tensors = Tensors(folder)
+    tensors = kind(folder)
     merge_adapter(folder, tensors)
-    return Settings(folder / "config.json"), tensors
+    settings = Settings(folder / "config.json")
+    merge_task(settings, tensors, adapter)
+    return settings, tensors
 
 
-class _Checkpoint:
+class Checkpoint:
     """A configuration and its tensors."""
 
     def __init__(self, settings: Settings, tensors: Tensors) -> None:
@@ -93,12 +122,13 @@ class _Checkpoint:
         self.tensors = tensors
         self.wrapper = self._wrapper()
         self.prefix, self.names = self._names()
-        self.token_table = f"{self.names.outside['embeddings.token']}.weight"
+        self.config = dataclasses.replace(self.config, **self.names.fields)
+        self.known: set[str] = set()
 
     def _wrapper(self) -> str:
         """Return what a wrapper of the model puts before all names: ``module.``, ``_orig_mod.``, ``0.auto_model.``; else ""."""
         found = set()
-        for table in {f".{names.outside['embeddings.token']}.weight" for names in self.family.names}:
+        for table in {f".{names.token_table}" for names in self.family.names}:
             for name in self.tensors.names():
                 if f".{name}".endswith(table):
                     before = f".{name}".removesuffix(table) + "."
@@ -111,7 +141,7 @@ class _Checkpoint:
         names = self.family.names
         # The names of the first layer differ between all alternatives.
         there = {
-            (prefix, n): sum(f"{prefix}{block.name}.weight" in self.tensors for _, _, block in self._stems(names[n], 1))
+            (prefix, n): sum(f"{prefix}{block.name}.weight" in self.tensors for *_, block in self._stems(names[n], 1))
             for prefix in (f"{self.wrapper}{own}" for own in self.family.prefixes)
             for n in range(len(names))
         }
@@ -120,39 +150,32 @@ class _Checkpoint:
 
     def parameters(self) -> dict[str, Array]:
         """Return the encoder's parameters."""
-        parameters, known = {}, set()
-        for parameter, stem, block in self._stems(self.names):
+        parameters = {}
+        for parameter, stem, layer, block in self._stems(self.names, self.config.num_layers):
             for part in ("weight", "bias") if self.family.has_bias(self.settings, stem) else ("weight",):
-                name = self._find(f"{block.name}.{part}")
-                if name is None:
-                    wanted = f"{self.prefix}{block.name}.{part}"
-                    raise CheckpointError(f"{self.tensors.where}: tensor {wanted!r} is missing{self._alike(wanted)}")
-                known.add(name)
                 shape = SCHEMA[stem].shape_in(self.config)
                 # Rows before the padding's are not used.
                 first = (self.config.padding_idx or 0) if stem == "embeddings.position" else 0
-                parameters[f"{parameter}.{part}"] = self._block(name, block, shape if part == "weight" else shape[:1], first)
-        self._check_for_more(known)
+                name, shape = f"{block.name}.{part}", shape if part == "weight" else shape[:1]
+                derive = block.derive
+                array = self._block(name, block, shape, first) if derive is None else self._derived(derive, name, layer, shape)
+                parameters[f"{parameter}.{part}"] = array
+        self._check_for_more()
         return parameters
 
-    def _stems(self, names: Names, layers: int | None = None) -> Iterator[tuple[str, str, Block]]:
-        """Yield the name, the stem and the stored block of each parameter, of the first `layers` layers or of all."""
-        for stem, source in names.outside.items():
-            if SCHEMA[stem].exists(self.config):
-                yield stem, stem, Block(source)
-        for i in range(self.config.num_layers if layers is None else layers):
-            layer = names.layer(self.settings, i)
-            for stem, part in names.inside.items():
-                block = Block(part) if isinstance(part, str) else part
-                if f"layers.{i}.{stem}" not in self.family.absent:
-                    yield f"layers.{i}.{stem}", stem, block._replace(name=layer + block.name)
+    def _stems(self, names: Names, layers: int) -> Iterator[tuple[str, str, str, Block]]:
+        """Yield name, stem, layer and stored block of each parameter that the configuration has."""
+        for parameter, stem, layer, block in names.stems(self.settings, layers):
+            of_layer = not layer or SCHEMA[stem].in_layer(self.config.layer(int(parameter.split(".")[1])))
+            if of_layer and SCHEMA[stem].exists(self.config) and not self.family.absent(self.settings, parameter):
+                yield parameter, stem, layer, block
 
     def _alike(self, name: str) -> str:
         """Name the tensors that have another prefix than a missing one."""
         alike = [repr(other) for other in self.tensors.names() if other.endswith(f".{name}")]
         return f"; there is {' and '.join(alike[:_MOST_LISTED])}: take the prefix of one of them off" if alike else ""
 
-    def _find(self, *names: str) -> str | None:
+    def find(self, *names: str) -> str | None:
         """Return the first of these names that a tensor has, with or without prefix, in the new or the old spelling; else None."""
         for name in names:
             stem, _, part = name.rpartition(".")
@@ -163,37 +186,79 @@ class _Checkpoint:
                         return f"{prefix}{stem}.{ending}"
         return None
 
-    def _block(self, name: str, block: Block, shape: tuple[int, ...], first: int = 0) -> Array:
+    def _read(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Return the stored tensor of a name without prefix; the CheckpointError for a missing one names those that are alike."""
+        found = self.find(name)
+        if found is None:
+            wanted = f"{self.prefix}{name}"
+            raise CheckpointError(f"{self.tensors.where}: tensor {wanted!r} is missing{self._alike(wanted)}")
+        self.known.add(found)
+        return self.tensors.read(found, shape)
+
+    def _block(self, name: str, block: Block, shape: tuple[int, ...], first: int) -> Array:
         """Return the block of a stored tensor, from row `first` on."""
-        whole = self.tensors.read(name, (first + shape[0] * block.parts, *shape[1:]))
+        whole = self._read(name, (first + shape[0] * block.parts, *shape[1:]))
         return whole if len(whole) == shape[0] else block.of(whole[first:])
 
-    def _check_for_more(self, known: set[str]) -> None:
-        """Raise if a layer has a tensor that is not read: the original model would use it."""
+    @rounding()
+    def _derived(self, derive: Derive, name: str, layer: str, shape: tuple[int, ...]) -> Array:
+        """Return the parameter that is computed from stored tensors."""
+        array = np.require(derive(Stored(self.config, self.settings, layer, self._read), name, shape), np.float32, "C")
+        if array.shape != shape:
+            raise CheckpointError(f"{self.tensors.where}: {name} makes a parameter of shape {array.shape}, expected {shape}")
+        return array
+
+    def _check_for_more(self) -> None:
+        """Raise for a tensor that the original model would use, and that is not read: any of a layer, and those refused."""
         layers = tuple({self.prefix + self.names.layer(self.settings, i) for i in range(self.config.num_layers)})
+        refused = {prefix + name for prefix in (self.prefix, self.wrapper) for name in self.family.refused}
         for name in self.tensors.names():
-            if name.startswith(layers) and name not in known and not name.endswith("inv_freq"):
+            if name in refused or (name.startswith(layers) and name not in self.known and not name.endswith("inv_freq")):
                 model_type = self.settings.values["model_type"]
                 raise CheckpointError(f"{self.tensors.where}: {model_type} has no tensor {name!r} with this config.json")
 
     def head(self, task: str) -> StoredHead:
         """Return the head for a task."""
-        head = self.family.heads(self.settings).get(task, Head(()))
-        missing = [names[0] for step in head.steps for names in self._step_names(step).values() if not self._find(*names)]
+        first = self.family.heads(self.settings).get(task, Head(()))
+        head, missing = self._stored(first)
         if not head.steps or missing:
-            self._no_head(task, missing)
+            self._no_head(task, self._missing(first))
         self._warn_of_other_task(task)
         steps, labels, width = [], {}, self.config.hidden_dim
         for step in head.steps:
-            found = {part: str(self._find(*names)) for part, names in self._step_names(step).items()}
+            found = {part: str(self.find(*names)) for part, names in self.step_names(step).items()}
             if step.width == "labels":
                 labels = self._labels(found["weight"])
-            size = len(labels) if step.width == "labels" else int(getattr(self.config, step.width))
+                size = len(labels)
+            elif step.width == "any":
+                size = (*self.tensors.shape(found["weight"]), 0)[0]
+            else:
+                size = step.width if isinstance(step.width, int) else int(getattr(self.config, step.width))
             arrays = {part: self.tensors.read(name, (size, width) if part == "weight" else (size,)) for part, name in found.items()}
             bias, norm_weight, norm_bias = (arrays.get(part) for part in ("bias", "norm_weight", "norm_bias"))
             steps.append(HeadStep(arrays["weight"], bias, step.activation, norm_weight, norm_bias))
             width = size
-        return StoredHead(tuple(steps), head.pooling, self.config.layer_norm_eps, labels)
+        padding = self.settings.values.get("pad_token_id") if head.pooling == "lasttoken" else None
+        padding = None if padding is None else self.settings.size("pad_token_id", least=0)
+        more = (head.pooled_step, padding, head.end, head.softcap)
+        return StoredHead(tuple(steps), head.pooling, self.config.layer_norm_eps, labels, *more)
+
+    def tasks(self) -> list[str]:
+        """Return the tasks for which there is a head; none where settings that only heads read are not supported."""
+        try:
+            return [task for task, head in self.family.heads(self.settings).items() if head.steps and not self._stored(head)[1]]
+        except CheckpointError:
+            return []
+
+    def _stored(self, head: Head) -> tuple[Head, list[str]]:
+        """Return the alternative of a head that the folder has, or the last, and the names of its tensors that are not stored."""
+        while (missing := self._missing(head)) and head.otherwise is not None:
+            head = head.otherwise
+        return head, missing
+
+    def _missing(self, head: Head) -> list[str]:
+        """Return the names of a head's tensors that are not stored."""
+        return [names[0] for step in head.steps for names in self.step_names(step).values() if not self.find(*names)]
 
     def _warn_of_other_task(self, task: str) -> None:
         """Warn where the configuration says that a classifier was trained for another task."""
@@ -202,11 +267,11 @@ class _Checkpoint:
         if task in _CLASSIFIERS and made_for and not any(name.endswith(_CLASSIFIERS[task]) for name in made_for):
             logger.warning("%s: its head is of %s, and is used as a %s", self.tensors.where, ", ".join(made_for), _TASKS[task])
 
-    def _step_names(self, step: Step) -> dict[str, list[str]]:
+    def step_names(self, step: Step) -> dict[str, list[str]]:
         """Return the names that each tensor of a step may have."""
         names = {"weight": [f"{step.name}.weight"]}
         if step.tied and self.settings.flag("tie_word_embeddings", True):
-            names["weight"].append(self.token_table)
+            names["weight"].append(self.names.token_table)
         if step.bias:
             names["bias"] = [f"{step.name}.bias", *([step.bias_name] if step.bias_name else [])]
         if step.norm:
@@ -217,7 +282,7 @@ class _Checkpoint:
 
     def _no_head(self, task: str, missing: list[str]) -> NoReturn:
         """Raise an error that lists the missing and the existing tensors."""
-        outside = {self._find(f"{name}.{part}") for name in self.names.outside.values() for part in ("weight", "bias")}
+        outside = {self.find(f"{block.name}.{part}") for *_, block in self._stems(self.names, 0) for part in ("weight", "bias")}
         names = self.tensors.names()
         count = min(self.config.num_layers, len(names))
         layers = tuple({self.prefix + self.names.layer(self.settings, i) for i in range(count)})

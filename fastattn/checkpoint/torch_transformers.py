@@ -26,7 +26,10 @@ _CLASSES = {family.model_class for family in FAMILIES.values()}
 _COUNTED_BY_CONFIG = {"albert"}
 _CUT_BY_CONFIG = {"nomic_bert"}
 # A submodule of another class than these and the model's own may compute something else.
-_PARTS = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout, nn.ModuleList, nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU)
+_PARTS = (
+    nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout, nn.ModuleList, nn.Identity, nn.Tanh, nn.Sigmoid, nn.ReLU, nn.GELU, nn.SiLU,
+    nn.Conv1d,
+)  # fmt: skip
 
 
 class _ModuleTensors(Tensors):
@@ -111,5 +114,5 @@ def _take_layers(settings: Settings, module: Any, names: list[str]) -> None:
 
 
 def shapes(name: str, tensor: Any) -> Array:
-    """Return an empty array of the tensor's shape: a `Read` for checks of names and shapes."""
-    return np.empty(tuple(tensor.shape), np.float32)
+    """Return zeros of the tensor's shape: a `Read` for checks of names and shapes."""
+    return np.zeros(tuple(tensor.shape), np.float32)

@@ -1,7 +1,9 @@
-"""The commands: `embed` and `search` have files of their own, the others stand here; modules beside this one do the work."""
+"""The commands: `embed`, `search`, `serve`, `train` and `verify` have files of their own; modules beside them do the work."""
 
 from __future__ import annotations
 
+import itertools
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,10 @@ import typer
 from fastattn.cli import options
 from fastattn.cli.embed import embed
 from fastattn.cli.search import search
+from fastattn.cli.serve import serve
 from fastattn.cli.terminal import announced_compiling, counted, note, output, reported
+from fastattn.cli.train import train
+from fastattn.cli.verify import verify
 from fastattn.runtime.files import replacing
 
 __all__ = ["app"]
@@ -23,7 +28,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(embed)
+app.command()(verify)
 app.command()(search)
+app.command()(train)
+app.command()(serve)
 
 
 def _show_version(asked: bool) -> None:
@@ -93,11 +101,42 @@ def info() -> None:
 
 
 @app.command()
+def models(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables of README.md and the documentation.")] = False,
+) -> None:
+    """List the kinds of model and the families that load, with the precisions of each."""
+    from fastattn.cli import models as listed
+
+    with reported(prints=True):
+        for line in [listed.markdown()] if markdown else listed.model_lines():
+            output.print(line, markup=False, soft_wrap=True)
+
+
+@app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="A model folder, or a name on the Hugging Face Hub.", metavar="FOLDER")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say whether FOLDER loads, as what and in which precisions; if not, why not and what to do, with exit code 1.
+
+    Settings, tokenizer and the headers of the weights are read; nothing is computed, and no code of the folder runs.
+    """
+    from fastattn.cli.check import check_lines, check_model
+
+    with reported(prints=True), announced_compiling():
+        report = check_model(model)
+        for line in [json.dumps(report)] if as_json else check_lines(report):
+            output.print(line, markup=False, soft_wrap=True)
+        if not report["loads"]:
+            raise typer.Exit(1)
+
+
+@app.command()
 def convert(folder: Annotated[Path, typer.Argument(help="A model folder with pickled weights.")]) -> None:
     """Write model.safetensors of the pickled weights in FOLDER.
 
     Every tensor is kept, of heads too, and only tensors are read: no code of the pickle runs.  An existing
-    model.safetensors is not replaced.  Needs torch.
+    model.safetensors is not replaced.
     """
     from fastattn.cli.convert import convert_lines
 
@@ -107,13 +146,17 @@ def convert(folder: Annotated[Path, typer.Argument(help="A model folder with pic
 
 
 @app.command()
-def warmup(precision: options.Precision = "float32") -> None:
+def warmup(
+    precision: options.Precision = "float32",
+    training: Annotated[bool, typer.Option("--training", help="Compile the kernels of learning too.")] = False,
+) -> None:
     """Compile every kernel for this CPU and keep it on disk: those of float32, and the encoder's of --precision."""
-    from fastattn.cli.warmup import warm_up
+    from fastattn.cli.warmup import warm_up, warm_up_training
 
     with reported(prints=True), announced_compiling():
         total = 0.0
-        for name, seconds in warm_up(options.precision_of(precision)):
+        chosen = options.precision_of(precision)
+        for name, seconds in itertools.chain(warm_up(chosen), warm_up_training(chosen) if training else ()):
             output.print(f"{seconds:6.1f} s  {name}")
             total += seconds
         output.print(f"{total:6.1f} s  in total; from now on kernels are loaded from the cache", style="bold")
@@ -127,16 +170,36 @@ def walkthrough(
     ff: Annotated[int, typer.Option(help="Channels inside the feed-forward network, at most 1024.", min=1)] = 120,
     layers: Annotated[int, typer.Option(help="Layers of the encoder, at most 6.", min=1)] = 2,
     dropout: Annotated[float, typer.Option(help="Probability that training drops an element.")] = 0.1,
+    chapter: Annotated[
+        str | None,
+        typer.Option(help="How a model learns: cross-entropy, optimizers, prediction, autoencoder or positions.", metavar="NAME"),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The encoder and every chapter.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the random weights; the same seed gives the same numbers.", min=0)] = 0,
 ) -> None:
-    """Walk through a transformer encoder, step by step, on TEXT.
+    """Walk through a transformer encoder, step by step, on TEXT; or watch one learn it.
 
     Each step shows shapes, a few values, and how far the kernel is from the reference.  Weights are random, from a
     fixed seed.
+
+    With --chapter: a small model learns TEXT, in seconds: its loss and gradient, four optimisers, two ways of predicting,
+    an autoencoder, or what positions are for.  The sizes above are those of the encoder, not of these models.
     """
+    from fastattn.cli.lessons.chapters import check_lessons, point_to_chapters, teach
     from fastattn.cli.walkthrough import walk
 
     with reported(prints=True), announced_compiling():
-        walk(text, dim=dim, heads=heads, ff=ff, layers=layers, dropout=dropout)
+        if chapter is not None and everything:
+            raise ValueError("--chapter shows one chapter and --all every one: give one of the two")
+        is_taught = chapter is not None or everything
+        if is_taught:
+            check_lessons(text, chapter)
+        if chapter is None:
+            walk(text, dim=dim, heads=heads, ff=ff, layers=layers, dropout=dropout, seed=seed)
+        if is_taught:
+            teach(text, chapter, seed)
+        else:
+            point_to_chapters()
 
 
 @app.command()

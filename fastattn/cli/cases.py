@@ -86,6 +86,9 @@ def _cases(batch: int, count: int, tokens: int, width: int, ff: int) -> list[Cas
     mask = rng.random((batch, 1, 1, tokens)) < 0.8
     added = np.where(mask, normal(batch, 1, tokens, tokens), -np.inf).astype(np.float32)
     turned: list[NDArray[Any]] = [heads[0], *rotary_tables(tokens, width)]
+    ends = np.append(np.arange(0, rows, 8), rows)
+    ids, bag = rng.integers(0, rows, (batch, 2 * tokens)), f"{batch}x{2 * tokens}x{ff}"
+    starts = np.arange(batch + 1) * tokens
     attention, shape = "scaled_dot_product_attention", f"{batch}x{count}x{tokens}x{width}"
     return [
         Case("softmax", "softmax", f"{count}x{tokens}x{tokens}", [scores], {}),
@@ -105,5 +108,16 @@ def _cases(batch: int, count: int, tokens: int, width: int, ff: int) -> list[Cas
         Case(attention, "attention, softcap", shape, heads, {"softcap": 20.0}),
         Case(attention, "attention, grouped", f"{batch}x{count}/{count // 4}x{tokens}x{width}", grouped, {"enable_gqa": True}),
         Case("attention_weights", "attention weights", shape, heads[:2], {}),
+        Case("splade_pooling", "SPLADE pooling", f"{rows}x{hidden}x{ff}", [states, up, bias, starts], {}),
+        Case(
+            "splade_pooling",
+            "SPLADE pooling, sum",
+            f"{rows}x{hidden}x{ff}",
+            [states, up, bias, starts],
+            {"pooling_strategy": "sum"},
+        ),
         Case("rotary_embedding", "rotary embedding", shape, turned, {}),
+        Case("maxsim", "maxsim", f"32x{rows // 8}x8x{hidden}", [states[:32].copy(), states, ends], {}),
+        Case("embedding_bag", "embedding_bag", bag, [ids, wide], {}),
+        Case("embedding_bag", "embedding_bag, weighted", bag, [ids, wide], {"per_sample_weights": normal(*ids.shape)}),
     ]

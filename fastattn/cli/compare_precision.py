@@ -71,6 +71,8 @@ def compare_precision(
     precision: Precision, model: str | None, file: str | None, *, column: str | None = None, **reading: Any
 ) -> None:
     """Compare a model in a precision with itself in float32, on the texts of a file, and print; arguments as in `read_texts`."""
+    from fastattn.text.modules import StaticEmbedding
+
     if file is None and (column or reading.get("kind") or reading.get("paragraphs")):
         raise ValueError("--column, --format and --paragraphs say how FILE is read: give a FILE")
     chosen = choose(standard_texts() if file is None else texts_of_file(file, column=column, **reading))
@@ -80,12 +82,15 @@ def compare_precision(
     output.print(f"{name} in {precision}, beside float32: {chosen.source}", style="bold", markup=False, soft_wrap=True)
     found = (_scores if is_scoring else _embeddings)(plain, other, precision, chosen)
     ratios, times = _speed(plain, other, is_scoring, chosen.texts)
-    sizes = [weight_bytes(x._pipeline.transformer.encoder) for x in (plain, other)]
+    # Static embeddings are a table, without layers.
+    static = isinstance(plain[0], StaticEmbedding)
+    sizes = [x[0]._table.nbytes if static else weight_bytes(x._pipeline.transformer.encoder) for x in (plain, other)]
     large, small = (f"{size / 2**20:,.2f} MiB" for size in sizes)
     memory = ("memory", "weights", f"{small}, float32 {large}: {sizes[1] / sizes[0]:.2f}x")
     for row in (*found.rows, *times, memory):
         output.print("{:<8} {:<26} {}".format(*row), markup=False, soft_wrap=True)
-    _print_layers(plain, other, chosen.texts)
+    if not static:
+        _print_layers(plain, other, chosen.texts)
     output.print("\nmost changed", style="bold")
     for number, place, text in found.worst:
         head = f"{number}  {place}  "

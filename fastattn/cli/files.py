@@ -1,32 +1,16 @@
-"""Reads texts from text files, JSON Lines and CSV, each with the line on which it stands."""
+"""Reads all texts of a file at once, each with the line on which it stands."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import gzip
-import itertools
-import json
-import sys
-import zlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EMBEDDING", "FORMATS", "Texts", "read_texts"]
+from fastattn.corpus.source import EMBEDDING, Block, Source
+from fastattn.corpus.writers import records
 
-# The key under which `embed` writes a vector into a JSON line.
-EMBEDDING = "embedding"
-FORMATS = ("text", "jsonl", "csv", "tsv")
-_SUFFIXES = {
-    **dict.fromkeys((".txt", ".md", ".rst", ".log"), "text"),
-    **dict.fromkeys((".jsonl", ".ndjson"), "jsonl"),
-    ".csv": "csv",
-    ".tsv": "tsv",
-}
+__all__ = ["Texts", "read_texts"]
 
 
 class Texts(NamedTuple):
@@ -39,7 +23,7 @@ class Texts(NamedTuple):
     texts : list of str
         The texts.
     lines : list of int
-        The line, from 1, on which each text, or the row that it is part of, begins.
+        The line, from 1, on which each text, or the row that it is part of, begins; of Parquet its row.
     blank : int
         Number of blank lines, which are skipped.
     records : list of str, or None
@@ -47,7 +31,7 @@ class Texts(NamedTuple):
     embeddings : float32, (B, C), or None
         The embeddings in the rows, if every row has one and they are asked for.
     in_rows : bool
-        Whether each text is part of a row that the file has, of JSON or CSV.
+        Whether each text is part of a row that the file has, of JSON, CSV or Parquet.
     """
 
     name: str
@@ -72,232 +56,35 @@ def read_texts(
 ) -> Texts:
     """Read a text a line, a paragraph or a row; ``-`` reads stdin.
 
-    A blank line is no text and no row; a row whose text is empty is one.  `kind` is one of `FORMATS`, by default that of the name's
-    suffix, and text for stdin; `column` is the key of the text in a row, "text" by default.  `keep` fills `records`: a row that has
-    an embedding already is then an error, unless `replace`.  `embedded` fills `embeddings`.
+    A blank line is no text and no row; a row whose text is empty is one, and a bad row is an error.  `kind` is by default that of
+    the name's suffix, and text for stdin; `column` is the key of the text in a row, "text" by default.  `keep` fills `records`: a
+    row that has an embedding already is then an error, unless `replace`.  `embedded` fills `embeddings`.
     """
-    if kind is not None and kind not in FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {kind!r}")
-    is_stdin = name == "-"
-    shown = "stdin" if is_stdin else name
-    sniffed = is_stdin and kind is None
-    kind = kind or ("text" if is_stdin else _kind(Path(name)))
-    if column is not None and kind == "text" and not sniffed:
-        raise ValueError(f"{shown}: --column goes with rows of jsonl, csv or tsv, and this is text: --format says otherwise")
-    if paragraphs and kind != "text":
-        raise ValueError(f"{shown}: {kind} has a text a row, not --paragraphs")
-    with contextlib.ExitStack() as stack:
-        file = _open(stack, name, encoding)
-        numbered = _numbered(shown, file)
-        if sniffed:
-            numbered = _sniffed(numbered, column)
-        if kind == "text":
-            return _read_text(shown, numbered, paragraphs, keep)
-        rows = _jsonl_rows(shown, numbered) if kind == "jsonl" else _csv_rows(shown, numbered, "\t" if kind == "tsv" else ",")
-        return _read_rows(shown, rows, column or "text", keep, replace, embedded)
-
-
-def _kind(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes[-1:] == [".gz"]:
-        suffixes.pop()
-    kind = _SUFFIXES.get(suffixes[-1]) if suffixes else None
-    if kind is None:
-        what = path.suffix or "a file without a suffix"
-        raise ValueError(
-            f"{path}: cannot read {what}; supported: {', '.join(_SUFFIXES)}, each also with .gz, or - for stdin; "
-            f"--format ({', '.join(FORMATS)}) says what another name holds"
-        )
-    return kind
-
-
-def _open(stack: contextlib.ExitStack, name: str, encoding: str) -> TextIO:
-    """Open a file for reading; bytes that are not of the encoding become surrogates, which `_numbered` finds."""
-    encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-    try:
-        "".encode(encoding)
-    except LookupError:
-        raise ValueError(f"--encoding: there is no encoding {encoding!r}") from None
-    # Line ends stay for the csv module, which keeps those inside quotes.
-    if name == "-":
-        if sys.stdin is None:
-            raise ValueError("stdin: cannot be read: it is closed")
-        sys.stdin.reconfigure(encoding=encoding, errors="surrogateescape", newline="")  # type: ignore[union-attr]
-        return sys.stdin
-    if name.lower().endswith(".gz"):
-        return stack.enter_context(gzip.open(name, "rt", encoding=encoding, errors="surrogateescape", newline=""))
-    return stack.enter_context(Path(name).open(encoding=encoding, errors="surrogateescape", newline=""))
-
-
-def _numbered(name: str, file: TextIO) -> Iterator[tuple[int, str]]:
-    """Yield each line's number and the line with its end; ValueError if it is not of the file's encoding."""
-    number = 0
-    try:
-        for number, line in enumerate(file, 1):
-            if not line.isascii():
-                _check_bytes(f"{name}, line {number}", line, file.encoding)
-            yield number, line
-    except UnicodeError as error:
-        raise ValueError(f"{name}, line {number + 1}: not {file.encoding}: {error}") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{name}: not a complete gzip file: {error}") from error
-
-
-def _check_bytes(place: str, line: str, encoding: str) -> None:
-    try:
-        line.encode()
-    except UnicodeEncodeError as error:
-        if place.endswith(", line 1") and line.startswith("\x1f\udc8b"):
-            name = place.removesuffix(", line 1")
-            raise ValueError(f"{name}: is a gzip file: zcat unpacks it for stdin, and the name of a file must end in .gz") from None
-        escaped = ord(line[error.start]) - 0xDC00
-        kind = "UTF-8" if encoding.startswith("utf-8") else encoding
-        hint = "utf-16" if place.endswith(", line 1") and line[:2] in ("\udcff\udcfe", "\udcfe\udcff") else "latin-1"
-        raise ValueError(
-            f"{place}: not {kind}: byte 0x{escaped:02x} at character {error.start + 1}; --encoding names another, such as {hint}"
-        ) from None
-
-
-def _sniffed(numbered: Iterator[tuple[int, str]], column: str | None) -> Iterator[tuple[int, str]]:
-    """Refuse rows on stdin that nobody named: they would be embedded with their braces."""
-    for number, line in numbered:
-        if line.strip():
-            try:
-                is_row = isinstance(json.loads(line), dict)
-            except (ValueError, RecursionError):
-                is_row = False
-            if is_row:
-                raise ValueError(f"stdin, line {number}: is JSON: say --format jsonl, or --format text to embed the line as it is")
-            if column is not None:
-                raise ValueError("stdin: --column goes with --format jsonl, csv or tsv")
-            return itertools.chain([(number, line)], numbered)
-    return iter(())
-
-
-def _read_text(name: str, numbered: Iterator[tuple[int, str]], paragraphs: bool, keep: bool) -> Texts:
+    source = Source(name, kind=kind, columns=[column] if column else [], paragraphs=paragraphs, encoding=encoding)
     texts: list[str] = []
     lines: list[int] = []
-    blank, inside = 0, False
-    for number, ended in numbered:
-        line = ended.rstrip("\r\n")
-        if not line.strip():
-            blank, inside = blank + 1, False
-        elif paragraphs and inside:
-            texts[-1] += f"\n{line}"
-        else:
-            texts.append(line)
-            lines.append(number)
-            inside = True
-    if paragraphs:
-        # Blank lines are what separates paragraphs: none of them is a text that is missed.
-        blank = 0
-    records = None
-    if keep:
-        records = [json.dumps({"line": n, "text": text}, ensure_ascii=False) for n, text in zip(lines, texts, strict=True)]
-    return Texts(name, texts, lines, blank, records, None)
-
-
-class _Row(NamedTuple):
-    """A row: its line, its columns (None for a blank line), and its JSON text."""
-
-    number: int
-    columns: dict[str, object] | None
-    raw: str
-
-
-def _jsonl_rows(name: str, numbered: Iterator[tuple[int, str]]) -> Iterator[_Row]:
-    for number, line in numbered:
-        raw = line.strip()
-        if not raw:
-            yield _Row(number, None, "")
-            continue
-        try:
-            row = json.loads(raw)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{name}, line {number}: not JSON: {error.msg} at character {error.pos + 1}") from error
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{name}, line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{name}, line {number}: expected an object, found {type(row).__name__}")
-        yield _Row(number, row, raw)
-
-
-def _csv_rows(name: str, numbered: Iterator[tuple[int, str]], delimiter: str) -> Iterator[_Row]:
-    # The module's own limit of a field, 128 KiB, is less than a long text.
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader((line for _, line in numbered), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    number = 1
-    try:
-        for fields in reader:
-            if not fields:
-                yield _Row(number, None, "")
-            elif header is None:
-                header = fields
-                if len(set(header)) < len(header):
-                    twice = next(field for field in header if header.count(field) > 1)
-                    raise ValueError(f"{name}, line {number}: two columns are named {twice!r}")
-            elif len(fields) != len(header):
-                raise ValueError(f"{name}, line {number}: {len(fields)} fields, but the header has {len(header)} columns")
-            else:
-                yield _Row(number, dict(zip(header, fields, strict=True)), "")
-            number = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{name}, line {number}: not CSV: {error}") from error
-
-
-def _read_rows(name: str, rows: Iterator[_Row], column: str, keep: bool, replace: bool, embedded: bool) -> Texts:
-    texts: list[str] = []
-    lines: list[int] = []
-    records: list[str] = []
+    rows: list[str] = []
     vectors: list[NDArray[np.float32] | None] = []
     blank = 0
-    for number, row, raw in rows:
-        if row is None:
-            blank += 1
-            continue
-        place = f"{name}, line {number}"
-        texts.append(_text(place, row, column))
-        lines.append(number)
+    for block in source.blocks(kept=keep, replace=replace or embedded):
+        blank += block.blank
+        texts += block.texts
+        lines += block.numbers
         if embedded:
-            vectors.append(_vector(place, row.get(EMBEDDING)))
-        if not keep:
-            continue
-        if not embedded and EMBEDDING in row and not replace:
-            raise ValueError(f"{place}: has the key {EMBEDDING!r} already: --overwrite replaces it")
-        records.append(raw if raw and EMBEDDING not in row else _without_embedding(raw, row))
+            vectors += _vectors(block)
+        if keep:
+            rows += records(source, block)
     widths = {None if vector is None else len(vector) for vector in vectors}
     embeddings = np.array(vectors, np.float32) if len(widths) == 1 and None not in widths else None
-    return Texts(name, texts, lines, blank, records if keep else None, embeddings, True)
+    return Texts(source.name, texts, lines, blank, rows if keep else None, embeddings, source.in_rows)
 
 
-def _without_embedding(raw: str, row: dict[str, object]) -> str:
-    """Return a row as JSON without its embedding; where `embed` wrote that at the end of a line, the rest of the line as it is."""
-    kept = {key: value for key, value in row.items() if key != EMBEDDING}
-    head, written, _ = raw.rpartition(f', "{EMBEDDING}": [')
-    with contextlib.suppress(ValueError):
-        if written and json.loads(f"{head}}}") == kept:
-            return f"{head}}}"
-    return json.dumps(kept, ensure_ascii=False)
-
-
-def _text(place: str, row: dict[str, object], column: str) -> str:
-    """Return the text of a row; ValueError if it has none."""
-    if column not in row:
-        raise ValueError(f"{place}: no column {column!r}, found columns {', '.join(row)}; --column names the one with the text")
-    text = row[column]
-    if not isinstance(text, str):
-        raise ValueError(f"{place}: {column!r} must be text, got {type(text).__name__}")
-    try:
-        text.isascii() or text.encode()
-    except UnicodeEncodeError as error:
-        half = ord(text[error.start])
-        raise ValueError(f"{place}: {column!r} is not valid Unicode: half a surrogate pair, \\u{half:04x}") from None
-    return text
+def _vectors(block: Block) -> list[NDArray[np.float32] | None]:
+    """Return the embedding in each row, None where there is none."""
+    return [_vector(f"{block.file}, line {row.number}", (row.columns or {}).get(EMBEDDING)) for row in block.rows]
 
 
 def _vector(place: str, found: object) -> NDArray[np.float32] | None:
-    """Return the embedding of a row, None if there is none."""
     if found is None:
         return None
     try:

@@ -39,7 +39,7 @@ Format = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="What the file holds: text, jsonl, csv or tsv.",
+        help="What the file holds: text, jsonl, csv, tsv or parquet.",
         show_default="by the suffix",
         metavar="KIND",
     ),
@@ -66,6 +66,10 @@ def precision_of(precision: str) -> config.Precision:
 
 def load(model: str | None, precision: str = "float32") -> SentenceTransformer:
     """Load a model; the import is inside the function, so that the help does not wait for it."""
+    from fastattn.checkpoint.hub import find_model
+    from fastattn.text.folder_kind import check_is_dense
     from fastattn.text.sentence_transformer import SentenceTransformer
 
-    return SentenceTransformer(model, precision=precision_of(precision))
+    chosen = precision_of(precision)
+    check_is_dense(find_model(model))
+    return SentenceTransformer(model, precision=chosen)

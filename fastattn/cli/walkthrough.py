@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 from rich.columns import Columns
 from rich.text import Text
 
-from fastattn.cli.terminal import error_in_eps, heat_map, output
+from fastattn.cli.lessons.page import VALUES, check_text, error, say, title, values, visible, wrapped
+from fastattn.cli.terminal import heat_map, output
 from fastattn.encoder.encoder import Encoder, EncoderConfig
 from fastattn.encoder.pooling import normalize, pool
 from fastattn.kernels.ops.attention import scaled_dot_product_attention
@@ -25,21 +25,15 @@ __all__ = ["walk"]
 
 Array = NDArray[Any]
 
-_SEED = 0
 # The most tokens in 80 columns: in a map with cells of two characters, and in two maps side by side.
 _MAP_TOKENS, _PAIR_TOKENS = 36, 32
-_VALUES = 6
-# Limits that keep a run to seconds and a few hundred megabytes: the reference keeps the scores of every head.
-_MOST_TOKENS = 256
+# Limits that keep a run to seconds and a few hundred megabytes, as that of the text: the reference keeps all scores.
 _MOST = {"dim": 256, "heads": 16, "ff": 1024, "layers": 6}
 
 
-def walk(text: str, *, dim: int, heads: int, ff: int, layers: int, dropout: float) -> None:
+def walk(text: str, *, dim: int, heads: int, ff: int, layers: int, dropout: float, seed: int) -> None:
     """Print the walkthrough; ValueError if `text` is empty or an argument exceeds its limit."""
-    if not text:
-        raise ValueError("the text is empty: give at least one character")
-    if len(text) > _MOST_TOKENS:
-        raise ValueError(f"text must have at most {_MOST_TOKENS} characters, got {len(text)}")
+    check_text(text)
     for name, value in (("dim", dim), ("heads", heads), ("ff", ff), ("layers", layers)):
         if value > _MOST[name]:
             raise ValueError(f"--{name} must be at most {_MOST[name]}, got {value}")
@@ -57,15 +51,15 @@ def walk(text: str, *, dim: int, heads: int, ff: int, layers: int, dropout: floa
         positions="sinusoidal",
         vocab_size=len(vocabulary),
     )
-    parameters = _random_parameters(config)
+    parameters = _random_parameters(config, seed)
     ids = np.array([vocabulary.index(character) for character in text], np.int32)
-    _say("The weights are random: the steps are those of a trained model, the numbers and maps mean nothing yet.")
-    _say(
+    say("The weights are random: the steps are those of a trained model, the numbers and maps mean nothing yet.")
+    say(
         f"In green: the distance of a kernel from the exact result, in eps ({np.finfo(np.float32).eps:.1e}), "
         "about the least relative difference in float32."
     )
     _show_tokens(text, vocabulary, ids)
-    embedded = _show_embeddings(text, parameters, ids)
+    embedded = _show_embeddings(text, parameters, ids, seed)
     x = _show_positions(embedded)
     attended = _show_attention(text, config, parameters, x)
     normed = _show_add_and_norm(x, attended, parameters)
@@ -75,9 +69,9 @@ def walk(text: str, *, dim: int, heads: int, ff: int, layers: int, dropout: floa
     _show_causal(text, config, parameters, ids, x)
 
 
-def _random_parameters(config: EncoderConfig) -> dict[str, Array]:
+def _random_parameters(config: EncoderConfig, seed: int) -> dict[str, Array]:
     """Return weights that keep variances at about 1, so that attention is neither flat nor all on one token."""
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(seed)
     parameters: dict[str, Array] = {}
     for name, parameter in parameters_of(config):
         if may_be_absent(config, name, parameter):
@@ -96,34 +90,34 @@ def _random_parameters(config: EncoderConfig) -> dict[str, Array]:
 
 
 def _show_tokens(text: str, vocabulary: list[str], ids: Array) -> None:
-    _title(1, "Text to tokens", "Every character is a token; the vocabulary is the sorted set of characters")
-    _say("Why: a network computes with numbers. Real models cut a text into words and pieces of words.\n")
-    _wrapped("vocabulary", [f"{i}:{_visible(character)}" for i, character in enumerate(vocabulary)])
-    _wrapped("tokens, in order", [f"{_visible(character)}:{i}" for character, i in zip(text, ids, strict=True)])
-    _say(f"ids ({len(ids)},) int32: the text has T = {len(ids)} tokens of V = {len(vocabulary)} kinds")
+    title(1, "Text to tokens", "Every character is a token; the vocabulary is the sorted set of characters")
+    say("Why: a network computes with numbers. Real models cut a text into words and pieces of words.\n")
+    wrapped("vocabulary", [f"{i}:{visible(character)}" for i, character in enumerate(vocabulary)])
+    wrapped("tokens, in order", [f"{visible(character)}:{i}" for character, i in zip(text, ids, strict=True)])
+    say(f"ids ({len(ids)},) int32: the text has T = {len(ids)} tokens of V = {len(vocabulary)} kinds")
 
 
-def _show_embeddings(text: str, parameters: dict[str, Array], ids: Array) -> Array:
-    _title(2, "Embeddings", f"Each token looks up its row of a table, random here (seed {_SEED})")
-    _say("Why: an id says nothing about a character; the C numbers of a row can, and training sets them.\n")
+def _show_embeddings(text: str, parameters: dict[str, Array], ids: Array, seed: int) -> Array:
+    title(2, "Embeddings", f"Each token looks up its row of a table, random here (seed {seed})")
+    say("Why: an id says nothing about a character; the C numbers of a row can, and training sets them.\n")
     table = parameters["embeddings.token.weight"]
     embedded = np.asarray(table[ids])
-    _say(f"table {table.shape}: (V, C)  ->  x {embedded.shape}: (T, C), C channels a token; token t is row ids[t]")
-    _values([f"{_visible(character)} at {t}" for t, character in enumerate(text[:3])], embedded)
+    say(f"table {table.shape}: (V, C)  ->  x {embedded.shape}: (T, C), C channels a token; token t is row ids[t]")
+    values([f"{visible(character)} at {t}" for t, character in enumerate(text[:3])], embedded)
     first, count = next(((c, text.count(c)) for c in text if text.count(c) > 1), ("", 0))
     if count:
         places = [str(t) for t, character in enumerate(text) if character == first]
-        listed = ", ".join(places[:_VALUES]) + (", ..." if count > _VALUES else "")
-        _say(f"{_visible(first)} stands at {listed}: one and the same row, so far without a trace of its place")
-    _say("a lookup computes nothing: no error")
+        listed = ", ".join(places[:VALUES]) + (", ..." if count > VALUES else "")
+        say(f"{visible(first)} stands at {listed}: one and the same row, so far without a trace of its place")
+    say("a lookup computes nothing: no error")
     return embedded
 
 
 def _show_positions(embedded: Array) -> Array:
     from fastattn import reference
 
-    _title(3, "Positions", "Added: sin(t / 10000^(2i/C)) in channel 2i, cos of the same angle in channel 2i+1")
-    _say(
+    title(3, "Positions", "Added: sin(t / 10000^(2i/C)) in channel 2i, cos of the same angle in channel 2i+1")
+    say(
         'Why: attention sees a set of tokens; without this "ab" and "ba" would be the same. '
         "Left channels turn fast, right ones slowly: in a short text the right ones look alike.\n"
     )
@@ -136,10 +130,10 @@ def _show_positions(embedded: Array) -> Array:
     for line in heat_map((positions[:shown, :channels] + 1) / 2, rows):
         output.print(line)
     where = f"tokens 0 .. {shown - 1}, channels 0 .. {channels - 1}"
-    _say(f"positions {positions.shape}; above, {where}, from -1 (dark) to 1 (bright)")
+    say(f"positions {positions.shape}; above, {where}, from -1 (dark) to 1 (bright)")
     x = embedded + positions
-    _values([f"x[{i}]" for i in range(min(3, t))], x)
-    _error("float32 against float64", x, embedded.astype(np.float64) + exact)
+    values([f"x[{i}]" for i in range(min(3, t))], x)
+    error("float32 against float64", x, embedded.astype(np.float64) + exact)
     return x
 
 
@@ -147,8 +141,8 @@ def _show_attention(text: str, config: EncoderConfig, parameters: dict[str, Arra
     from fastattn import reference
 
     h, d = config.num_heads, config.head_dim
-    _title(4, "Self-attention", f"Each token mixes in the others; H = {h} heads of D = C/H = {d} channels")
-    _say(
+    title(4, "Self-attention", f"Each token mixes in the others; H = {h} heads of D = C/H = {d} channels")
+    say(
         "Why: a token means something by what stands around it. Three linear maps of x give what a token looks for (query), what "
         "it offers (key) and what it hands over (value); a query fits a key by their product. A product of D numbers grows like "
         "sqrt(D): divided by that, softmax does not put all on one token. Each head has maps of its own.\n"
@@ -156,54 +150,54 @@ def _show_attention(text: str, config: EncoderConfig, parameters: dict[str, Arra
     query, key, value = (_heads(config, parameters, name, x) for name in ("query", "key", "value"))
     scores = np.einsum("htd,hsd->hts", query, key) * np.float32(1 / math.sqrt(d))
     weights = softmax(scores)
-    _say(f"query, key, value {query.shape}: (H, T, D)")
-    _say(f"weights = softmax(query key^T / sqrt(D)) {weights.shape}: (H, T, T)")
+    say(f"query, key, value {query.shape}: (H, T, D)")
+    say(f"weights = softmax(query key^T / sqrt(D)) {weights.shape}: (H, T, T)")
     _show_softmax(text, scores[0, 0], weights[0, 0])
     output.print()
     shown = min(len(text), _MAP_TOKENS)
-    labels = [_visible(character) for character in text[:shown]]
+    labels = [visible(character) for character in text[:shown]]
     for line in heat_map(np.sqrt(weights[0, :shown, :shown]), labels, labels, high=math.sqrt(weights[0].max())):
         output.print(line)
     cut = f"; the first {shown} of {len(text)} tokens" if shown < len(text) else ""
-    _say(
+    say(
         f"head 0: how much each token (row) looks at each other (column), brightest {weights[0].max():.2f}, by the square root{cut}"
     )
-    _say(f"each row sums to 1: {weights[0].sum(axis=1).min():.6f} .. {weights[0].sum(axis=1).max():.6f}")
+    say(f"each row sums to 1: {weights[0].sum(axis=1).min():.6f} .. {weights[0].sum(axis=1).max():.6f}")
     context = scaled_dot_product_attention(query, key, value)
     exact = [array.astype(np.float64) for array in (query, key, value)]
-    _error("softmax kernel", weights, reference.softmax(scores.astype(np.float64)))
-    _error("attention kernel", context, reference.scaled_dot_product_attention(*exact))
+    error("softmax kernel", weights, reference.softmax(scores.astype(np.float64)))
+    error("attention kernel", context, reference.scaled_dot_product_attention(*exact))
     joined = np.swapaxes(context, 0, 1).reshape(x.shape)
     name = "layers.0.attention.output"
     attended = linear(joined, parameters[f"{name}.weight"], parameters[f"{name}.bias"])
-    _say(f"heads end to end {joined.shape}, times the output weight  ->  {attended.shape}")
-    _values([f"out[{i}]" for i in range(min(3, len(x)))], attended)
+    say(f"heads end to end {joined.shape}, times the output weight  ->  {attended.shape}")
+    values([f"out[{i}]" for i in range(min(3, len(x)))], attended)
     return attended
 
 
 def _show_softmax(text: str, scores: Array, weights: Array) -> None:
     """Work out the first row of the weights: the scores of token 0 with each token."""
-    shown = min(len(text), _VALUES)
+    shown = min(len(text), VALUES)
     powers = np.exp(scores - scores.max())
-    _say("head 0, the row of token 0: from each score s the greatest is taken away; the powers of e are divided by their sum")
-    _values(["score", "e^(s - max)", "weight"], np.stack([scores, powers, weights]))
+    say("head 0, the row of token 0: from each score s the greatest is taken away; the powers of e are divided by their sum")
+    values(["score", "e^(s - max)", "weight"], np.stack([scores, powers, weights]))
     rest = " + ..." if len(text) > shown else ""
-    _say(f"the sum: {' + '.join(f'{power:.3f}' for power in powers[:shown])}{rest} = {powers.sum():.3f}")
+    say(f"the sum: {' + '.join(f'{power:.3f}' for power in powers[:shown])}{rest} = {powers.sum():.3f}")
 
 
 def _show_add_and_norm(x: Array, attended: Array, parameters: dict[str, Array]) -> Array:
     from fastattn import reference
 
-    _title(5, "Add and layer norm", "z = x + attention(x); every token is brought to mean 0 and variance 1")
-    _say("Why: adding keeps what a token was and gives training a short way back; the norm keeps deep stacks from growing.\n")
+    title(5, "Add and layer norm", "z = x + attention(x); every token is brought to mean 0 and variance 1")
+    say("Why: adding keeps what a token was and gives training a short way back; the norm keeps deep stacks from growing.\n")
     weight, bias = (parameters[f"layers.0.attention.layer_norm.{part}"] for part in ("weight", "bias"))
     normed = layer_norm(attended, weight, bias, residual=x, eps=1e-12)
     z = x + attended
-    _say(f"z {z.shape}: means {_range(z.mean(axis=1))}, deviations {_range(z.std(axis=1))}")
-    _say(f"y {normed.shape}: means {_range(normed.mean(axis=1))}, deviations {_range(normed.std(axis=1))}")
-    _values([f"y[{i}]" for i in range(min(3, len(x)))], normed)
+    say(f"z {z.shape}: means {_range(z.mean(axis=1))}, deviations {_range(z.std(axis=1))}")
+    say(f"y {normed.shape}: means {_range(normed.mean(axis=1))}, deviations {_range(normed.std(axis=1))}")
+    values([f"y[{i}]" for i in range(min(3, len(x)))], normed)
     exact = [array.astype(np.float64) for array in (attended, weight, bias)]
-    _error("layer_norm kernel", normed, reference.layer_norm(*exact, residual=x.astype(np.float64), eps=1e-12))
+    error("layer_norm kernel", normed, reference.layer_norm(*exact, residual=x.astype(np.float64), eps=1e-12))
     return normed
 
 
@@ -211,70 +205,68 @@ def _show_feed_forward(config: EncoderConfig, parameters: dict[str, Array], y: A
     from fastattn import reference
 
     c, f = config.hidden_dim, config.ff_dim
-    _title(6, "Feed-forward network", "Each token by itself: gelu(y W1^T + b1) W2^T + b2, then add and norm again")
-    _say(
+    title(6, "Feed-forward network", "Each token by itself: gelu(y W1^T + b1) W2^T + b2, then add and norm again")
+    say(
         "Why: attention only mixes; here a token is worked on, and gelu, not being linear, keeps the layers from being one "
         "linear map.\n"
     )
     name = "layers.0.feed_forward"
     inner = linear(y, parameters[f"{name}.input.weight"], parameters[f"{name}.input.bias"], activation="gelu")
     result = linear(inner, parameters[f"{name}.output.weight"], parameters[f"{name}.output.bias"])
-    _say(f"{y.shape}  -> W1 ({f}, {c}), gelu ->  {inner.shape}  -> W2 ({c}, {f}) ->  {result.shape}")
-    _say(f"gelu leaves {np.mean(inner > 0):.0%} of {inner.size:,} inner values positive; the least is {inner.min():.3f}")
-    _values([f"out[{i}]" for i in range(min(3, len(y)))], result)
+    say(f"{y.shape}  -> W1 ({f}, {c}), gelu ->  {inner.shape}  -> W2 ({c}, {f}) ->  {result.shape}")
+    say(f"gelu leaves {np.mean(inner > 0):.0%} of {inner.size:,} inner values positive; the least is {inner.min():.3f}")
+    values([f"out[{i}]" for i in range(min(3, len(y)))], result)
     exact = {key: array.astype(np.float64) for key, array in parameters.items()}
-    _error("linear + gelu kernels", result, reference.feed_forward(exact, name, y.astype(np.float64)))
+    error("linear + gelu kernels", result, reference.feed_forward(exact, name, y.astype(np.float64)))
 
 
 def _show_stack(config: EncoderConfig, parameters: dict[str, Array], ids: Array) -> tuple[Array, Array]:
     """Show the whole encoder; return its hidden states, and the exact ones."""
-    _title(7, "The encoder", f"Steps 4 to 6, {config.num_layers} layers deep, in one call")
-    _say("Why: each layer works on what the one below made of the text.\n")
+    title(7, "The encoder", f"Steps 4 to 6, {config.num_layers} layers deep, in one call")
+    say("Why: each layer works on what the one below made of the text.\n")
     encoder = Encoder(config, parameters=parameters)
     hidden = encoder(ids[None])[0]
-    _say(f"ids (1, {len(ids)})  ->  hidden states {(1, *hidden.shape)}; {encoder.parameters_count:,} parameters")
-    _values([f"h[{i}]" for i in range(min(3, len(ids)))], hidden)
+    say(f"ids (1, {len(ids)})  ->  hidden states {(1, *hidden.shape)}; {encoder.parameters_count:,} parameters")
+    values([f"h[{i}]" for i in range(min(3, len(ids)))], hidden)
     exact = _exact(config, parameters, ids)
-    _error("whole encoder", hidden, exact)
+    error("whole encoder", hidden, exact)
     return np.asarray(hidden), exact
 
 
 def _show_pooling(hidden: Array, exact: Array) -> None:
-    _title(8, "Pooling", "The mean of the hidden states, brought to length 1, is the embedding of the text")
-    _say(
-        "Why: texts of any length become points of one space; the product of two is their similarity. This is what embed writes.\n"
-    )
+    title(8, "Pooling", "The mean of the hidden states, brought to length 1, is the embedding of the text")
+    say("Why: texts of any length become points of one space; the product of two is their similarity. This is what embed writes.\n")
     embedding = normalize(pool(hidden, np.array([0, len(hidden)]), "mean"))
     mean = exact.mean(axis=0, keepdims=True)
-    _say(f"hidden states {hidden.shape}  ->  embedding {embedding[0].shape}, length {np.linalg.norm(embedding):.6f}")
-    _values(["embedding"], embedding)
-    _error("pooling kernels", embedding, mean / np.linalg.norm(mean))
+    say(f"hidden states {hidden.shape}  ->  embedding {embedding[0].shape}, length {np.linalg.norm(embedding):.6f}")
+    values(["embedding"], embedding)
+    error("pooling kernels", embedding, mean / np.linalg.norm(mean))
 
 
 def _show_dropout(config: EncoderConfig, parameters: dict[str, Array], ids: Array) -> None:
-    _title(9, "Dropout", f"In training each element is dropped with probability {config.dropout:g}; inference drops none")
-    _say("Why: a network that may not rely on any single number learns to spread what it knows.\n")
+    title(9, "Dropout", f"In training each element is dropped with probability {config.dropout:g}; inference drops none")
+    say("Why: a network that may not rely on any single number learns to spread what it knows.\n")
     encoder = Encoder(config, parameters=parameters)
 
     def train(seed: int) -> Array:
         return np.asarray(encoder(ids[None], training=True, rng=np.random.default_rng(seed))[0])
 
     inference, first, second = encoder(ids[None])[0], train(1), train(2)
-    _values(["inference", "train, seed 1", "train, seed 2"], np.stack([run[0] for run in (inference, first, second)]))
+    values(["inference", "train, seed 1", "train, seed 2"], np.stack([run[0] for run in (inference, first, second)]))
     away = np.abs(first - inference).mean()
     same = "the same" if np.array_equal(first, train(1)) else "different"
-    _say(f"token 0 above; on average training is {away:.3f} away from inference; seed 1 again gives {same} bits")
+    say(f"token 0 above; on average training is {away:.3f} away from inference; seed 1 again gives {same} bits")
 
 
 def _show_causal(text: str, config: EncoderConfig, parameters: dict[str, Array], ids: Array, x: Array) -> None:
     from fastattn import reference
 
-    _title(10, "Bidirectional and causal", "An encoder looks both ways; a causal one only at what came before")
-    _say("Why: who reads a whole text (BERT, embeddings) may look ahead; who writes one token after the other (GPT) cannot.\n")
+    title(10, "Bidirectional and causal", "An encoder looks both ways; a causal one only at what came before")
+    say("Why: who reads a whole text (BERT, embeddings) may look ahead; who writes one token after the other (GPT) cannot.\n")
     query, key = (_heads(config, parameters, name, x) for name in ("query", "key"))
     shown = min(len(text), _PAIR_TOKENS)
     cell = 2 if shown <= _PAIR_TOKENS // 2 else 1
-    labels = [_visible(character) for character in text[:shown]]
+    labels = [visible(character) for character in text[:shown]]
     maps = []
     for name, is_causal in (("bidirectional", False), ("causal", True)):
         weights = reference.attention_weights(query, key, is_causal=is_causal)[0, :shown, :shown]
@@ -290,8 +282,8 @@ def _show_causal(text: str, config: EncoderConfig, parameters: dict[str, Array],
         hidden = encoder(ids[None])[0]
         if other[-1] != ids[-1]:
             moved = int(np.any(hidden != encoder(other[None])[0], axis=1).sum())
-            _say(f"{name}: another last character changes {moved} of {len(ids)} hidden states")
-        _error(f"whole encoder, {name}", hidden, _exact(chosen, parameters, ids))
+            say(f"{name}: another last character changes {moved} of {len(ids)} hidden states")
+        error(f"whole encoder, {name}", hidden, _exact(chosen, parameters, ids))
 
 
 def _heads(config: EncoderConfig, parameters: dict[str, Array], name: str, x: Array) -> Array:
@@ -320,46 +312,5 @@ def _exact(config: EncoderConfig, parameters: dict[str, Array], ids: Array) -> A
     return hidden
 
 
-def _title(number: int, name: str, meaning: str) -> None:
-    output.print(f"\n{number}  {name}", style="bold cyan", markup=False)
-    _say(f"{meaning}.")
-
-
-def _say(line: str) -> None:
-    for part in textwrap.wrap(line, output.width - 3) or [""]:
-        output.print(f"   {part}", markup=False)
-    if line.endswith("\n"):
-        output.print()
-
-
-def _error(what: str, result: Array, truth: Array) -> None:
-    error = error_in_eps(result, truth)
-    output.print(f"   {what}: worst error against the reference {error:.2f} eps", markup=False, style="green")
-
-
-def _values(labels: list[str], rows: Array) -> None:
-    """Print the first channels of the first rows."""
-    width = max(map(len, labels))
-    for label, row in zip(labels, rows, strict=False):
-        numbers = " ".join(f"{value:8.3f}" for value in row[:_VALUES])
-        output.print(f"   {label:<{width}} {numbers}{' ...' if len(row) > _VALUES else ''}", markup=False)
-
-
-def _wrapped(name: str, items: list[str]) -> None:
-    """Print items in columns that fit the width."""
-    _say(f"{name}:")
-    cell = max(map(len, items)) + 2
-    each = max(1, (output.width - 6) // cell)
-    for start in range(0, len(items), each):
-        output.print("      " + "".join(item.ljust(cell) for item in items[start : start + each]).rstrip(), markup=False)
-
-
 def _range(values: Array) -> str:
     return f"{values.min():.3f} .. {values.max():.3f}"
-
-
-def _visible(character: str) -> str:
-    """Return a printable stand-in for a space or control character; other characters unchanged."""
-    if character == " ":
-        return "␣"
-    return character if character.isprintable() else {"\n": "␤", "\t": "␉"}.get(character, "·")

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fastattn import reference
 from fastattn.config import EncoderConfig
-from fastattn.reference.layer import norm
+from fastattn.reference.encoder import position_bias
+from fastattn.reference.layer import normed
 from fastattn.reference.ops import activate
 from fastattn.reference.precision import INT8_BLOCK, Linear
 
@@ -26,8 +27,8 @@ Array = NDArray[Any]
 PRODUCTS = {
     "qkv": ("attention.query", "attention.key", "attention.value"),
     "out": ("attention.output",),
-    "up": ("feed_forward.gate", "feed_forward.input"),
-    "down": ("feed_forward.output",),
+    "up": ("feed_forward.gate", "feed_forward.input", "feed_forward.experts.input"),
+    "down": ("feed_forward.output", "feed_forward.experts.output"),
 }
 # Outputs of norms: channels that are large on random ids are large on texts.  Of other inputs they depend on the text.
 _SMOOTHED = ("qkv", "up")
@@ -123,9 +124,13 @@ class _Trial:
             x = self.parameters["embeddings.token.weight"][rng.integers(0, config.vocab_size, (_SEQUENCES, tokens))].astype(
                 np.float64
             )
-        eps = config.layer_norm_eps
         return reference.embeddings(
-            self.parameters, x, positions=config.positions, padding_idx=config.padding_idx, layer_norm_eps=eps
+            self.parameters,
+            x,
+            positions=config.positions,
+            padding_idx=config.padding_idx,
+            norm=config.norm,
+            layer_norm_eps=config.layer_norm_eps,
         )
 
     def _forward(self, hidden: Array, linear: Linear) -> list[Array]:
@@ -137,30 +142,37 @@ class _Trial:
         return states
 
     def _layer(self, layer: int, hidden: Array, linear: Linear) -> Array:
-        config, table = self.config, self.parameters.get("relative_bias.weight")
+        config, (window, rotary, experts, convolution) = self.config, self.config.layer(layer)
+        tokens, distance = hidden.shape[-2], self.config.relative_max_distance
         return reference.encoder_layer(
             self.parameters,
             layer,
             hidden,
-            None if table is None else reference.relative_bias(table, hidden.shape[-2], config.relative_max_distance),
+            position_bias(self.parameters, tokens, config.num_heads, config.positions, distance),
             num_heads=config.num_heads,
+            num_key_value_heads=config.num_key_value_heads,
             activation=_FAST.get(config.activation, config.activation),
+            norm=config.norm,
             norm_first=config.norm_first,
             layer_norm_eps=config.layer_norm_eps,
-            is_causal=config.is_causal,
-            rotary_theta=config.theta(layer) if config.positions == "rotary" else None,
-            window=config.window if config.is_local(layer) else None,
+            window=window,
+            rotary=rotary,
+            attention_scale=config.attention_scale,
+            softcap=config.softcap,
+            disentangled_max_distance=distance if config.disentangled_log else None,
+            top_k=1 if experts is None else experts[1],
+            convolution_activation=None if convolution is None else convolution.activation,
             linear=linear,
         )
 
     def _norm(self, name: str, x: Array) -> Array:
-        return norm(self.parameters, name, x, eps=self.config.layer_norm_eps)
+        return normed(self.parameters, name, x, eps=self.config.layer_norm_eps, kind=self.config.norm)
 
     def _recording(self, inputs: dict[_Key, list[Array]]) -> Linear:
         """Products as they are, whose inputs are appended once a layer."""
 
         def linear(name: str, x: Array, weight: Array, bias: Array | None, activation: str | None) -> Array:
-            if (key := self._key_of[name]) in inputs and name.endswith(("query", "input")):
+            if (key := self._key_of.get(name)) in inputs and name.endswith(("query", "input")):
                 inputs[key].append(x.reshape(-1, x.shape[-1]))
             return reference.linear(x, weight, bias, activation=activation)
 
@@ -170,7 +182,8 @@ class _Trial:
         """Products of which some are in int8."""
 
         def linear(name: str, x: Array, weight: Array, bias: Array | None, activation: str | None) -> Array:
-            if (key := self._key_of[name]) not in int8:
+            key = self._key_of.get(name)
+            if key is None or key not in int8:
                 return reference.linear(x, weight, bias, activation=activation)
             y = _int8_product(x, weight, self.smooth[key])
             return activate(y if bias is None else y + bias, activation)

@@ -13,7 +13,7 @@ from fastattn.checkpoint.hub import find_model
 from fastattn.checkpoint.reader import read_encoder
 from fastattn.config import EncoderConfig, Precision, check_precision
 from fastattn.encoder import forward, layers, packing
-from fastattn.encoder.arguments import IDS, PLAIN, checked_offsets, row_numbers
+from fastattn.encoder.arguments import IDS, PLAIN, row_numbers
 from fastattn.encoder.pack_cache import pack_or_load
 from fastattn.encoder.padding import pack, unpack
 from fastattn.encoder.recorder import Recorder
@@ -21,7 +21,7 @@ from fastattn.encoder.slower import warn_if_slower
 from fastattn.encoder.tables import Tables
 from fastattn.encoder.torch_names import TorchNames
 from fastattn.kernels.encoder.pool import POOLINGS
-from fastattn.kernels.ops._arrays import Array, writable
+from fastattn.kernels.ops._arrays import Array, checked_offsets, writable
 from fastattn.kernels.records import Batch, Result
 from fastattn.parameters import random_parameters
 from fastattn.runtime.memory import check_large
@@ -105,7 +105,9 @@ class Encoder(TorchNames):
         self._tables = Tables(self.config, self._packed.positions, self._packed.relative)
 
     @classmethod
-    def from_pretrained(cls, path_or_name: str | os.PathLike[str], precision: Precision = "float32") -> Encoder:
+    def from_pretrained(
+        cls, path_or_name: str | os.PathLike[str], precision: Precision = "float32", *, adapter: str | None = None
+    ) -> Encoder:
         """Read the encoder of a checkpoint folder.
 
         Parameters
@@ -114,6 +116,8 @@ class Encoder(TorchNames):
             A folder with ``config.json`` and safetensors weights, or a name as in `SentenceTransformer`.
         precision : {"float32", "bfloat16", "int8"}
             Of the arithmetic, whatever the dtype of the checkpoint.
+        adapter : str, optional
+            Task, of those for which the model has an adapter, for example "retrieval.query"; it is merged into the weights.
 
         Returns
         -------
@@ -124,10 +128,10 @@ class Encoder(TorchNames):
         FileNotFoundError
             The folder or a file in it is missing.
         ValueError
-            The checkpoint is damaged or not supported, or `precision` is unknown.
+            The checkpoint is damaged or not supported, or has no such adapter; or `precision` is unknown.
         """
         check_precision(precision)
-        config, parameters = read_encoder(find_model(path_or_name))
+        config, parameters = read_encoder(find_model(path_or_name), adapter)
         return cls(config, parameters=parameters, precision=precision)
 
     @classmethod
@@ -245,8 +249,7 @@ class Encoder(TorchNames):
         if training and self.precision != "float32":
             raise ValueError(f'training needs precision="float32", got an encoder of {self.precision}: make another one to train')
         x = np.asarray(x)
-        width = self.config.input_dim
-        is_embedded = x.dtype.kind == "f"
+        width, is_embedded = self.config.input_dim, x.dtype.kind == "f"
         if is_embedded and (x.ndim != 3 or x.shape[2] != width):
             raise ValueError(f"x must have shape (B, T, {width}) for hidden states, got {x.shape}")
         if not is_embedded and x.dtype.type not in IDS:
@@ -332,12 +335,10 @@ class Encoder(TorchNames):
 
         `keys` (B,): the first keys[b] tokens of sequence b are seen, and the others only see; all by default.
         """
-        config, packed = self.config, self._packed
-        c = config.hidden_dim
+        config, packed, c = self.config, self._packed, self.config.hidden_dim
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(map(repr, POOLINGS))}, got {pooling!r}")
-        n = int(offsets[-1])
-        ids, input_embeds = np.empty(0, np.int32), np.empty(0, np.float32)
+        n, ids, input_embeds = int(offsets[-1]), np.empty(0, np.int32), np.empty(0, np.float32)
         if x.dtype.kind == "f":
             if x.shape != (n, config.input_dim):
                 raise ValueError(f"hidden states must have shape ({n}, {config.input_dim}), got {x.shape}")
@@ -352,7 +353,7 @@ class Encoder(TorchNames):
             types = row_numbers("token_type_ids", token_type_ids, (n,), config.type_vocab_size)
         lengths = np.diff(offsets)
         longest = int(lengths.max(initial=0))
-        embedded = self._tables.around_padding(packed.embeddings, ids, offsets)
+        embedded = self._tables.around_special(packed.embeddings, ids, offsets)
         if embedded is None:
             positions = self._tables.positions(longest)
         else:

@@ -1,4 +1,7 @@
-"""Encodes every position of a padded batch: padding sees the real tokens of its sequence, and nothing sees the padding."""
+"""Encodes every position of a padded batch: padding sees the real tokens of its sequence, and nothing sees the padding.
+
+Where the padding is left out it gets zeros.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ Array = NDArray[Any]
 class Order(NamedTuple):
     """The rows of a batch of `shape` (B, T) as `encode` takes them: in each sequence, the real tokens come first.
 
-    `flat` (B T,): each row's place in the batch; `keys` (B,): the real tokens of each sequence; `is_given`: the rows stand in the
-    batch's order.
+    `flat` (B T,), or (N,) of the N real tokens alone: each row's place in the batch; `keys` (B,): the real tokens of each
+    sequence; `is_given`: the rows are those of the batch, in its order.
     """
 
     shape: tuple[int, ...]
@@ -32,12 +35,24 @@ class Order(NamedTuple):
 
     def rows(self, x: Array) -> Array:
         """Return x (B, T, ...) as rows (B T, ...)."""
-        x = x.reshape(len(self.flat), *x.shape[2:])
+        x = x.reshape(-1, *x.shape[2:])
         return x if self.is_given else x[self.flat]
 
     def real(self) -> NDArray[np.bool_]:
         """Return a mask of the rows, True for a real token."""
         return (np.arange(self.shape[1]) < self.keys[:, None]).reshape(-1)
+
+    def without_padding(self) -> Order:
+        """Return the order of the real tokens alone."""
+        real = self.real()
+        return self if real.all() else self._replace(flat=self.flat[real], is_given=False)
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where the rows of each sequence begin, and their end."""
+        b, t = self.shape
+        counts = np.full(b, t) if len(self.flat) == b * t else self.keys
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def order(real: NDArray[np.bool_]) -> Order:
@@ -61,8 +76,8 @@ def encode(
 ) -> tuple[Array, Array, Array]:
     """Return (hidden, hidden_states, attention) as `Encoder`; the last two are empty unless asked for."""
     (b, t), c = placed.shape, encoder.config.hidden_dim
-    offsets = np.arange(b + 1, dtype=np.int64) * t
-    padded_bytes = 0 if placed.is_given else 4 * len(rows) * c
+    offsets = placed.offsets
+    padded_bytes = 0 if placed.is_given else 4 * b * t * c
     check_large(padded_bytes + 4 * len(rows) * c, "hidden states of {} x {} tokens", b, t)
     recorder = None
     if hidden_states or attention:
@@ -71,7 +86,7 @@ def encode(
     options: dict[str, Any] = {"recorder": recorder, "reserved_bytes": padded_bytes, "keys": placed.keys}
     out = found = encoder._encode(rows, offsets, token_type_ids, **options)
     if not placed.is_given:
-        out = np.empty_like(found)
+        out = np.zeros((b * t, c), found.dtype)
         out[placed.flat] = found
     out, none = out.reshape(b, t, c), np.empty(0, np.float32)
     return (out, none, none) if recorder is None else (out, recorder.hidden_states, recorder.attention)
@@ -88,6 +103,7 @@ def without_embeddings(encoder: Encoder) -> Encoder:
     positions = None if config.positions == "learned" else config.positions
     body = copy.copy(encoder)
     absent: dict[str, Any] = {"vocab_size": None, "type_vocab_size": 0, "embedding_dim": None, "padding_idx": None}
+    absent["mask_idx"] = None
     body.config = dataclasses.replace(config, positions=positions, **absent)
     sizes = packed.outside()._replace(embed=config.hidden_dim, embed_norm=-1, embed_norm_bias=-1, project=-1, project_bias=-1)
     body._packed = packed._replace(sizes=np.array(sizes, np.int64), tokens=none, positions=none, token_types=none)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import threading
+from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig
 from fastattn.encoder.packing import Packed
-from fastattn.kernels.encoder.layer import FF_ROWS, STOP, ff_stride, tail_scratch
+from fastattn.kernels.encoder.convolution import convolution_scratch
+from fastattn.kernels.encoder.disentangled import disentangled_scratch
+from fastattn.kernels.encoder.layer import FF_ROWS, experts_scratch, ff_stride, tail_scratch
 from fastattn.kernels.encoder.schedule import encoder_kernel, latency_steps, step_address, throughput_steps
 from fastattn.kernels.ops._arrays import Array, panels
 from fastattn.kernels.ops._attend import scratch_size
 from fastattn.kernels.products.pack import precision_of, room_words
-from fastattn.kernels.records import Batch, Model, Plan, Result, Workspace
+from fastattn.kernels.records import STOP, Batch, Model, Plan, Result, Workspace
+from fastattn.layer_config import convolution_of, experts_of
 from fastattn.runtime.interrupt import interruptible
 from fastattn.runtime.memory import aligned_empty, check_large
 from fastattn.runtime.threads import thread_count
@@ -51,6 +58,7 @@ def _to_allocate(sizes: dict[str, int]) -> int:
     return sum(max(0, size - held[name].size) if name in held else size for name, size in sizes.items())
 
 
+R = TypeVar("R")
 Record = Callable[[int, int, Array, Array, Array], None]
 
 
@@ -74,7 +82,15 @@ def run(
     arrays = {name: _scratch(name, size) for name, size in needed.items()}
     work = Workspace(**{name: array[: needed[name]] for name, array in arrays.items()}, counter=np.zeros(16, np.int64))
     model = Model(
-        packed.matrices, packed.vectors, packed.tokens, packed.token_types, packed.layout, packed.sizes, config.layer_norm_eps
+        packed.matrices,
+        packed.vectors,
+        packed.tokens,
+        packed.token_types,
+        packed.layout,
+        packed.sizes,
+        eps=config.layer_norm_eps,
+        scale=_widths(config).scale,
+        softcap=config.softcap or 0.0,
     )
     for steps in [plan.steps] if record is None else np.split(plan.steps, len(plan.steps)):
         _launch(microseconds / plan.workers, plan._replace(steps=steps), batch, model, work, result)
@@ -96,6 +112,8 @@ def _plan(
 ) -> tuple[Plan, dict[str, int]]:
     """Choose the schedule; return it with the elements that each array of the workspace needs."""
     c, n, longest = config.hidden_dim, int(offsets[-1]), int(lengths.max())
+    widths = _widths(config)
+    wide = widths.wide
     chunks = plan_chunks(lengths)
     sizes = offsets[chunks[1:]] - offsets[chunks[:-1]]
     workers = min(thread_count(), max(1, int(microseconds / 50)))
@@ -104,22 +122,24 @@ def _plan(
     if not by_rows and (workers == 1 or balance(sizes, workers) > _BALANCED):
         steps = throughput_steps()
         workers = min(workers, len(sizes))
-        beside_qkv = max(_head_scratch(config, longest), room_words(FF_ROWS, c, precision))
-        scratch = 2 * rows_max * c + max(rows_max * config.qkv_dim + beside_qkv, scratch)
+        beside_qkv = max(_head_scratch(config, longest), room_words(FF_ROWS, wide, precision))
+        scratch = rows_max * ((2 if widths.convolution else 1) * c + wide) + max(rows_max * widths.qkv + beside_qkv, scratch)
     else:
-        by_columns = not by_rows and n < _ROWS_PER_THREAD * workers
-        steps = latency_steps(config.num_layers, by_columns)
+        # Which expert's columns a row needs is known row by row; a convolution is a step of its own, by rows.
+        by_columns = not by_rows and n < _ROWS_PER_THREAD * workers and not widths.experts and not widths.convolution
+        steps = latency_steps(config.num_layers, by_columns, widths.convolved)
         blocks = workers * max(1, round(n / (workers * FF_ROWS)))
         rows, columns = n, n if by_columns else 0
         # A gate's product takes a panel of all rows; each worker prepares all rows.
-        prepared = room_words(columns, max(c, config.ff_dim), precision) if by_columns else room_words(FF_ROWS, c, precision)
+        prepared = room_words(columns, max(wide, config.ff_dim), precision) if by_columns else room_words(FF_ROWS, wide, precision)
         scratch = max(_head_scratch(config, longest), scratch, columns * panels(1, np.float32)[1] + prepared)
     needed = {
         "x": rows * c,
-        "qkv": rows * config.qkv_dim,
-        "ctx": rows * c,
+        "qkv": rows * widths.qkv,
+        "ctx": rows * wide,
         "y": columns * c,
         "expanded": columns * ff_stride(config.ff_dim),
+        "convolved": rows * c if widths.convolution else 0,
         "scratch": workers * (-(-scratch // 16) * 16),
     }
     return Plan(steps, chunks, blocks, rows_max, workers), needed
@@ -144,26 +164,85 @@ def _launch(us: float, plan: Plan, batch: Batch, model: Model, work: Workspace, 
 
 def flop(config: EncoderConfig, lengths: NDArray[np.int64]) -> float:
     """Return the multiplications and additions of the products of one forward."""
-    c, e, f = config.hidden_dim, config.embedding_dim or 0, config.ff_dim
-    row = 2 * (4 * c * c + (3 if config.gated else 2) * c * f)
-    local = 0 if config.window is None else sum(config.is_local(layer) for layer in range(config.num_layers))
-    seen = (config.num_layers - local) * float(np.dot(lengths, lengths))
-    if local and config.window is not None:
-        seen += local * float(np.dot(lengths, np.minimum(lengths, 2 * config.window + 1)))
-    return float(lengths.sum()) * (config.num_layers * row + 2 * c * e) + 4 * c * seen
+    c, e, f, widths = config.hidden_dim, config.embedding_dim or 0, config.ff_dim, _widths(config)
+    row = 2 * (c * (widths.qkv + widths.query) + (3 if config.gated else 2) * widths.networks * c * f)
+    seen = sum(count * float(np.dot(lengths, np.minimum(lengths, keys))) for keys, count in _keys_seen(config).items())
+    # Disentangled scores: queries and keys with at most 2 S distances.
+    beside = 2 * len(config.disentangled) * float(np.dot(lengths, np.minimum(2 * lengths, 2 * config.disentangled_span)))
+    scores = 4 * seen + config.num_layers * beside
+    outside = 2 * c * e + len(widths.convolved) * 2 * widths.convolution * c * c
+    return float(lengths.sum()) * (config.num_layers * row + outside) + widths.query * scores
+
+
+def _once(make: Callable[[EncoderConfig], R]) -> Callable[[EncoderConfig], R]:
+    """Keep what follows from a configuration in the configuration: to look it up by value takes as long as a short call."""
+
+    @functools.wraps(make)
+    def kept(config: EncoderConfig) -> R:
+        found = vars(config).get(make.__name__)
+        if found is None:
+            # Into `__dict__`: the dataclass is frozen, and compares its fields alone.
+            found = vars(config)[make.__name__] = make(config)
+        return cast("R", found)
+
+    return kept
+
+
+class _Widths(NamedTuple):
+    """What follows from a configuration: `wide` is the greater of C and H D, `scale` the factor of the scores.
+
+    `experts`: of a layer that has any, or 0; `networks`: feed-forward networks that a token takes, in the mean layer;
+    `convolution`: tokens that a convolution spans, or 0, and `convolved`: the layers that have one.
+    """
+
+    query: int
+    qkv: int
+    head: int
+    wide: int
+    scale: float
+    experts: int
+    networks: float
+    convolution: int
+    convolved: tuple[int, ...]
+
+
+@_once
+def _widths(config: EncoderConfig) -> _Widths:
+    """Return the widths of a configuration, which every call of the encoder needs."""
+    query, d = config.query_dim, config.head_dim
+    scale = 1.0 / d**0.5 if config.attention_scale is None else config.attention_scale
+    taken = [1 if layer.experts is None else layer.experts[1] for layer in config.layers or ()]
+    networks = sum(taken) / len(taken) if taken else 1.0
+    convolved = tuple(i for i, layer in enumerate(config.layers or ()) if layer.convolution is not None)
+    return _Widths(
+        query, config.qkv_dim, d, max(config.hidden_dim, query), scale, experts_of(config.layers), networks,
+        convolution_of(config.layers), convolved,
+    )  # fmt: skip
+
+
+@_once
+def _keys_seen(config: EncoderConfig) -> dict[float, int]:
+    """Return how many layers have tokens that see so many keys at most."""
+    windows = (config.layer(index).window for index in range(config.num_layers))
+    return dict(Counter(math.inf if left is None else left + 1 + (left if right is None else right) for left, right in windows))
 
 
 def _head_scratch(config: EncoderConfig, longest: int) -> int:
     """Elements that a worker needs for a head of the longest sequence."""
-    d = config.head_dim
+    d = _widths(config).head
     count, width = panels(longest, np.float32)
-    return count * width * d + longest * panels(d, np.float32)[0] * width + scratch_size(0, d, np.float32)
+    own = scratch_size(0, d, np.float32) + disentangled_scratch(longest, config.disentangled_span, width)
+    return count * width * d + longest * panels(d, np.float32)[0] * width + own
 
 
 def _rows_scratch(config: EncoderConfig, precision: str) -> int:
     """Elements that a worker needs for a block of rows: its expansion, or its embedding before the projection."""
     e = config.embedding_dim or 0
-    return max(tail_scratch(config.hidden_dim, config.ff_dim, precision), FF_ROWS * e + room_words(FF_ROWS, e, precision))
+    widths = _widths(config)
+    tail = tail_scratch(config.hidden_dim, widths.wide, config.ff_dim, precision)
+    tail += experts_scratch(config.hidden_dim, widths.experts)
+    convolution = convolution_scratch(config.hidden_dim, widths.convolution, precision)
+    return max(tail, FF_ROWS * e + room_words(FF_ROWS, e, precision), convolution)
 
 
 def plan_chunks(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

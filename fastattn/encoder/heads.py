@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from fastattn.checkpoint.reader import read_head
 from fastattn.config import EncoderConfig, Precision, check_precision
 from fastattn.encoder.encoder import Encoder, encode_rows
 from fastattn.encoder.packed_linear import PackedLinear
-from fastattn.encoder.padding import pack, unpack
+from fastattn.encoder.padding import end_tokens, pack, unpack
+from fastattn.encoder.pooling import pool
 from fastattn.encoder.torch_names import TorchNames
+from fastattn.kernels.ops._arrays import checked_offsets
 from fastattn.kernels.ops.layer_norm import layer_norm
 from fastattn.parameters import check_finite
 from fastattn.runtime.memory import check_large
@@ -26,6 +28,7 @@ __all__ = [
     "EncoderForSequenceClassification",
     "EncoderForTokenClassification",
     "EncoderWithPooler",
+    "EncoderWithProjection",
 ]
 
 Array = NDArray[np.float32]
@@ -49,6 +52,11 @@ class _Step:
         """
         widths = self.width * (1 if self._norm is None else 2) + (0 if first else self.inputs)
         return 4 * rows * int(widths)
+
+    @property
+    def linear(self) -> PackedLinear:
+        """The linear map alone."""
+        return self._linear
 
     def __call__(self, x: Array) -> Array:
         """Map the rows of x (M, C_in)."""
@@ -79,7 +87,8 @@ class _EncoderWithHead(TorchNames):
     def __init__(self, encoder: Encoder, head: StoredHead) -> None:
         self.encoder = encoder
         self.id2label = dict(head.id2label)
-        self._pooling = head.pooling
+        self._pooling, self._pooled_step, self._padding = head.pooling, head.pooled_step, head.pad_token_id
+        self._end = head.end
         # The product with the vocabulary is as large as several layers; smaller ones gain nothing.
         self._steps = [
             _Step(step, head.layer_norm_eps, encoder.precision if len(step.weight) == encoder.config.vocab_size else "float32")
@@ -87,7 +96,9 @@ class _EncoderWithHead(TorchNames):
         ]
 
     @classmethod
-    def from_pretrained(cls: type[Model], path_or_name: str | os.PathLike[str], precision: Precision = "float32") -> Model:
+    def from_pretrained(
+        cls: type[Model], path_or_name: str | os.PathLike[str], precision: Precision = "float32", *, adapter: str | None = None
+    ) -> Model:
         """Read an encoder and its head from a checkpoint folder.
 
         Parameters
@@ -96,6 +107,8 @@ class _EncoderWithHead(TorchNames):
             A folder with ``config.json`` and weights, or a name as in `SentenceTransformer`.
         precision : {"float32", "bfloat16", "int8"}
             Of the arithmetic in the layers, and in a head's product with the vocabulary; other heads are float32.
+        adapter : str, optional
+            As for `Encoder.from_pretrained`.
 
         Returns
         -------
@@ -112,8 +125,8 @@ class _EncoderWithHead(TorchNames):
         """
         check_precision(precision)
         folder = find_model(path_or_name)
-        head = read_head(folder, cls.task)
-        return cls(Encoder.from_pretrained(folder, precision), head)
+        head = read_head(folder, cls.task, adapter)
+        return cls(Encoder.from_pretrained(folder, precision, adapter=adapter), head)
 
     @property
     def config(self) -> EncoderConfig:
@@ -193,17 +206,43 @@ class _EncoderWithHead(TorchNames):
     def _width(self) -> int:
         return self._steps[-1].width if self._steps else self.config.hidden_dim
 
-    def _forward(self, ids: Any, offsets: Any, types: Any, reserved_bytes: int = 0, padded_bytes: int = 0) -> Array:
-        """Apply the encoder and the head; the caller holds `reserved_bytes` throughout, and `padded_bytes` for its result."""
+    def _forward(
+        self, ids: Any, offsets: Any, types: Any, reserved_bytes: int = 0, padded_bytes: int = 0, steps: int | None = None
+    ) -> Array:
+        """Apply the encoder and the head, or its first `steps` steps.
+
+        The caller holds `reserved_bytes` throughout, and `padded_bytes` for its result.
+        """
         ids, offsets = np.asarray(ids), np.asarray(offsets)
         rows = len(ids) if self._pooling is None else max(0, offsets.size - 1)
-        sizes = [step.size(rows, first=i == 0) for i, step in enumerate(self._steps)]
-        reserved_bytes += max([*sizes, 4 * rows * self._width + padded_bytes])
-        check_large(reserved_bytes, "the head's result of shape ({}, {}), with temporary arrays,", rows, self._width)
-        hidden = encode_rows(self.encoder, ids, offsets, types, self._pooling, reserved_bytes=reserved_bytes)
-        for step in self._steps:
+        late = self._pooled_step if self._pooling is not None else 0
+        applied = self._steps[:steps]
+        width = applied[-1].width if applied else self.config.hidden_dim
+        sizes = [step.size(len(ids) if i < late else rows, first=i == 0) for i, step in enumerate(applied)]
+        reserved_bytes += max([*sizes, 4 * rows * width + padded_bytes])
+        check_large(reserved_bytes, "the head's result of shape ({}, {}), with temporary arrays,", rows, width)
+        last = self._last_tokens(ids, checked_offsets(offsets, len(ids))) if self._pooling in ("lasttoken", "end") else None
+        whole = late or last is not None
+        hidden = encode_rows(self.encoder, ids, offsets, types, None if whole else self._pooling, reserved_bytes=reserved_bytes)
+        for i, step in enumerate(applied):
+            if i == late and whole:
+                hidden = hidden[last] if last is not None else pool(hidden, np.asarray(offsets, np.int64), self._pooling or "")
             hidden = step(hidden)
         return hidden
+
+    def _last_tokens(self, ids: NDArray[Any], offsets: NDArray[Any]) -> NDArray[np.int64] | None:
+        """Return each sequence's last token that is not the padding's, or that ends it; None where all end with another token."""
+        if self._end is not None:
+            return end_tokens(ids, offsets, self._end)
+        if self._padding is None or ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
+            return None
+        starts, ends = (side.astype(np.int64) for side in (offsets[:-1], offsets[1:]))
+        if (ends <= starts).any() or not (ids[ends - 1] == self._padding).any():
+            return None
+        places = np.where(ids == self._padding, -1, np.arange(len(ids)))
+        # A sequence of padding alone has its first token, as in transformers.
+        last: NDArray[np.int64] = np.maximum(np.maximum.accumulate(places)[ends - 1], starts)
+        return last
 
 
 class EncoderForSequenceClassification(_EncoderWithHead):
@@ -247,6 +286,13 @@ class EncoderForTokenClassification(_EncoderWithHead):
         return len(self.id2label)
 
 
+class Logits(NamedTuple):
+    """Logits (N, V) of packed tokens that are not computed yet: rows (N, C), and the product with the vocabulary."""
+
+    rows: Array
+    product: PackedLinear
+
+
 class EncoderForMaskedLM(_EncoderWithHead):
     """An encoder that gives each token a number for every word of the vocabulary: ``(B, T, V)`` logits.
 
@@ -256,6 +302,53 @@ class EncoderForMaskedLM(_EncoderWithHead):
     """
 
     task = "masked-lm"
+
+    def _logits(self, ids: Any, offsets: Any, types: Any) -> Logits:
+        """Apply all but the last step to packed tokens."""
+        return Logits(self._forward(ids, offsets, types, steps=-1), self._steps[-1].linear)
+
+    def splade_pooling(
+        self,
+        ids: Any,
+        offsets: Any,
+        token_type_ids: Any = None,
+        *,
+        pooling_strategy: str = "max",
+        activation_function: str = "relu",
+    ) -> NDArray[np.float32]:
+        """Return `fastattn.splade_pooling` of the logits of sequences that lie end to end; the logits are never held.
+
+        Parameters
+        ----------
+        ids : int (N,) or float (N, C)
+            As for `Encoder.forward_packed`.
+        offsets : int, (B + 1,)
+            Sequence b is tokens offsets[b] .. offsets[b + 1] - 1.
+        token_type_ids : int, (N,), optional
+            Zeros by default.
+        pooling_strategy : "max" or "sum"
+            As in `fastattn.splade_pooling`.
+        activation_function : "relu" or "log1p_relu"
+            As in `fastattn.splade_pooling`.
+
+        Returns
+        -------
+        float32, (B, V)
+
+        Raises
+        ------
+        TypeError
+            An array has the wrong dtype.
+        ValueError
+            As of `Encoder.forward_packed`, or a name is unknown.
+        MemoryError
+            The result and the working memory would not fit in the memory that is free.
+        """
+        ids, offsets = np.asarray(ids), np.asarray(offsets)
+        offsets = checked_offsets(offsets, len(ids))
+        check_large(4 * (len(offsets) - 1) * self._width, "sparse embeddings of shape ({}, {})", len(offsets) - 1, self._width)
+        rows, product = self._logits(ids, offsets, token_type_ids)
+        return product.splade_pooling(rows, offsets, pooling_strategy, activation_function)
 
 
 class EncoderWithPooler(_EncoderWithHead):
@@ -267,3 +360,24 @@ class EncoderWithPooler(_EncoderWithHead):
     """
 
     task = "pooler"
+
+
+class EncoderWithProjection(_EncoderWithHead):
+    """An encoder that gives each text a vector for comparison with other kinds of inputs: ``linear(h_end)``, (B, P).
+
+    Notes
+    -----
+    It is the text side of CLIP; transformers calls the vectors ``text_embeds``.  `h_end` is the hidden state of the token that ends
+    the text; tokens behind that one change nothing.
+
+    References
+    ----------
+    Radford et al. 2021, arXiv:2103.00020, section 2.4.
+    """
+
+    task = "projection"
+
+    @property
+    def width(self) -> int:
+        """How many channels a text's vector has."""
+        return self._width

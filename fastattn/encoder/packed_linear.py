@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn.checkpoint.weights import reads_numbers
 from fastattn.config import PRECISIONS, Precision
 from fastattn.encoder.packing import Packed
 from fastattn.kernels.ops._arrays import writable
 from fastattn.kernels.ops.linear import packed_product
+from fastattn.kernels.ops.splade_pooling import check_options, pooled_product
 from fastattn.kernels.products.pack import pack_linear, panel_words
 from fastattn.runtime.rounding import rounding
 
@@ -25,6 +27,8 @@ class PackedLinear:
     ) -> None:
         self.outputs, self.inputs = weight.shape
         self._activation, self._precision = activation, precision
+        if not reads_numbers():
+            return
         with rounding():
             self._weight, self._bias = pack_linear(weight, bias, np.float32, precision)
 
@@ -53,3 +57,12 @@ class PackedLinear:
         if out.size:
             packed_product(rows, self._weight, self._bias, out, self._activation, self._precision)
         return out.reshape(*x.shape[:-1], self.outputs)
+
+    def splade_pooling(self, x: Array, offsets: NDArray[np.int64], pooling_strategy: str, activation_function: str) -> Array:
+        """Return `fastattn.splade_pooling` of float32 rows x (N, C_in) and checked offsets, in the precision of this map."""
+        check_options(pooling_strategy, activation_function)
+        out = np.empty((len(offsets) - 1, self.outputs), np.float32)
+        if out.size:
+            options = (pooling_strategy, activation_function)
+            pooled_product(np.ascontiguousarray(x), self._weight, self._bias, offsets, out, options, self._precision)
+        return out

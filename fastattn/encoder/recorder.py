@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.config import EncoderConfig
+from fastattn.encoder.attention_heads import Heads
 from fastattn.encoder.packing import Packed
-from fastattn.encoder.tables import bias_by_position
-from fastattn.kernels.encoder.schedule import EMBED_ROWS, HEADS, TAIL_ROWS
+from fastattn.kernels.encoder.schedule import EMBED_ROWS, FINISH, HEADS, TAIL_ROWS
 from fastattn.kernels.ops._arrays import Array
-from fastattn.kernels.ops.attention_weights import attention_weights
 from fastattn.runtime.memory import check_fits
 
 
@@ -49,30 +48,27 @@ class Recorder:
         self.hidden_states, self.attention = (np.zeros(shapes[name] if wanted[name] else 0, np.float32) for name in shapes)
 
     def __call__(self, step: int, layer: int, x: Array, qkv: Array, relative: Array) -> None:
-        """Record a step: x (N, C) is the residual stream, qkv (N, 3 C) has rotated queries and keys."""
+        """Record a step: x (N, C) is the residual stream, qkv has the turned queries and keys of each row."""
         if step == HEADS and self.attention.size:
             self._weigh(layer, qkv, relative)
-        elif step != HEADS and self.hidden_states.size:
-            following = {EMBED_ROWS: 0, TAIL_ROWS: layer + 1}.get(step, -1)
+        elif step in (EMBED_ROWS, TAIL_ROWS, FINISH) and self.hidden_states.size:
+            following = {EMBED_ROWS: 0, TAIL_ROWS: layer + 1, FINISH: -1}[step]
             rows = x.reshape(-1, self._config.hidden_dim)
             self.hidden_states[following].reshape(-1, rows.shape[1])[self._flat] = rows
 
     def _weigh(self, layer: int, qkv: Array, relative: Array) -> None:
-        heads, at = self._config.num_heads, self._packed.layer(layer)
-        window = (at.left, at.right)
-        rows, start = qkv.reshape(-1, 3, heads, self._config.head_dim), 0
+        heads, start = Heads(self._config, self._packed, layer), 0
+        rows = qkv.reshape(-1, self._config.qkv_dim)
         for b, place in enumerate(self._places):
             count, seen = len(place), place[: self._keys[b]]
-            query, key = rows[start : start + count, :2].transpose(1, 2, 0, 3)
+            query, key, _ = heads.split(rows[start : start + count])
             key, start = key[:, : len(seen)], start + count
-            bias = bias_by_position(relative, heads, count)
-            bias = bias if bias is None else bias[:, :, : len(seen)]
-            target = self.attention[layer, b]
+            bias, target = heads.bias(relative, query, key), self.attention[layer, b]
             first, last = _span(place), _span(seen)
             if isinstance(first, slice) and isinstance(last, slice):
-                attention_weights(query, key, bias, window=window, out=target[:, first, last])
+                heads.weights(query, key, bias, out=target[:, first, last])
             else:
-                target[:, place[:, None], seen[None, :]] = attention_weights(query, key, bias, window=window)
+                target[:, place[:, None], seen[None, :]] = heads.weights(query, key, bias)
 
 
 def _span(places: NDArray[np.int64]) -> slice | None:

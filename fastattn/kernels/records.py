@@ -20,6 +20,9 @@ from fastattn.kernels.compile.jit import inline, kernel
 # The number by which kernels know the precision of a product.
 PRECISION_NUMBERS: dict[str, int] = {name: number for number, name in enumerate(PRECISIONS)}
 
+# Place of the stop flag in the counter of work: set, the call ends early.
+STOP = 8
+
 
 class Matrix(NamedTuple):
     """Rows in a flat C-contiguous array: the offset of the first element, the distance of the rows."""
@@ -46,7 +49,7 @@ class Weight(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """Weight and bias of a layer norm: each an array and the offset of the first element."""
+    """Weight and bias of a norm: each an array and the offset of the first element; the bias of an RMS norm is not read."""
 
     weight: Any
     at: Any
@@ -97,8 +100,12 @@ class MaskTensor(NamedTuple):
 class Layer(NamedTuple):
     """A row of the layout: offsets of matrices and vectors of a layer, and the choices that differ between layers.
 
-    An offset below 0 is a norm or a gate that the layer does not have.  `left`, `right`: how far a token sees; `rotary`: the
-    number of the table that turns its queries and keys.  The precisions are numbers of PRECISION_NUMBERS; a gate has that of `up`.
+    An offset below 0 is a norm, a gate or a table that the layer does not have.  `left`, `right`: how far a token sees; `rotary`:
+    the number of the table that turns its queries and keys.  The precisions are numbers of PRECISION_NUMBERS; a gate has that of
+    `up`.  `query_norm`, `key_norm` come before the turn; `out_norm`, `ff_norm` norm what a sublayer adds; `relative_key`,
+    `relative_query`: tables of disentangled scores, packed for each head as keys are.  `convolution` (C, K C) is beside the
+    layer, `convolution_activation` a number of ACTIVATION_KINDS.  `experts`: their number, 0 without, of which a row takes `top_k`;
+    `router` (E, C) and `experts_bias` are vectors; expert e has its matrices and biases e strides behind those of expert 0.
     """
 
     qkv: Any
@@ -122,14 +129,42 @@ class Layer(NamedTuple):
     out_precision: Any
     up_precision: Any
     down_precision: Any
+    query_norm: Any
+    query_norm_bias: Any
+    key_norm: Any
+    key_norm_bias: Any
+    out_norm: Any
+    out_norm_bias: Any
+    ff_norm: Any
+    ff_norm_bias: Any
+    relative_key: Any
+    relative_query: Any
+    convolution: Any
+    convolution_bias: Any
+    convolution_precision: Any
+    convolution_activation: Any
+    convolution_norm: Any
+    convolution_norm_bias: Any
+    experts: Any
+    top_k: Any
+    router: Any
+    router_bias: Any
+    experts_bias: Any
+    up_stride: Any
+    up_bias_stride: Any
+    down_stride: Any
+    down_bias_stride: Any
 
 
 class Sizes(NamedTuple):
     """Sizes and choices that all layers share, and offsets of what lies outside them (below 0: absent).
 
-    `hidden` C, `heads` H, `head` D, `qkv` the width of a row of queries, keys and values, `ff` F, `ff_stride` the distance of rows
-    of the expansion, `embed` E.  `room`: words of the room for FF_ROWS prepared rows of C columns; `block`: how many columns of F
-    are expanded together at most.
+    `hidden` C, `heads` H, `groups` G, `head` D, `query` H D, `wide` the greater of C and H D, `qkv` the width of a row of queries,
+    keys and values, `ff` F, `ff_stride` the distance of rows of the expansion, `embed` E.  `rms`: norms are RMS norms;
+    `query_norm`, `key_norm`: channels that those norms span; `turned`: channels of a head that rotary tables turn; `span`: S of
+    disentangled scores, or 0.  `room`: words of the room for FF_ROWS prepared rows of `wide` columns; `block`: how many columns of
+    F are expanded together at most; `experts`: experts of the layers that have any, 0 without; `convolution`: tokens K that the
+    convolutions beside layers span, 0 without.
     """
 
     hidden: Any
@@ -151,10 +186,23 @@ class Sizes(NamedTuple):
     rotary_tables: Any
     room: Any
     block: Any
+    groups: Any
+    query: Any
+    wide: Any
+    rms: Any
+    query_norm: Any
+    key_norm: Any
+    turned: Any
+    span: Any
+    experts: Any
+    convolution: Any
 
 
 class Model(NamedTuple):
-    """Packed parameters: matrices in panels, vectors, embedding tables; `layout` has a `Layer` a row, `sizes` is a `Sizes`."""
+    """Packed parameters: matrices in panels, vectors, embedding tables; `layout` has a `Layer` a row, `sizes` is a `Sizes`.
+
+    `eps` of every norm; `scale` and `softcap` of the scores.
+    """
 
     matrices: Any
     vectors: Any
@@ -163,14 +211,16 @@ class Model(NamedTuple):
     layout: Any
     sizes: Any
     eps: Any
+    scale: Any
+    softcap: Any
 
 
 class Batch(NamedTuple):
     """Packed sequences: token ids and types, or rows `input_embeds` in place of token embeddings, and tables for their places.
 
     Sequence s is tokens offsets[s] .. offsets[s + 1] - 1, of which the first keys[s] are seen.  positions (T, E), rotary
-    (tables, T, D) with the cosines of a place before its sines, relative (H, 2 T - 1) with a head's bias for each distance: T the
-    longest sequence; empty where absent.
+    (tables, T, R) with the cosines of a place before its sines, relative (H, 2 T - 1) with a head's bias for each distance, or
+    (1, 2 T - 1) with the row of the tables of disentangled scores: T the longest sequence; empty where absent.
     """
 
     offsets: Any
@@ -197,9 +247,10 @@ class Plan(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Arrays of a forward: x, ctx (N, C), qkv (N, 3 C) for steps by rows, y (N, C) and expanded (N, F) for steps by columns.
+    """Arrays of a forward: x (N, C), ctx (N, wide), qkv for steps by rows, y (N, C) and expanded (N, F) for steps by columns.
 
-    All five are empty for chunks.  `scratch` is shared out evenly to the workers; `counter` hands out work.
+    `convolved` (N, C) is for steps by rows with a convolution.  All six are empty for chunks.  `scratch` is shared out evenly to
+    the workers; `counter` hands out work.
     """
 
     x: Any
@@ -207,6 +258,7 @@ class Workspace(NamedTuple):
     ctx: Any
     y: Any
     expanded: Any
+    convolved: Any
     scratch: Any
     counter: Any
 
@@ -249,7 +301,8 @@ def layer_of(layout, i):  # type: ignore[no-untyped-def]
     a = layout[i]
     return Layer(
         a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18],
-        a[19], a[20],
+        a[19], a[20], a[21], a[22], a[23], a[24], a[25], a[26], a[27], a[28], a[29], a[30], a[31], a[32], a[33], a[34], a[35],
+        a[36], a[37], a[38], a[39], a[40], a[41], a[42], a[43], a[44], a[45],
     )  # fmt: skip
 
 
@@ -257,5 +310,6 @@ def layer_of(layout, i):  # type: ignore[no-untyped-def]
 def sizes_of(a):  # type: ignore[no-untyped-def]
     """The array of a model's sizes as a Sizes."""
     return Sizes(
-        a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18]
+        a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18],
+        a[19], a[20], a[21], a[22], a[23], a[24], a[25], a[26], a[27], a[28],
     )  # fmt: skip

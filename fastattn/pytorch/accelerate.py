@@ -57,7 +57,8 @@ def accelerate(module: M, precision: Precision = "float32") -> M:
 
     Notes
     -----
-    Every position is computed, as in the original: those in the padding see the tokens of their sequence.  A position that sees
+    Every position is computed, as in the original: those in the padding see the tokens of their sequence; in DeBERTa, where they
+    see nothing and hold a mean of all positions, they are left out and hold zeros.  A position that sees
     nothing, in a sequence that is all padding, is where torch.nn may return NaN and the kernels a finite number.
 
     The first call packs a copy of the weights, as does the first call after a change: a load, an optimiser step, a new

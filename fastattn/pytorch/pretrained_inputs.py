@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fastattn.checkpoint.families import FAMILIES
 from fastattn.checkpoint.torch_errors import NotAccelerated, Unsupported
 from fastattn.checkpoint.torch_transformers import read_pretrained
 from fastattn.config import Precision
 from fastattn.encoder.encoder import Encoder
 from fastattn.encoder.every_position import Order, order, without_embeddings
 from fastattn.encoder.tables import Tables
+from fastattn.layer_config import convolution_of
 from fastattn.pytorch.arrays import IDS, array
 
 Array = NDArray[Any]
@@ -46,27 +48,53 @@ class Model:
         self.encoder = Encoder(self.config, parameters=parameters, precision=precision)
         _share_tables(self.encoder, parameters)
         self.body = without_embeddings(self.encoder)
-        self.padding_id: int | None = getattr(module.embeddings, "padding_idx", None)
-        local = any(self.config.is_local(layer) for layer in range(self.config.num_layers))
-        self.window = self.config.window if local else None
+        # Decoders look tokens up in a table of their own, and have no other embeddings.
+        embeddings = getattr(module, "embeddings", None)
+        self.padding_id: int | None = None
+        if self.config.positions == "learned":
+            self.padding_id = getattr(embeddings, "padding_idx", None)
+        self.blind_padding = FAMILIES[module.config.model_type].blind_padding
+        # The embeddings of some models depend on the mask.
+        self.embeds_mask = embeddings is not None and "attention_mask" in _arguments(embeddings)
+        windows = [self.config.layer(layer).window for layer in range(self.config.num_layers)]
+        self.window = min((left for left, _ in windows if left is not None), default=None)
+        self.is_causal = all(right == 0 for _, right in windows)
+        # What the configuration said of the directions: transformers reads it in every call.
+        self.directions = directions(module)
 
     def embed(self, arguments: dict[str, Any]) -> Array:
         """Return the embeddings (B, T, C), computed by the module's own parts."""
-        part = self.module.embeddings
-        known = inspect.signature(type(part).forward).parameters
-        names = ("input_ids", "token_type_ids", "position_ids", "inputs_embeds")
+        part = getattr(self.module, "embeddings", None)
+        if part is None:
+            return array("inputs_embeds", arguments["inputs_embeds"])
+        known = _arguments(part)
+        names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
         with torch.no_grad():
             x = part(**{name: arguments.get(name) for name in names if name in known})
             project = getattr(self.module, "embeddings_project", None)
             project = project or getattr(getattr(self.module, "encoder", None), "embedding_hidden_mapping_in", None)
             return array("the embedding", x if project is None else project(x))
 
-    def pool(self, hidden: Any) -> Any:
-        """Return the output of the module's pooler; None without a pooler."""
-        pooler = getattr(self.module, "pooler", None)
+    def pool(self, hidden: Any, ids: Any) -> Any:
+        """Return the output of the module's pooler, or the token that ends each text; None for a module without either."""
+        pooler, end = getattr(self.module, "pooler", None), getattr(self.module, "eos_token_id", None)
+        if pooler is None and end is not None and ids is not None:
+            # CLIP takes the greatest id where its settings are older than their correction.
+            place = (ids.to(torch.int32) if end == 2 else (ids == end).to(torch.int32)).argmax(dim=-1)
+            return hidden[torch.arange(len(hidden)), place]
         if isinstance(pooler, nn.Linear):
             return self.module.pooler_activation(pooler(hidden[:, 0]))
         return None if pooler is None else pooler(hidden)
+
+
+def _arguments(part: Any) -> Any:
+    """Return the arguments of a submodule's forward, by name."""
+    return inspect.signature(type(part).forward).parameters
+
+
+def directions(module: Any) -> list[Any]:
+    """Return the settings of a module that tell whether a token sees those behind it."""
+    return [getattr(module.config, name, None) for name in ("is_causal", "use_bidirectional_attention")]
 
 
 def _share_tables(encoder: Encoder, parameters: dict[str, Array]) -> None:
@@ -99,23 +127,28 @@ def read_inputs(model: Model, arguments: dict[str, Any]) -> Inputs:
         types = array("token_type_ids", types, IDS)
         if types.shape != (b, t):
             raise NotAccelerated(f"token_type_ids has shape {types.shape} instead of {(b, t)}")
-        types = placed.rows(types)
-    if not placed.is_given and (config.positions != "learned" or config.relative_buckets > 0):
+    is_relative = config.positions != "learned" or config.relative_buckets > 0 or bool(config.disentangled)
+    is_relative = is_relative or convolution_of(config.layers) > 0
+    if not placed.is_given and (is_relative or model.is_causal):
         raise NotAccelerated("the mask has holes or padding on the left, and in this model positions are relative")
     places = placed.rows(_places(model, arguments.get("position_ids"), None if ids is None else x, (b, t))).reshape(b, t)
     own = np.broadcast_to(np.arange(t), (b, t))
     if ids is not None and config.padding_idx is not None:
         own = _counted(placed.rows(x).reshape(b, t), config.padding_idx)
     nothing = bool((placed.keys == 0).any()) or (model.window is not None and bool((placed.keys + model.window < t).any()))
-    if not (places == own).all():
-        if config.positions != "learned":
-            raise NotAccelerated("position_ids are not 0, 1, 2, ...")
-        return Inputs(model.body, placed.rows(model.embed(arguments)), placed, None, nothing)
-    if config.positions == "learned" and int(placed.keys.max(initial=0)) <= config.max_positions <= int(places.max(initial=-1)):
+    is_moved = not (places == own).all()
+    if is_moved and config.positions != "learned":
+        raise NotAccelerated("position_ids are not 0, 1, 2, ...")
+    last, longest = int(places.max(initial=-1)), int(placed.keys.max(initial=0))
+    if not is_moved and config.positions == "learned" and longest <= config.max_positions <= last:
         raise NotAccelerated(f"there are {t} positions, padding among them, and the model has {config.max_positions}")
-    if ids is None:
+    if ids is None and model.embeds_mask and not is_moved:
+        raise NotAccelerated("inputs_embeds are given, and this model takes them as hidden states")
+    if model.blind_padding:
+        placed = placed.without_padding()
+    if ids is None or is_moved or model.embeds_mask:
         return Inputs(model.body, placed.rows(model.embed(arguments)), placed, None, nothing)
-    return Inputs(model.encoder, placed.rows(x), placed, types, nothing)
+    return Inputs(model.encoder, placed.rows(x), placed, None if types is None else placed.rows(types), nothing)
 
 
 def _real(mask: Any, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from fastattn.checkpoint.torch_errors import NotAccelerated, Unsupported
 from fastattn.config import Precision
 from fastattn.encoder.every_position import encode
 from fastattn.pytorch.forward import Forward
-from fastattn.pytorch.pretrained_inputs import Inputs, Model, read_inputs
+from fastattn.pytorch.pretrained_inputs import Inputs, Model, directions, read_inputs
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 _FLAGS = ("output_hidden_states", "output_attentions")
@@ -34,8 +34,10 @@ class _Plan:
         self.model = Model(module, precision)
         # By the further outputs that are asked for: the form of the output, or the reason why the original runs.
         self.forms: dict[tuple[str, ...], _Form | str] = {}
-        # Whether a position that sees no token gets what the original gives it.
-        self.blank: bool | None = None
+        # Whether the original returns the keys and values of all layers where use_cache is set.
+        self.caches = False
+        # Whether a position that sees no token gets what the original gives it; unknown until one is there.
+        self.blank: bool | None = False if self.model.blind_padding else None
 
 
 class PretrainedForward(Forward):
@@ -44,12 +46,17 @@ class PretrainedForward(Forward):
     def plan(self) -> _Plan:
         """Pack the weights, and compare a small batch with the original."""
         plan = _Plan(self.module, self.precision)
+        if "use_cache" in self._names:
+            original: Any = self.__wrapped__
+            with torch.no_grad():
+                found = original(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=True, return_dict=True)
+            plan.caches = found.get("past_key_values") is not None
         plan.forms[()] = self._form(plan.model, ())
         return plan
 
     def run(self, plan: _Plan, arguments: dict[str, Any]) -> Any:
         """Encode `input_ids` or `inputs_embeds`."""
-        wanted = self._wanted(arguments)
+        wanted = self._wanted(plan, arguments)
         as_tuple = self._as_tuple(arguments)
         if wanted not in plan.forms:
             try:
@@ -62,13 +69,13 @@ class PretrainedForward(Forward):
         inputs = read_inputs(plan.model, arguments)
         if inputs.sees_nothing and not self._is_blank_alike(plan):
             raise NotAccelerated("a padded position sees no token, and this model's attention then returns a mean of all")
-        found = _compute(plan.model, inputs, wanted)
+        found = _compute(plan.model, inputs, wanted, arguments.get("input_ids"))
         out = form.output(last_hidden_state=found["last_hidden_state"])
         for name in form.names[1:]:
             out[name] = found.get(name, ())
         return out.to_tuple() if as_tuple else out
 
-    def _wanted(self, arguments: dict[str, Any]) -> tuple[str, ...]:
+    def _wanted(self, plan: _Plan, arguments: dict[str, Any]) -> tuple[str, ...]:
         """Return the further outputs that are asked for; `NotAccelerated` for arguments that the kernels do not take."""
         settings, wanted = self.module.config, []
         for name in _FLAGS:
@@ -84,8 +91,13 @@ class PretrainedForward(Forward):
                 f"{'output_attentions is set and ' if wanted else ''}the attention implementation is {attention!r}"
             )
         for name in ("is_decoder", "is_causal"):
-            if getattr(settings, name, False):
+            if getattr(settings, name, False) and not plan.model.is_causal:
                 raise NotAccelerated(f"config.{name} is set")
+        if directions(self.module) != plan.model.directions:
+            raise NotAccelerated("its config says since then whether a token sees those behind it: call accelerate again")
+        cache = arguments.get("use_cache")
+        if plan.caches and (getattr(settings, "use_cache", False) if cache is None else cache):
+            raise NotAccelerated("use_cache is set, and its output then has the keys and values of all layers: set it to False")
         for name, value in arguments.items():
             if name not in _TAKEN and value is not None and value is not False:
                 raise NotAccelerated(f"the argument {name} is given")
@@ -99,8 +111,8 @@ class PretrainedForward(Forward):
         wanted = arguments.get("return_dict", usual)
         if wanted is None and usual is False:
             raise NotAccelerated("return_dict is None, and False in the configuration")
-        if wanted is False and "return_dict" in self._names and getattr(self.module, "pooler", None) is None:
-            raise NotAccelerated("return_dict is False, and the model has no pooler")
+        if wanted is False and "return_dict" in self._names and getattr(self.module, "pooler", self) is None:
+            raise NotAccelerated("return_dict is False, and the model's pooler is None")
         return wanted is False
 
     def _form(self, model: Model, wanted: tuple[str, ...]) -> _Form:
@@ -144,9 +156,22 @@ class PretrainedForward(Forward):
         """Return the outputs of the original and of the kernels."""
         # A flag that the call leaves out is the configuration's.
         flags = {name: name in wanted for name in _FLAGS if name in wanted or getattr(self.module.config, name, False)}
+        flags |= {"use_cache": False} if "use_cache" in self._names else {}
         original: Any = self.__wrapped__
         with torch.no_grad():
-            return original(**arguments, return_dict=True, **flags), _compute(model, read_inputs(model, arguments), wanted)
+            ours = _compute(model, read_inputs(model, arguments), wanted, arguments["input_ids"])
+            theirs = original(**arguments, return_dict=True, **flags)
+            if model.blind_padding:
+                for name, value in theirs.items():
+                    theirs[name] = _blanked(value, arguments["attention_mask"])
+            return theirs, ours
+
+
+def _blanked(value: Any, mask: Any) -> Any:
+    """Return a value of an output, (B, T, C) or (B, H, T, T), or a tuple of them, with zeros for positions in the padding."""
+    if isinstance(value, tuple):
+        return tuple(_blanked(one, mask) for one in value)
+    return value * (mask[:, None, :, None] if value.ndim == 4 else mask[:, :, None])
 
 
 def _alike(ours: Any, theirs: Any, precision: Precision = "float32") -> bool:
@@ -156,14 +181,14 @@ def _alike(ours: Any, theirs: Any, precision: Precision = "float32") -> bool:
     return bool((ours - theirs).abs().max() <= _PROBE_LIMITS[precision] * theirs.abs().max())
 
 
-def _compute(model: Model, inputs: Inputs, wanted: tuple[str, ...]) -> dict[str, Any]:
+def _compute(model: Model, inputs: Inputs, wanted: tuple[str, ...], ids: Any) -> dict[str, Any]:
     """Return the outputs under their names."""
     hidden_states, attentions = (flag in wanted for flag in _FLAGS)
     hidden, states, weights = encode(
         inputs.encoder, inputs.rows, inputs.placed, inputs.token_types, hidden_states=hidden_states, attention=attentions
     )
     found: dict[str, Any] = {"last_hidden_state": torch.from_numpy(hidden)}
-    pooled = model.pool(found["last_hidden_state"])
+    pooled = model.pool(found["last_hidden_state"], ids)
     if pooled is not None:
         found["pooler_output"] = pooled
     if hidden_states:

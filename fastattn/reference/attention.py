@@ -72,7 +72,7 @@ def attention_weights(
         scores = softcap * np.tanh(scores / softcap)
     if attn_mask is not None and attn_mask.dtype != np.bool_:
         scores = scores + attn_mask.astype(scores.dtype)
-    visible = _visible(scores.shape, attn_mask, is_causal, window)
+    visible = visible_keys(scores.shape, attn_mask, is_causal, window)
     scores = np.where(visible, scores, -np.inf)  # (..., H, L, S)
     no_key = np.all(scores == -np.inf, axis=-1, keepdims=True)  # (..., H, L, 1)
     return np.where(no_key, 0, softmax(scores)).astype(query.dtype)
@@ -143,11 +143,11 @@ def scaled_dot_product_attention(
     wide_value = widened(value)
     if enable_gqa:
         wide_value = np.repeat(wide_value, query.shape[-3] // value.shape[-3], axis=-3)  # (..., H, S, E)
-    seen = np.any(_visible(weights.shape, attn_mask, is_causal, window), axis=-2)  # (..., H, S)
+    seen = np.any(visible_keys(weights.shape, attn_mask, is_causal, window), axis=-2)  # (..., H, S)
     return (weights @ np.where(seen[..., None], wide_value, 0)).astype(query.dtype)
 
 
-def _visible(
+def visible_keys(
     shape: tuple[int, ...],
     attn_mask: Array | None,
     is_causal: bool,

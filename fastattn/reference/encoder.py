@@ -1,13 +1,13 @@
 """The encoder: embeddings, the layers and the final norm."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.reference.layer import encoder_layer, layer_attention_weights, norm, product
-from fastattn.reference.positions import relative_bias, sinusoidal_positions
+from fastattn.reference.layer import encoder_layer, layer_attention_weights, normed, product
+from fastattn.reference.positions import alibi_bias, relative_bias, sinusoidal_positions
 from fastattn.reference.precision import Linear
 
 Array: TypeAlias = NDArray[Any]
@@ -20,6 +20,8 @@ def embeddings(
     *,
     positions: str | None = None,
     padding_idx: int | None = None,
+    mask_idx: int | None = None,
+    norm: str = "layer",
     layer_norm_eps: float = 1e-12,
     linear: Linear | None = None,
 ) -> Array:
@@ -35,10 +37,15 @@ def embeddings(
         Token ids, or vectors used instead of token embeddings; E is C without a projection.
     token_type_ids : ndarray of int, (..., T), optional
         Zeros by default.
-    positions : {"learned", "sinusoidal", "rotary", None}
-        The positions to add, counted from 0; "rotary" adds nothing here.
+    positions : {"learned", "sinusoidal", "rotary", "alibi", None}
+        The positions to add, counted from 0; "rotary" and "alibi" add nothing here.
     padding_idx : int, optional
         Token id that has row 0 of the learned table wherever it stands; the other ids have rows 1, 2, ... in their order.
+    mask_idx : int, optional
+        Token id whose embedding is zero; the other embeddings of its text are divided by their share of the tokens, if there are
+        any.
+    norm : {"layer", "rms"}
+        Kind of the norm.
     layer_norm_eps : float
         Added to the variance.
     linear : callable, optional
@@ -61,6 +68,10 @@ def embeddings(
     is_ids = np.issubdtype(x.dtype, np.integer)
     hidden = parameters["embeddings.token.weight"][x] if is_ids else x  # (..., T, E)
     num_tokens, hidden_dim = hidden.shape[-2:]
+    if is_ids and mask_idx is not None:
+        shown = (x != mask_idx)[..., None]  # (..., T, 1)
+        share = shown.mean(axis=-2, keepdims=True)  # (..., 1, 1)
+        hidden = (hidden * shown / np.where(share > 0, share, 1)).astype(hidden.dtype)
     if positions == "learned":
         places = np.arange(num_tokens)
         if padding_idx is not None:
@@ -69,11 +80,11 @@ def embeddings(
         hidden = hidden + parameters["embeddings.position.weight"][places]
     elif positions == "sinusoidal":
         hidden = hidden + sinusoidal_positions(num_tokens, hidden_dim).astype(hidden.dtype)
-    elif positions not in ("rotary", None):
-        raise ValueError(f'positions must be "learned", "sinusoidal", "rotary" or None, got {positions!r}')
+    elif positions not in ("rotary", "alibi", None):
+        raise ValueError(f'positions must be "learned", "sinusoidal", "rotary", "alibi" or None, got {positions!r}')
     if "embeddings.token_type.weight" in parameters:
         hidden = hidden + parameters["embeddings.token_type.weight"][0 if token_type_ids is None else token_type_ids]
-    hidden = norm(parameters, "embeddings.layer_norm", hidden, eps=layer_norm_eps)
+    hidden = normed(parameters, "embeddings.layer_norm", hidden, eps=layer_norm_eps, kind=norm)
     if "embeddings.projection.weight" not in parameters:
         return hidden
     return product(parameters, "embeddings.projection", hidden, linear=linear)
@@ -87,17 +98,20 @@ def encoder(
     token_type_ids: Array | None = None,
     num_layers: int,
     num_heads: int,
+    num_key_value_heads: int | None = None,
     activation: str = "gelu",
+    norm: str = "layer",
     norm_first: bool = False,
     layer_norm_eps: float = 1e-12,
     positions: str | None = None,
     padding_idx: int | None = None,
+    mask_idx: int | None = None,
     is_causal: bool = False,
-    rotary_theta: float = 10000.0,
-    local_rotary_theta: float | None = None,
-    window: int | None = None,
-    global_every: int = 1,
+    layers: Sequence[tuple[Any, ...]] | None = None,
+    attention_scale: float | None = None,
+    softcap: float | None = None,
     relative_max_distance: int = 128,
+    disentangled_log: bool = False,
     linear: Linear | None = None,
     return_hidden_states: bool = False,
     return_attention: bool = False,
@@ -119,28 +133,32 @@ def encoder(
         Number of layers.
     num_heads : int
         Number of heads H.
+    num_key_value_heads : int, optional
+        Heads of keys and values; H by default.
     activation : str
         Activation of the feed-forward network.
+    norm : {"layer", "rms"}
+        Kind of every norm.
     norm_first : bool
         Pre-norm layers instead of post-norm.
     layer_norm_eps : float
-        Added to the variance.
-    positions : {"learned", "sinusoidal", "rotary", None}
-        Positions, counted from 0: added to the embeddings, or (rotary) a rotation of queries and keys.
-    padding_idx : int, optional
-        Argument of `embeddings`.
+        Added to the variance, or to the mean of the squares.
+    positions : {"learned", "sinusoidal", "rotary", "alibi", None}
+        Positions, counted from 0: added to the embeddings, a rotation of queries and keys as `layers` say, or `alibi_bias`.
+    padding_idx, mask_idx : int, optional
+        Arguments of `embeddings`.
     is_causal : bool
-        Token t sees tokens 0 .. t.
-    rotary_theta : float
-        Base of rotary positions.
-    local_rotary_theta : float, optional
-        Base of rotary positions in local layers; by default `rotary_theta`.
-    window : int, optional
-        In local layers token t sees tokens t - window .. t + window.
-    global_every : int
-        With a window, layer i is global if i is a multiple of `global_every`, else local.
+        Without `layers`: token t sees tokens 0 .. t.
+    layers : sequence of (window, rotary), with (count, top_k) and (size, activation) behind them or not, optional
+        Arguments of `encoder_layer`, for each layer: the third for one with experts, the fourth for one with a convolution; by
+        default it sees all tokens, and nothing turns.
+    attention_scale, softcap : float, optional
+        Arguments of `encoder_layer`.
     relative_max_distance : int
-        Argument of `relative_bias`, which every layer adds to its scores if `parameters` has ``relative_bias.weight``.
+        Argument of `relative_bias`, which every layer adds to its scores if `parameters` has ``relative_bias.weight``, and with
+        `disentangled_log` of `disentangled_row`.
+    disentangled_log : bool
+        Whether `disentangled_row` gets a `max_distance`.
     linear : callable, optional
         ``linear(name, x, weight, bias, activation)`` computes the products of the layers and of the embeddings' projection instead
         of `reference.linear`, for example `mixed_linear` in another precision; `name` is the prefix of their parameters, such as
@@ -171,20 +189,29 @@ def encoder(
     attention = np.zeros((num_layers if return_attention else 0, b_all, num_heads, t_all, t_all), weight.dtype)
     for b in range(b_all):
         types = None if token_type_ids is None else token_type_ids[b, real[b]]
-        choices: dict[str, Any] = {"positions": positions, "padding_idx": padding_idx, "layer_norm_eps": layer_norm_eps}
+        choices: dict[str, Any] = {
+            "positions": positions,
+            "padding_idx": padding_idx,
+            "mask_idx": mask_idx,
+            "norm": norm,
+            "layer_norm_eps": layer_norm_eps,
+        }
         hidden = embeddings(parameters, x[b, real[b]], types, linear=linear, **choices)
-        table = parameters.get("relative_bias.weight")
-        bias = None if table is None else relative_bias(table, len(hidden), relative_max_distance)  # (H, T, T)
+        bias = position_bias(parameters, len(hidden), num_heads, positions, relative_max_distance)  # (H, T, T)
         for index in range(num_layers):
-            local = window is not None and index % global_every != 0
-            theta = rotary_theta if local_rotary_theta is None or not local else local_rotary_theta
+            layer: Any = ((None, 0 if is_causal else None), None) if layers is None else layers[index]
+            _, _, experts, convolution = (*layer, None, None)[:4]
             options: dict[str, Any] = {
                 "num_heads": num_heads,
+                "num_key_value_heads": num_key_value_heads,
+                "norm": norm,
                 "norm_first": norm_first,
                 "layer_norm_eps": layer_norm_eps,
-                "is_causal": is_causal,
-                "rotary_theta": theta if positions == "rotary" else None,
-                "window": window if local else None,
+                "window": layer[0],
+                "rotary": layer[1],
+                "attention_scale": attention_scale,
+                "softcap": softcap,
+                "disentangled_max_distance": relative_max_distance if disentangled_log else None,
                 "linear": linear,
             }
             if return_hidden_states:
@@ -193,7 +220,21 @@ def encoder(
                 both = real[b][:, None] & real[b]  # (T, T)
                 weights = layer_attention_weights(parameters, index, hidden, bias, **options)  # (H, tokens, tokens)
                 attention[index, b][:, both] = weights.reshape(num_heads, -1)
-            hidden = encoder_layer(parameters, index, hidden, bias, activation=activation, **options)
-        states[-1, b, real[b]] = norm(parameters, "layer_norm", hidden, eps=layer_norm_eps)
+            more: dict[str, Any] = {
+                "top_k": experts[1] if experts else 1,
+                "convolution_activation": convolution[1] if convolution else None,
+            }
+            hidden = encoder_layer(parameters, index, hidden, bias, activation=activation, **more, **options)
+        states[-1, b, real[b]] = normed(parameters, "layer_norm", hidden, eps=layer_norm_eps, kind=norm)
     asked = [*([states] if return_hidden_states else []), *([attention] if return_attention else [])]
     return (states[-1], *asked) if asked else states[-1]
+
+
+def position_bias(
+    parameters: Mapping[str, Array], num_tokens: int, num_heads: int, positions: str | None, relative_max_distance: int
+) -> Array | None:
+    """The bias of all layers' scores, (H, T, T): `relative_bias` or `alibi_bias`; None where there is neither."""
+    if positions == "alibi":
+        return alibi_bias(num_heads, num_tokens).astype(parameters["layers.0.attention.query.weight"].dtype)
+    table = parameters.get("relative_bias.weight")
+    return None if table is None else relative_bias(table, num_tokens, relative_max_distance)

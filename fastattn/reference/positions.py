@@ -1,4 +1,4 @@
-"""Positions: sinusoidal, rotary, and a bias by relative distance."""
+"""Positions: sinusoidal, rotary, and biases of the scores by relative distance."""
 
 import math
 from typing import Any, TypeAlias
@@ -91,6 +91,85 @@ def relative_bias(weight: Array, num_tokens: int, max_distance: int = 128) -> Ar
     t = np.arange(num_tokens)
     buckets = relative_position_bucket(t[None, :] - t[:, None], len(weight), max_distance)  # (T, T)
     return np.moveaxis(weight[buckets], -1, 0)  # (H, T, T)
+
+
+def alibi_slopes(num_heads: int) -> NDArray[np.float64]:
+    """Slopes of ALiBi, ``2^(-8 (h + 1) / H)`` for a number of heads H that is a power of two.
+
+    For other numbers: the slopes for the power of two n below H, then every second one of those for 2 n.
+
+    Parameters
+    ----------
+    num_heads : int
+        H.
+
+    Returns
+    -------
+    ndarray of float64, (H,)
+
+    References
+    ----------
+    Press et al. 2021, arXiv:2108.12409, section 3.
+    """
+    below = 1 << (num_heads.bit_length() - 1)
+    slopes = 2.0 ** (-8.0 * np.arange(1, below + 1) / below)
+    between = 2.0 ** (-8.0 * np.arange(1, 2 * below + 1) / (2 * below))
+    return np.asarray(np.concatenate([slopes, between[::2][: num_heads - below]]))
+
+
+def alibi_bias(num_heads: int, num_tokens: int) -> NDArray[np.float64]:
+    """Bias of the scores that falls with the distance, ``bias[h, t, s] = -slope[h] |t - s|``.
+
+    Parameters
+    ----------
+    num_heads : int
+        H.
+    num_tokens : int
+        T.
+
+    Returns
+    -------
+    ndarray of float64, (H, T, T)
+
+    References
+    ----------
+    Press et al. 2021, arXiv:2108.12409, section 3.
+    """
+    t = np.arange(num_tokens)
+    return np.asarray(-alibi_slopes(num_heads)[:, None, None] * np.abs(t[:, None] - t[None, :]))  # (H, T, T)
+
+
+def disentangled_row(distance: Array, span: int, max_distance: int | None = None) -> NDArray[np.int64]:
+    """Row of the tables of disentangled scores for the distance ``t - s`` of a key s from a query t.
+
+    ``min(max(b + S, 0), 2 S - 1)``, where b is the distance, or with `max_distance` for distances r beyond ``m = S / 2``
+    ``sign(r) (ceil(log(|r| / m) / log((max_distance - 1) / m) (m - 1)) + m)``, computed in float32 as in training.
+
+    Parameters
+    ----------
+    distance : ndarray of int, any shape
+        Position of the query minus position of the key.
+    span : int
+        S.
+    max_distance : int, optional
+        Distance that has the last bucket.
+
+    Returns
+    -------
+    ndarray of int64, shape of `distance`
+
+    References
+    ----------
+    He et al. 2020, arXiv:2006.03654, section 3.1, equation 3; He et al. 2021, arXiv:2111.09543.
+    """
+    found = np.asarray(distance, np.int64)
+    if max_distance is not None:
+        middle, away = span // 2, np.abs(found)
+        with np.errstate(divide="ignore"):
+            ratio = np.log(np.float32(1) * away.astype(np.float32) / np.float32(middle))
+            far = np.ceil(ratio / np.log(np.float32((max_distance - 1) / middle)) * np.float32(middle - 1)) + middle
+        found = np.where(away <= middle, found, (np.sign(found) * np.where(away <= middle, 0, far)).astype(np.int64))
+    return np.asarray(np.clip(found + span, 0, 2 * span - 1))
 
 
 def sinusoidal_positions(num_tokens: int, hidden_dim: int) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["check_space", "lfs_pointer", "replacing", "write_file", "write_json"]
+__all__ = ["check_plain", "check_space", "lfs_pointer", "remove_abandoned", "replacing", "write_file", "write_json"]
 
 # First line of a Git LFS pointer, which stands for a file that was not downloaded.
 _POINTER = b"version https://git-lfs"
@@ -36,15 +36,11 @@ def replacing(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
     Of several writers the last one wins.  The permissions of a replaced file stay, and its owner where the system allows it; those
     of a new file follow the umask.  `follow`: replace the target of a symbolic link, not the link.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: cannot be written: it is a folder")
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path}: cannot be written: it is not a plain file")
+    check_plain(path)
     target = Path(os.path.realpath(path)) if follow else path
     before = target.stat() if target.is_file() and not target.is_symlink() else None
-    stem = f".{target.name[:_MOST_LETTERS]}"
     # Not the process id, which repeats: in every container it is 1.
-    temporary = target.with_name(f"{stem}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary = target.with_name(f"{_stem(target)}.{uuid.uuid4().hex[:12]}.tmp")
 
     def private(name: str, flags: int) -> int:
         # A reader who may not open the old file may not open the new one while it is written either.
@@ -69,10 +65,28 @@ def replacing(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+    remove_abandoned(target, _ABANDONED)
+
+
+def check_plain(path: Path) -> None:
+    """Raise an OSError unless a path is that of a plain file, or of none."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: cannot be written: it is a folder")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: cannot be written: it is not a plain file")
+
+
+def remove_abandoned(path: Path, seconds: float) -> None:
+    """Remove the temporary files of `path` that a killed process left, and that have not been written to for so long."""
+    target = Path(os.path.realpath(path))
     with contextlib.suppress(OSError):
-        for left in target.parent.glob(f"{glob.escape(stem)}.????????????.tmp"):
-            if time.time() - left.stat().st_mtime > _ABANDONED:
+        for left in target.parent.glob(f"{glob.escape(_stem(target))}.????????????.tmp"):
+            if time.time() - left.stat().st_mtime > seconds:
                 left.unlink()
+
+
+def _stem(target: Path) -> str:
+    return f".{target.name[:_MOST_LETTERS]}"
 
 
 def _keep_access(path: Path, before: os.stat_result) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import ctypes
+import functools
 import multiprocessing
 import os
 import pathlib
@@ -25,7 +26,16 @@ from numba.np.ufunc import parallel
 
 from fastattn.runtime.control_groups import control_groups
 
-__all__ = ["JIT", "starts_greenlets", "thread_count", "thread_limits", "threading_layer", "workqueue_lock"]
+__all__ = [
+    "JIT",
+    "limit_threads",
+    "same_threads",
+    "starts_greenlets",
+    "thread_count",
+    "thread_limits",
+    "threading_layer",
+    "workqueue_lock",
+]
 
 JIT = not config.DISABLE_JIT
 
@@ -233,6 +243,15 @@ def threading_layer() -> str:
     return layer
 
 
+def same_threads() -> Callable[[], None]:
+    """Return a function that gives the thread which calls it what this thread passed to ``numba.set_num_threads``."""
+    threading_layer()
+    if not JIT:
+        return lambda: None
+    # Not numba.set_num_threads, which takes the same lock as `numba.get_num_threads`.
+    return functools.partial(parallel._set_num_threads, int(parallel._get_num_threads()))
+
+
 def _cpu_quota(*places: pathlib.Path) -> float:
     """Return the number of CPUs that the control groups grant; infinite without a limit."""
     return min(map(_quota_of, control_groups("cpu", *places)), default=float("inf"))
@@ -265,6 +284,13 @@ def _read_settings() -> dict[str, int]:
     if _alone:
         found["the limit on processes"] = 1
     return found
+
+
+def limit_threads(count: int) -> None:
+    """Set ``OMP_NUM_THREADS`` of this process, also where a call has read it already."""
+    global _settings
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    _settings = None
 
 
 def thread_limits() -> dict[str, int]:

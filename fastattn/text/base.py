@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastattn.checkpoint.folder import CheckpointError
 from fastattn.checkpoint.hub import find_model
@@ -18,20 +16,23 @@ from fastattn.config import Precision
 from fastattn.encoder.padding import pack, unpack
 from fastattn.encoder.torch_names import check_device
 from fastattn.runtime.version import __version__
-from fastattn.text.batches import TextBatch, groups, joined, tokenize
+from fastattn.text.batches import TextBatch, groups, joined, modality, padded, tokenize
 from fastattn.text.compatibility import (
     CardData,
     as_tensors,
     call_limit,
     check_mappings,
     is_tensor,
+    loading_dropout,
     loading_dtype,
     loading_precision,
+    loading_task,
     processing_arguments,
 )
 from fastattn.text.inputs import items_of
 from fastattn.text.model_folder import ModelSettings, read_model_settings, read_modules_of, write_model_folder
-from fastattn.text.modules import Module, Transformer
+from fastattn.text.modules import InputModule, Module
+from fastattn.text.modules.input_module import with_limit
 from fastattn.text.older_names import OlderTextModelNames
 from fastattn.text.overrides import PackedCalls
 from fastattn.text.pipeline import Counts, Pipeline
@@ -43,7 +44,7 @@ __all__ = ["TextModel"]
 
 
 class TextModel(OlderTextModelNames, PackedCalls):
-    """Text model: a Transformer, and the modules that follow it.
+    """Text model: a module that reads token ids, and the modules that follow it.
 
     Parameters
     ----------
@@ -82,6 +83,7 @@ class TextModel(OlderTextModelNames, PackedCalls):
 
     model_type: ClassVar[str]
     modalities: ClassVar[list[str]] = ["text"]
+    _pipeline_type: ClassVar[type[Pipeline]] = Pipeline
 
     def __init__(
         self,
@@ -107,10 +109,10 @@ class TextModel(OlderTextModelNames, PackedCalls):
         if backend != "torch":
             raise ValueError(f'backend must be "torch" (its default; torch is not used), got {backend!r}')
         check_mappings(model_kwargs=model_kwargs, processor_kwargs=processor_kwargs, config_kwargs=config_kwargs)
-        given = given_prompts(prompts)
-        self._dtype = loading_dtype(model_kwargs, config_kwargs)
-        asked = loading_precision(precision, model_kwargs)
-        processing = processing_arguments(processor_kwargs)
+        given, processing = given_prompts(prompts), processing_arguments(processor_kwargs)
+        self._dtype, asked = loading_dtype(model_kwargs, config_kwargs), loading_precision(precision, model_kwargs)
+        if (task := loading_task(model_kwargs)) is not None:
+            options["model_kwargs"] = {"default_task": task}
         self.folder: Path | None = None
         settings: ModelSettings | None = None
         if modules is None or model_name_or_path is not None:
@@ -133,10 +135,13 @@ class TextModel(OlderTextModelNames, PackedCalls):
                         "and its folder loaded here"
                     )
         self._settings = settings or ModelSettings({}, None, None, None, None, {})
-        self._pipeline = Pipeline(chosen)
+        self._pipeline = self._pipeline_type(chosen)
         if asked not in (None, self.precision):
             raise ValueError(f"precision is {asked!r}, and the given Transformer was loaded in {self.precision}: give it to that")
         self._first_module()._configure(processing)
+        if dropout := loading_dropout(config_kwargs):
+            transformer = self._pipeline.transformer
+            transformer.encoder.config = transformer.config.changed(**dropout)
         self.prompts: dict[str, str] = {**self._default_prompts(), **self._settings.prompts, **given}
         self.default_prompt_name = default_prompt_name or self._settings.default_prompt_name
         if self.default_prompt_name is not None:
@@ -175,21 +180,21 @@ class TextModel(OlderTextModelNames, PackedCalls):
         lines += [f"  ({i}): {module!r}" for i, module in enumerate(self)]
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
-    def _first_module(self) -> Transformer:
-        return self._pipeline.transformer
+    def _first_module(self) -> InputModule:
+        return self._pipeline.first
 
     def _last_module(self) -> Module:
         return self[-1]
 
     @property
     def transformers_model(self) -> Any:
-        """The encoder, with its head if it has one."""
+        """The encoder, with its head if it has one; None for a model without an encoder."""
         return self._first_module().auto_model
 
     @property
     def config(self) -> Any:
         """The encoder's configuration, which has the values of ``config.json`` under transformers' names too."""
-        return self.transformers_model.config
+        return getattr(self.transformers_model, "config", None)
 
     @property
     def precision(self) -> Precision:
@@ -244,7 +249,7 @@ class TextModel(OlderTextModelNames, PackedCalls):
         -------
         dict of str to int64, (B, T)
             ``input_ids``, ``attention_mask``, ``token_type_ids`` if the tokenizer makes them; ``modality``; and
-            ``prompt_length`` if a prompt is given.
+            ``prompt_length`` if a prompt is given that is no message of a chat template.
 
         Raises
         ------
@@ -253,30 +258,28 @@ class TextModel(OlderTextModelNames, PackedCalls):
         ValueError
             An argument is unknown, or a text is not valid Unicode.
         """
-        transformer = self._pipeline_of(call_limit(type(self).preprocess, kwargs)).transformer
-        tokenizer, limit = transformer.tokenizer, transformer.max_seq_length
+        first = self._pipeline_of(call_limit(type(self).preprocess, kwargs), kwargs.get("task")).first
+        tokenizer, limit, chat = first.tokenizer, first.max_seq_length, first.chat
         texts, prompt = items_of(inputs), prompt or ""
         if not texts:
             return {}
-        found = joined([tokenize(tokenizer, texts[group], prompt, limit, group.start) for group in groups(texts, prompt)])
+        found = joined([tokenize(tokenizer, texts[group], prompt, limit, group.start, chat) for group in groups(texts, prompt)])
         width = max(map(len, found.ids))
-        columns: dict[str, Any] = {"input_ids": _padded(found.ids, width, tokenizer.pad_token_id or 0)}
+        columns: dict[str, Any] = {"input_ids": padded(found.ids, width, tokenizer.pad_token_id or 0)}
         if "token_type_ids" in tokenizer.model_input_names:
-            columns["token_type_ids"] = _padded(found.types or [np.zeros(len(row), np.int32) for row in found.ids], width, 0)
-        columns["attention_mask"] = _padded([np.ones(len(row), np.int32) for row in found.ids], width, 0)
-        columns["modality"] = "text"
-        if prompt:
+            columns["token_type_ids"] = padded(found.types or [np.zeros(len(row), np.int32) for row in found.ids], width, 0)
+        columns["attention_mask"] = padded([np.ones(len(row), np.int32) for row in found.ids], width, 0)
+        columns["modality"] = modality(chat)
+        if prompt and chat is None:
             columns["prompt_length"] = tokenizer.prefix_length(prompt, limit)
         return columns
 
-    def _pipeline_of(self, limit: int | None) -> Pipeline:
-        """Return the pipeline, or one with another maximum number of tokens."""
+    def _pipeline_of(self, limit: int | None, task: str | None = None) -> Pipeline:
+        """Return the pipeline of a task, or one with another maximum number of tokens."""
+        pipeline = self._pipeline.of_task(task)
         if limit is None:
-            return self._pipeline
-        transformer = copy.copy(self._pipeline.transformer)
-        transformer._tokenizer = copy.copy(transformer._tokenizer)
-        transformer.max_seq_length = limit
-        return Pipeline([transformer, *self._pipeline.modules[1:]])
+            return pipeline
+        return type(pipeline)([with_limit(pipeline.first, limit), *pipeline.modules[1:]])
 
     def forward(self, input: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Apply the modules to a padded batch, such as `preprocess` returns.
@@ -314,8 +317,9 @@ class TextModel(OlderTextModelNames, PackedCalls):
         tokens, offsets, types, real = pack(ids, input.get("attention_mask"), input.get("token_type_ids"))
         batch = TextBatch(np.arange(len(ids)), tokens, types, offsets, 0)
         result = dict(input)
-        for name, rows in self._pipeline.features(batch, _prompt_length(input)).items():
-            if name in self._pipeline.token_names:
+        pipeline = self._pipeline_of(None, kwargs.get("task"))
+        for name, rows in pipeline.features(batch, _prompt_length(input)).items():
+            if name in pipeline.token_names:
                 rows = unpack(rows, real)
             result[name] = as_tensors(rows) if is_tensor(input["input_ids"]) else rows
         return result
@@ -374,7 +378,7 @@ class TextModel(OlderTextModelNames, PackedCalls):
         if not safe_serialization:
             raise ValueError("safe_serialization must be True: weights are written as safetensors, never pickled")
         readme = self.folder / "README.md" if create_model_card and self.folder is not None else None
-        write_model_folder(Path(path), self, self._saved_settings(), readme)
+        write_model_folder(Path(path), list(self), self._saved_settings(), readme)
 
     def _saved_settings(self) -> dict[str, Any]:
         """Return the content of ``config_sentence_transformers.json``."""
@@ -391,10 +395,3 @@ def _prompt_length(input: Mapping[str, Any]) -> int:
     if length < 0:
         raise ValueError(f"prompt_length must be at least 0, got {length}")
     return length
-
-
-def _padded(rows: Sequence[NDArray[np.int32]], width: int, value: int) -> NDArray[np.int64]:
-    out = np.full((len(rows), width), value, np.int64)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out

@@ -8,10 +8,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn.tokenizer.chat import Chat
 from fastattn.tokenizer.inputs import check_unicode
 from fastattn.tokenizer.tokenizer import TokenIds, Tokenizer
 
-__all__ = ["LONG", "TextBatch", "characters", "groups", "joined", "pack", "tokenize"]
+__all__ = [
+    "LONG",
+    "TextBatch",
+    "TokenRow",
+    "characters",
+    "end_to_end",
+    "gathered",
+    "groups",
+    "joined",
+    "pack",
+    "padded",
+    "rows_of",
+    "tokenize",
+]
 
 # Tokens per forward: enough work for many threads, with hidden states of a few tens of megabytes.
 _TOKENS_PER_FORWARD = 16_384
@@ -36,6 +50,8 @@ class TextBatch(NamedTuple):
         Text b has the ids at offsets[b] .. offsets[b + 1] - 1.
     truncated : int
         Truncated texts of a whole call of `pack`, counted in its first batch; 0 in the others.
+    own : int64, (B,), or None
+        The first own[b] tokens of text b are the text's; those behind them expand a query.  None: all are.
     """
 
     rows: NDArray[np.int64]
@@ -43,6 +59,7 @@ class TextBatch(NamedTuple):
     types: NDArray[np.int32] | None
     offsets: NDArray[np.int64]
     truncated: int
+    own: NDArray[np.int64] | None = None
 
 
 def characters(item: str | Sequence[str]) -> int:
@@ -63,19 +80,26 @@ def groups(inputs: Sequence[Any], prompt: str = "") -> Iterator[slice]:
         yield slice(start, len(inputs))
 
 
-def tokenize(tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_length: int, start: int = 0) -> TokenIds:
-    """Tokenise a group of texts or pairs, each after the prompt; `start` is the index of the first text in error messages."""
+def tokenize(
+    tokenizer: Tokenizer, inputs: Sequence[Any], prompt: str, max_length: int, start: int = 0, chat: Chat | None = None
+) -> TokenIds:
+    """Tokenise a group of texts or pairs, each after the prompt, or by a chat template; `start` is the first's index in errors."""
     pairs = len(inputs) > 0 and not isinstance(inputs[0], str)
-    if prompt:
+    if prompt and chat is None:
         inputs = [(prompt + first, second) for first, second in inputs] if pairs else [prompt + text for text in inputs]
     rows: Callable[[Sequence[Any], int], TokenIds] = tokenizer.pair_rows if pairs else tokenizer.rows
     try:
-        return rows(inputs, max_length)
+        return rows(inputs, max_length) if chat is None else chat.rows(inputs, prompt, max_length)
     except TypeError:
         for i, text in enumerate(inputs):
             for part in (text,) if isinstance(text, str) else text:
                 check_unicode(part, f"inputs[{start + i}]")
         raise
+
+
+def modality(chat: Chat | None) -> str:
+    """Return sentence-transformers' name for what a model reads: texts, or messages of a chat template."""
+    return "text" if chat is None else "message"
 
 
 def joined(parts: Sequence[TokenIds]) -> TokenIds:
@@ -87,9 +111,37 @@ def joined(parts: Sequence[TokenIds]) -> TokenIds:
     return TokenIds(ids, types, sum(part.truncated for part in parts))
 
 
-def pack(found: TokenIds, vocab_size: int, tokenizer: Tokenizer, start: int = 0) -> list[TextBatch]:
+class TokenRow(NamedTuple):
+    """Token ids of one text or pair, int32 (T,), and their types, None for all zeros; how many of them are a prompt's."""
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.int32] | None
+    prompt_tokens: int = 0
+
+
+def rows_of(found: TokenIds) -> list[TokenRow]:
+    """Return the token ids of several texts one by one."""
+    types: Sequence[NDArray[np.int32] | None] = found.types or [None] * len(found.ids)
+    return list(map(TokenRow, found.ids, types))
+
+
+def gathered(rows: Sequence[TokenRow]) -> TokenIds:
+    """Return the token ids of texts that come one by one."""
+    return joined([TokenIds([row.ids], None if row.types is None else [row.types], 0) for row in rows])
+
+
+def end_to_end(rows: Sequence[NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return token ids of several texts end to end, and their offsets."""
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    return np.concatenate(rows), offsets
+
+
+def pack(
+    found: TokenIds, vocab_size: int, tokenizer: Tokenizer, start: int = 0, batch_tokens: int | None = None
+) -> list[TextBatch]:
     """Pack token ids, longest first, into batches of a bounded number of tokens; ValueError for an id outside the vocabulary."""
-    truncated = found.truncated
+    truncated, most_tokens = found.truncated, batch_tokens or _TOKENS_PER_FORWARD
     order = sorted(range(len(found.ids)), key=lambda i: -len(found.ids[i]))
     groups: list[list[int]] = []
     room = 0
@@ -97,13 +149,11 @@ def pack(found: TokenIds, vocab_size: int, tokenizer: Tokenizer, start: int = 0)
         room -= len(found.ids[i])
         if not groups or room < 0:
             groups.append([])
-            room = _TOKENS_PER_FORWARD - len(found.ids[i])
+            room = most_tokens - len(found.ids[i])
         groups[-1].append(i)
     packed = []
     for group in groups:
-        offsets = np.zeros(len(group) + 1, np.int64)
-        np.cumsum([len(found.ids[i]) for i in group], out=offsets[1:])
-        ids = np.concatenate([found.ids[i] for i in group])
+        ids, offsets = end_to_end([found.ids[i] for i in group])
         types = None if found.types is None else np.concatenate([found.types[i] for i in group])
         if ids.size and (most := int(ids.max())) >= vocab_size:
             raise ValueError(
@@ -113,3 +163,11 @@ def pack(found: TokenIds, vocab_size: int, tokenizer: Tokenizer, start: int = 0)
         packed.append(TextBatch(np.array(group, np.int64) + start, ids, types, offsets, truncated))
         truncated = 0
     return packed
+
+
+def padded(rows: Sequence[NDArray[np.int32]], width: int, value: int) -> NDArray[np.int64]:
+    """Return rows of token ids or types as (B, T), with `value` behind each row."""
+    out = np.full((len(rows), width), value, np.int64)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out

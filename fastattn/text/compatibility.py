@@ -22,7 +22,10 @@ _DTYPES = {"float32": np.float32, "auto": np.float32, "None": np.float32, "float
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 # Loading options of transformers: accepted and ignored.
 _LOADING = ("cache_dir", "local_files_only", "revision", "token", "trust_remote_code")
-_MODEL_KWARGS = (*_LOADING, "attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors")
+# Dropout of the hidden states in training, and of the weights of attention, under the names of transformers' families.
+_DROPOUT = ("dropout", "hidden_dropout", "hidden_dropout_prob", "resid_pdrop")
+_UNDROPPED = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop")
+_MODEL_KWARGS = (*_LOADING, "attn_implementation", "default_task", "device_map", "low_cpu_mem_usage", "use_safetensors")
 # Options of a tokenizer's call that are so already.
 _PROCESSING = (("truncation", True), ("truncation", "longest_first"), ("padding", True), ("padding", "longest"))
 _PROCESSOR_KWARGS = (*_LOADING, "clean_up_tokenization_spaces", "padding_side", "use_fast")
@@ -98,10 +101,30 @@ def loading_dtype(model_kwargs: Mapping[str, Any] | None, config_kwargs: Mapping
             dtype = _DTYPES[key]
         elif name not in _MODEL_KWARGS:
             raise ValueError(f"model_kwargs: {name} is not supported; supported: dtype, {', '.join(_MODEL_KWARGS)}")
-    for name in config_kwargs or {}:
-        if name not in _LOADING:
-            raise ValueError(f"config_kwargs: {name} is not supported; supported: {', '.join(_LOADING)}")
+    for name, value in (config_kwargs or {}).items():
+        if name in (*_DROPOUT, *_UNDROPPED):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise ValueError(f"config_kwargs: {name} must be a number in [0, 1), got {value!r:.50}")
+            if value and name in _UNDROPPED:
+                raise ValueError(f"config_kwargs: {name} must be 0: the weights of attention are not dropped, got {value!r}")
+        elif name not in _LOADING:
+            supported = ", ".join((*_LOADING, *_DROPOUT, *_UNDROPPED))
+            raise ValueError(f"config_kwargs: {name} is not supported; supported: {supported}")
     return np.dtype(dtype)
+
+
+def loading_dropout(config_kwargs: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return the field of the encoder's configuration that a dropout in `config_kwargs` sets; {} without one."""
+    found = [float(value) for name, value in (config_kwargs or {}).items() if name in _DROPOUT]
+    return {"dropout": found[-1]} if found else {}
+
+
+def loading_task(model_kwargs: Mapping[str, Any] | None) -> str | None:
+    """Return the task in `model_kwargs` whose adapter is loaded."""
+    task = (model_kwargs or {}).get("default_task")
+    if task is not None and not isinstance(task, str):
+        raise ValueError(f"model_kwargs: default_task must be the name of a task, got {task!r:.50}")
+    return task
 
 
 def loading_precision(precision: Precision | None, model_kwargs: Mapping[str, Any] | None) -> Precision | None:

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.config import Precision
-from fastattn.kernels.ops.softmax import softmax
 from fastattn.runtime.memory import check_large
 from fastattn.text.base import TextModel
 from fastattn.text.compatibility import as_dtype, as_tensors, call_limit, check_call, check_mappings, check_torch, renamed
 from fastattn.text.inputs import Pairs, pairs_of, texts_of
 from fastattn.text.model_folder import ModelSettings, check_modules, read_modules_of
-from fastattn.text.modules import Module, Transformer
+from fastattn.text.modules import Module
 from fastattn.text.modules.activations import activation_name, resolve_activation
 from fastattn.text.modules.module import SCORES
 from fastattn.text.older_names import OlderCrossEncoderNames
 from fastattn.text.prompts import resolve_prompt
-from fastattn.text.scores import ModelActivation
+from fastattn.text.scores import ModelActivation, scorer
+from fastattn.text.streaming import ScoreStream
 
 __all__ = ["CrossEncoder"]
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class CrossEncoder(ModelActivation, OlderCrossEncoderNames, TextModel):
+class CrossEncoder(ModelActivation, ScoreStream, OlderCrossEncoderNames, TextModel):
     """Model that scores pairs of texts, a drop-in for ``sentence_transformers.CrossEncoder``.
 
     The scores of a pair are bit for bit the same in every batch, in every order and with any number of threads.  Calls are
@@ -162,7 +162,7 @@ class CrossEncoder(ModelActivation, OlderCrossEncoderNames, TextModel):
             kinds = ", ".join(module.kind for module in self)
             raise CheckpointError(
                 f"{self.folder or 'modules'}: modules {kinds} give a pair no score; expected a Transformer for "
-                "sequence-classification, or a Dense that writes scores"
+                "sequence-classification, a Dense that writes scores, or a LogitScore"
             )
         self.num_labels = widths[SCORES]
         if num_labels is not None and num_labels != self.num_labels:
@@ -174,7 +174,7 @@ class CrossEncoder(ModelActivation, OlderCrossEncoderNames, TextModel):
     def _read_modules(self, folder: Path, settings: ModelSettings | None, **options: Any) -> list[Module]:
         """Read the modules; the checkpoint's own head if ``modules.json`` is missing or belongs to another type of model."""
         if settings is None or not os.path.lexists(folder / "modules.json"):
-            return [Transformer._without_settings(transformer_folder(folder), "sequence-classification", **options)]
+            return scorer(transformer_folder(folder), **options)
         return read_modules_of(folder, **options)
 
     @property
@@ -318,13 +318,7 @@ class CrossEncoder(ModelActivation, OlderCrossEncoderNames, TextModel):
             for batch in batches:
                 logits[batch.rows] = pipeline.features(batch, skip)[SCORES]
         self.counts = batches.counts
-        scores: Any = np.asarray(activation(logits), np.float32)
-        if scores.shape[:1] != (len(pairs),) or 0 in scores.shape[1:]:
-            raise ValueError(f"activation_fn must return a row for each of {len(pairs)} pairs, got shape {scores.shape}")
-        if self.num_labels == 1 and scores.ndim > 1:
-            scores = scores[:, 0]
-        if apply_softmax and scores.ndim > 1:
-            scores = softmax(scores)
+        scores: Any = self._activated(logits, activation, bool(apply_softmax))
         if convert_to_tensor or not convert_to_numpy:
             # Arrays are float32 always, as sentence-transformers' are.
             scores = as_tensors(np.ascontiguousarray(as_dtype(scores, self._dtype)))

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from fastattn.tokenizer.inputs import check_inputs, check_pair, kind_of
 
-__all__ = ["Inputs", "Pairs", "Text", "is_single", "items_of", "pairs_of", "texts_of"]
+__all__ = ["Inputs", "Pairs", "Text", "check_several", "is_single", "items_of", "pairs_of", "texts_of"]
 
 # A Mapping has a key "text".
 Text: TypeAlias = str | Mapping[str, str]
@@ -20,11 +20,15 @@ def is_single(inputs: Any) -> bool:
     return isinstance(inputs, (str, Mapping)) or getattr(inputs, "ndim", None) == 0
 
 
-def items_of(inputs: Any) -> list[Any]:
-    """Return several texts or pairs as a list, dicts ``{"text": ...}`` replaced by their text; TypeError for other items."""
+def items_of(inputs: Any, start: int = 0) -> list[Any]:
+    """Return several texts or pairs as a list, dicts ``{"text": ...}`` replaced by their text; TypeError for other items.
+
+    `start` is the index of the first item in error messages.
+    """
     items = _listed(inputs, "inputs", "a str or a list of str")
-    found = items if all(isinstance(item, str) for item in items) else [_without_dict(item, i) for i, item in enumerate(items)]
-    _check_alike(found)
+    texts = all(isinstance(item, str) for item in items)
+    found = items if texts else [_without_dict(item, i) for i, item in enumerate(items, start)]
+    _check_alike(found, start)
     return found
 
 
@@ -37,27 +41,33 @@ def texts_of(inputs: Any, name: str) -> list[str]:
     return texts
 
 
-def pairs_of(inputs: Any) -> list[tuple[str, str]]:
-    """Return the pairs as a list; TypeError if an element is not a pair of str."""
+def pairs_of(inputs: Any, start: int = 0) -> list[tuple[str, str]]:
+    """Return the pairs as a list; TypeError if an element is not a pair of str.  `start` as in `items_of`."""
     pairs = []
-    for i, pair in enumerate(_listed(inputs, "inputs", "pairs of str")):
+    for i, pair in enumerate(_listed(inputs, "inputs", "pairs of str"), start):
         check_pair(pair, f"inputs[{i}]")
         pairs.append((pair[0], pair[1]))
     return pairs
 
 
-def _check_alike(inputs: list[Any]) -> None:
+def _check_alike(inputs: list[Any], start: int) -> None:
     """Raise a TypeError for an item that is neither a text nor a pair, or if texts and pairs are mixed."""
-    if check_inputs(inputs, "inputs"):
+    if check_inputs(inputs, "inputs", start):
         first = isinstance(inputs[0], str)
-        for i, item in enumerate(inputs):
+        for i, item in enumerate(inputs, start):
             if isinstance(item, str) != first:
                 kind = "a str" if first else "a pair of str"
-                raise TypeError(f"inputs[{i}] must be {kind}, as inputs[0] is, got {kind_of(item)}")
+                raise TypeError(f"inputs[{i}] must be {kind}, as inputs[{start}] is, got {kind_of(item)}")
 
 
 def _listed(inputs: Any, name: str, wanted: str) -> list[Any]:
     """Return the elements as a list; TypeError for what gives no texts, or not in their order."""
+    check_several(inputs, name, wanted)
+    return inputs if isinstance(inputs, list) else list(inputs)
+
+
+def check_several(inputs: Any, name: str, wanted: str) -> None:
+    """Raise a TypeError for what gives no texts, or not in their order."""
     kind = kind_of(inputs)
     if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable) or getattr(inputs, "ndim", None) == 0:
         raise TypeError(f"{name} must be {wanted}, got {kind}")
@@ -67,7 +77,6 @@ def _listed(inputs: Any, name: str, wanted: str) -> list[Any]:
         raise TypeError(f"{name} must be {wanted}, got {kind}, which has columns or keys: pass the column, such as {name}[name]")
     if isinstance(inputs, (set, frozenset)):
         raise TypeError(f"{name} must be {wanted}, got {kind}, which has no order: pass a list")
-    return inputs if isinstance(inputs, list) else list(inputs)
 
 
 def _without_dict(item: Any, i: int) -> Any:

@@ -4,20 +4,63 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastattn.checkpoint.folder import CheckpointError, own_file, read_modules, read_object, transformer_folder
 from fastattn.runtime.files import write_file, write_json
-from fastattn.text.modules import Dense, Dropout, LayerNorm, Module, Normalize, Pooling, Transformer
+from fastattn.text.modules import (
+    Dense,
+    Dropout,
+    HierarchicalTokenPooling,
+    LayerNorm,
+    LogitScore,
+    Module,
+    MultiVectorMask,
+    Normalize,
+    Pooling,
+    Router,
+    SparseAutoEncoder,
+    SparseStaticEmbedding,
+    SpladePooling,
+    StaticEmbedding,
+    Transformer,
+)
 from fastattn.text.modules.module import token_names
 
-__all__ = ["ModelSettings", "check_modules", "read_model_settings", "read_modules_of", "write_model_folder"]
+__all__ = [
+    "PYLATE_KEYS",
+    "ModelSettings",
+    "check_modules",
+    "load_modules",
+    "named_kind",
+    "read_dense_modules",
+    "read_model_settings",
+    "read_modules_of",
+    "read_sparse_modules",
+    "write_model_folder",
+]
 
 logger = logging.getLogger(__name__)
 
-_KINDS = {kind.kind: kind for kind in (Pooling, Dense, Normalize, LayerNorm, Dropout)}
+_KINDS = {
+    kind.kind: kind
+    for kind in (Pooling, Dense, Normalize, LayerNorm, Dropout, LogitScore, MultiVectorMask, HierarchicalTokenPooling)
+}
+_SPARSE_KINDS = {kind.kind: kind for kind in (SpladePooling, SparseAutoEncoder)}
+# The older name of a Transformer for "fill-mask".
+_MASKED = "MLMTransformer"
+
+# Keys by which PyLate's ``config_sentence_transformers.json`` is known; its older versions write no model_type.
+PYLATE_KEYS = (
+    "query_prefix", "document_prefix", "query_length", "document_length", "query_expansion", "do_query_expansion",
+    "attend_to_expansion_tokens", "attend_to_mask_tokens", "skiplist_words",
+)  # fmt: skip
+
+_First = Callable[[Path, tuple[Path, ...]], Module]
+_FIRST = (Transformer.kind, StaticEmbedding.kind)
 
 # Limits the memory that a small modules.json can allocate: each entry loads its own weights, even from the same folder.
 _MOST_MODULES = 100
@@ -50,13 +93,20 @@ class ModelSettings(NamedTuple):
     versions: dict[str, Any]
 
 
+def named_kind(settings: dict[str, Any], default: Any = None) -> Any:
+    """Return the type of model that the settings of a folder name, PyLate's among them."""
+    kind = settings.get("model_type", default)
+    is_pylate = kind == "ColBERT" or ("model_type" not in settings and any(key in settings for key in PYLATE_KEYS))
+    return "MultiVectorEncoder" if is_pylate else kind
+
+
 def read_model_settings(folder: Path, model_type: str) -> ModelSettings | None:
     """Read ``config_sentence_transformers.json``; None, with a warning, for another type of model."""
     transformer_folder(folder)
     path = folder / "config_sentence_transformers.json"
     settings = read_object(path)
     # A folder without modules.json comes from transformers, and fits either type of model.
-    found = settings.get("model_type", "SentenceTransformer" if os.path.lexists(folder / "modules.json") else model_type)
+    found = named_kind(settings, "SentenceTransformer" if os.path.lexists(folder / "modules.json") else model_type)
     if found != model_type:
         logger.warning("%s is a %s: only its encoder is used, as a %s", folder, found, model_type)
         return None
@@ -80,25 +130,94 @@ def read_model_settings(folder: Path, model_type: str) -> ModelSettings | None:
     )
 
 
-def read_modules_of(folder: Path, **options: Any) -> list[Module]:
-    """Read the modules of a folder: a Transformer, and those of ``modules.json`` if there is one."""
+def _module_entries(folder: Path) -> list[tuple[str, Path]]:
+    """Return the kind and the folder of each module: those of ``modules.json`` if there is one, else a Transformer."""
     entries = read_modules(folder) or [("Transformer", transformer_folder(folder))]
+    # An older module, which sentence-transformers replaced by its Transformer.
+    entries = [("Transformer" if kind == "CLIPModel" else kind, where) for kind, where in entries]
     path = folder / "modules.json"
     for kind, _ in entries:
-        if kind != "Transformer" and kind not in _KINDS:
-            supported = ", ".join(("Transformer", *_KINDS))
+        if kind not in (*_FIRST, *_KINDS):
+            supported = ", ".join((*_FIRST, *_KINDS))
             raise CheckpointError(f"{path}: module {kind!r} is not supported; supported: {supported}")
     if len(entries) > _MOST_MODULES:
         raise CheckpointError(f"{path}: {len(entries)} modules; supported: at most {_MOST_MODULES}")
     kinds = [kind for kind, _ in entries]
-    if kinds[0] != "Transformer" or "Transformer" in kinds[1:]:
-        raise CheckpointError(f"{path}: modules {', '.join(kinds)}; expected exactly one Transformer, as the first module")
-    modules: list[Module] = [Transformer(entries[0][1], **options)]
-    modules += [_KINDS[kind]._load(where) for kind, where in entries[1:]]
+    if kinds[0] not in _FIRST or any(kind in _FIRST for kind in kinds[1:]):
+        first = " or ".join(_FIRST)
+        raise CheckpointError(f"{path}: modules {', '.join(kinds)}; expected exactly one {first}, as the first module")
+    return entries
+
+
+def load_modules(folder: Path, **options: Any) -> list[Module]:
+    """Read the modules of a folder, which may not fit each other."""
+    entries = _module_entries(folder)
+    read: Callable[..., Module] = StaticEmbedding._load if entries[0][0] == StaticEmbedding.kind else Transformer
+    return [read(entries[0][1], **options), *(_KINDS[kind]._load(where) for kind, where in entries[1:])]
+
+
+def read_modules_of(folder: Path, **options: Any) -> list[Module]:
+    """Read the modules of a folder."""
+    return _checked(folder, load_modules(folder, **options))
+
+
+def read_sparse_modules(folder: Path, **options: Any) -> list[Module]:
+    """Read the modules of a sparse model's folder; the first may be a SparseStaticEmbedding too."""
+    masked = {**options, "transformer_task": "fill-mask"}
+    first: dict[str, _First] = {
+        "Transformer": lambda where, _: Transformer(where, **options),
+        _MASKED: lambda where, _: Transformer(where, **masked),
+        SparseStaticEmbedding.kind: lambda where, places: SparseStaticEmbedding._load(where, (*places, folder)),
+    }
+    return _read_routed(folder, first, {**_KINDS, **_SPARSE_KINDS})
+
+
+def read_dense_modules(folder: Path, **options: Any) -> list[Module]:
+    """Read the modules of a folder, Routers among them."""
+    if Router.kind not in (kind for kind, _ in read_modules(folder)):
+        return read_modules_of(folder, **options)
+    first: dict[str, _First] = {
+        "Transformer": lambda where, _: Transformer(where, **options),
+        StaticEmbedding.kind: lambda where, _: StaticEmbedding._load(where, **options),
+    }
+    return _checked(folder, _read_routed(folder, first, _KINDS))
+
+
+def _read_routed(folder: Path, first: Mapping[str, _First], later: Mapping[str, Any]) -> list[Module]:
+    """Read the modules of a folder by their kinds; `first` read texts, and get the folders that lie around their own."""
+    path, entries = folder / "modules.json", read_modules(folder)
+    if not 0 < len(entries) <= _MOST_MODULES:
+        raise CheckpointError(f"{path}: {len(entries)} modules; supported: 1 to {_MOST_MODULES}")
+    count = 0
+
+    def read(kind: str, where: Path, source: Path, places: tuple[Path, ...] = ()) -> Module:
+        nonlocal count
+        count += 1
+        if count > _MOST_MODULES:
+            raise CheckpointError(f"{source}: more than {_MOST_MODULES} modules")
+        if kind in first:
+            return first[kind](where, places)
+        if kind not in later:
+            supported = ", ".join((*first, Router.kind, *later))
+            raise CheckpointError(f"{source}: module {kind!r} is not supported; supported: {supported}")
+        module: Module = later[kind]._load(where)
+        return module
+
+    modules: list[Module] = []
+    for kind, where in entries:
+        if kind == Router.kind:
+            modules.append(Router._load(where, partial(read, places=(where,))))
+        else:
+            modules.append(read(kind, where, path))
+    return modules
+
+
+def _checked(folder: Path, modules: list[Module]) -> list[Module]:
+    """Return the modules of a folder; CheckpointError if two do not fit."""
     try:
         check_modules(modules)
     except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{folder / 'modules.json'}: {error}") from error
     return modules
 
 
@@ -111,14 +230,17 @@ def check_modules(modules: Sequence[Module]) -> dict[str, int]:
     return widths
 
 
-def write_model_folder(target: Path, modules: Iterable[Module], settings: dict[str, Any], readme: Path | None) -> None:
+def write_model_folder(target: Path, modules: Sequence[Module], settings: dict[str, Any], readme: Path | None) -> None:
     """Write modules, their list and ``config_sentence_transformers.json`` into a folder; copy the model card if there is one."""
     entries = []
     for i, module in enumerate(modules):
-        name = "" if i == 0 else f"{i}_{module.kind}"
+        name = "" if i == 0 or module.library is None else f"{i}_{module.kind}"
         module.save(target / name)
-        entries.append({"idx": i, "name": str(i), "path": name, "type": f"sentence_transformers.models.{module.kind}"})
-    write_json(target / "modules.json", entries)
+        entries.append({"idx": i, "name": str(i), "path": name, "type": f"{module.library}.{module.kind}"})
+    if all(module.library is not None for module in modules):
+        write_json(target / "modules.json", entries)
+    else:
+        (target / "modules.json").unlink(missing_ok=True)
     write_json(target / "config_sentence_transformers.json", settings)
     if readme is not None and readme.is_file():
         write_file(target / "README.md", own_file(readme).read_bytes())

@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastattn.encoder.torch_names import TorchNames, check_device
-from fastattn.text.modules import Module, Pooling
+from fastattn.text.fit import CrossEncoderFit, SentenceTransformerFit
+from fastattn.text.modules import Module, Pooling, SpladePooling
 from fastattn.text.pipeline import Pipeline
+from fastattn.text.sparse_pipeline import SparsePipeline
 from fastattn.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["OlderCrossEncoderNames", "OlderSentenceTransformerNames", "OlderTextModelNames"]
+__all__ = ["OlderCrossEncoderNames", "OlderSentenceTransformerNames", "OlderSparseEncoderNames", "OlderTextModelNames"]
 
 Loaded = TypeVar("Loaded", bound="OlderSentenceTransformerNames")
 Model = TypeVar("Model", bound="OlderTextModelNames")
@@ -168,7 +170,7 @@ class OlderTextModelNames(TorchNames):
         pool.clear()
 
 
-class OlderSentenceTransformerNames:
+class OlderSentenceTransformerNames(SentenceTransformerFit):
     """Older names of `SentenceTransformer`'s methods."""
 
     encode: Callable[..., Any]
@@ -271,7 +273,48 @@ class OlderSentenceTransformerNames:
                 break
 
 
-class OlderCrossEncoderNames:
+class OlderSparseEncoderNames:
+    """Older names of `SparseEncoder`'s methods, and settings that change nothing."""
+
+    get_embedding_dimension: Callable[[], int]
+    _pipeline: SparsePipeline
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """`get_embedding_dimension` under its old name.
+
+        Returns
+        -------
+        int
+            As from `get_embedding_dimension`.
+        """
+        return self.get_embedding_dimension()
+
+    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
+        """Set whether pooling includes the tokens of a prompt.
+
+        Parameters
+        ----------
+        include_prompt : bool
+            New `include_prompt` of the first Pooling module, which a SPLADE model does not have.
+        """
+        for module in self._pipeline.everything():
+            if isinstance(module, Pooling):
+                module.include_prompt = include_prompt
+                break
+
+    @property
+    def splade_pooling_chunk_size(self) -> int | None:
+        """`chunk_size` of the SpladePooling, which is ignored; None without one."""
+        return next((module.chunk_size for module in self._pipeline.everything() if isinstance(module, SpladePooling)), None)
+
+    @splade_pooling_chunk_size.setter
+    def splade_pooling_chunk_size(self, value: int | None) -> None:
+        for module in self._pipeline.everything():
+            if isinstance(module, SpladePooling):
+                module.chunk_size = value
+
+
+class OlderCrossEncoderNames(CrossEncoderFit):
     """Older names of `CrossEncoder`'s properties, and a method that changes nothing."""
 
     activation_fn: Any

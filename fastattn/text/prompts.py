@@ -10,11 +10,14 @@ from typing import Any, TypeVar, cast
 
 from fastattn.text.compatibility import check_mappings, renamed
 
-__all__ = ["given_prompts", "prompted", "resolve_prompt"]
+__all__ = ["DOCUMENT_PROMPTS", "first_prompt", "given_prompts", "prompted", "resolve_prompt"]
 
 logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# Names of the prompt for documents: the first that a model has.
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 def given_prompts(prompts: Mapping[str, str | None] | None) -> dict[str, str]:
@@ -45,6 +48,11 @@ def resolve_prompt(prompts: Mapping[str, str], default_name: str | None, prompt:
     return prompts[name]
 
 
+def first_prompt(prompts: Mapping[str, str], names: Sequence[str]) -> str | None:
+    """Return the first of the names that a model has a prompt for."""
+    return next((name for name in names if name in prompts), None)
+
+
 def prompted(encode: F, task: str, names: Sequence[str], summary: str) -> F:
     """Make the method ``encode_<task>``: `encode` with the first prompt of `names` that the model has, unless a prompt is given.
 
@@ -57,7 +65,7 @@ def prompted(encode: F, task: str, names: Sequence[str], summary: str) -> F:
         given |= given.pop("kwargs", {})
         model = given.pop("self")
         if given.get("prompt_name") is None and given.get("prompt") is None:
-            given["prompt_name"] = next((name for name in names if name in model.prompts), None)
+            given["prompt_name"] = first_prompt(model.prompts, names)
         # `model.encode` by keyword, because a subclass may have overridden it, with other positions.
         return model.encode(task=task, **given)
 

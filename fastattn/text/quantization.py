@@ -12,7 +12,7 @@ from fastattn.runtime.memory import check_large
 from fastattn.runtime.rounding import rounding
 from fastattn.text.similarity import as_float
 
-__all__ = ["PRECISIONS", "Precision", "quantize_embeddings"]
+__all__ = ["PRECISIONS", "Precision", "check_ranges", "quantize_embeddings"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,11 +103,16 @@ def quantize_embeddings(
 def _ranges(rows: NDArray[np.float32], precision: Precision, *, calibrated: bool) -> NDArray[np.float32]:
     """Return the least and the largest value of each channel, (2, C)."""
     if not calibrated:
-        if rows.ndim == 1 or len(rows) == 1:
-            raise ValueError(
-                f"precision {precision!r} takes each channel's range from the rows, and there is only one row: "
-                "give quantize_embeddings ranges or calibration_embeddings"
-            )
-        if len(rows) < _FEW:
-            logger.warning("%s ranges are taken from only %d embeddings: more give better ranges", precision, len(rows))
+        check_ranges(1 if rows.ndim == 1 else len(rows), precision)
     return np.stack([rows.min(axis=0), rows.max(axis=0)])
+
+
+def check_ranges(count: int, precision: str) -> None:
+    """Raise a ValueError if ranges would come from a single row, and warn if from a few."""
+    if count == 1:
+        raise ValueError(
+            f"precision {precision!r} takes each channel's range from the rows, and there is only one row: "
+            "give quantize_embeddings ranges or calibration_embeddings"
+        )
+    if count < _FEW:
+        logger.warning("%s ranges are taken from only %d embeddings: more give better ranges", precision, count)

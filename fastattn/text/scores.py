@@ -1,16 +1,39 @@
-"""Activation of a CrossEncoder's scores."""
+"""Scores of a CrossEncoder: the modules that make them of a folder of transformers, and their activation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastattn.checkpoint.folder import CheckpointError, read_object
+from fastattn.kernels.ops.softmax import softmax
 from fastattn.text.model_folder import ModelSettings
-from fastattn.text.modules import Transformer
+from fastattn.text.modules import LogitScore, Module, Transformer
 from fastattn.text.modules.activations import NamedActivation, find_activation, resolve_activation
 
-__all__ = ["ModelActivation"]
+__all__ = ["ModelActivation", "scorer"]
+
+# What a language model says to a pair that fits, and to one that does not.
+_TRUE, _FALSE = "yes", "no"
+
+
+def scorer(folder: Path, **options: Any) -> list[Module]:
+    """Return the modules that score pairs, of a folder of transformers: its own head, or the words of a language model."""
+    named = read_object(folder / "config.json").get("architectures")
+    if not isinstance(named, list) or not named or not str(named[0]).endswith("ForCausalLM"):
+        return [Transformer._without_settings(folder, "sequence-classification", **options)]
+    first = Transformer._without_settings(folder, "text-generation", **options)
+    words = first.tokenizer.get_vocab()
+    if lost := [word for word in (_TRUE, _FALSE) if word not in words]:
+        raise CheckpointError(
+            f"{folder}: its tokenizer has no token {' and no '.join(map(repr, lost))}, by which a language model scores: give the "
+            "modules, with a LogitScore of other words"
+        )
+    return [first, LogitScore(words[_TRUE], words[_FALSE])]
 
 
 class ModelActivation:
@@ -40,6 +63,15 @@ class ModelActivation:
             A function of an array.
         """
         return self._stored_activation()
+
+    def _activated(self, logits: NDArray[np.float32], activation: Callable[..., Any], apply_softmax: bool) -> NDArray[np.float32]:
+        """Return the scores of pairs with logits (B, L): (B,) for one label."""
+        scores: NDArray[np.float32] = np.asarray(activation(logits), np.float32)
+        if scores.shape[:1] != (len(logits),) or 0 in scores.shape[1:]:
+            raise ValueError(f"activation_fn must return a row for each of {len(logits)} pairs, got shape {scores.shape}")
+        if self.num_labels == 1 and scores.ndim > 1:
+            scores = scores[:, 0]
+        return softmax(scores) if apply_softmax and scores.ndim > 1 else scores
 
     def _stored_activation(self) -> NamedActivation:
         """Return the activation that the model folder names, or of the default."""

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn.text.nearest import Rescoring, nearest, pieces_of
 from fastattn.text.similarity import as_float
-from fastattn.text.similarity_functions import cos_sim, dot_score, normalize_embeddings
+from fastattn.text.similarity_functions import cos_sim, dot_score, euclidean_sim, manhattan_sim, normalize_embeddings
 
 __all__ = ["community_detection", "mine_hard_negatives", "paraphrase_mining", "paraphrase_mining_embeddings", "semantic_search"]
 
 Array = NDArray[np.float32]
 Score = Callable[[Any, Any], Any]
+# Score functions that kernels know, and their names there.
+_NAMES = ((cos_sim, "cosine"), (dot_score, "dot"), (euclidean_sim, "euclidean"), (manhattan_sim, "manhattan"))
 
 
 def semantic_search(
@@ -25,28 +28,56 @@ def semantic_search(
     corpus_chunk_size: int = 500000,
     top_k: int = 10,
     score_function: Score = cos_sim,
+    *,
+    ranges: Any = None,
+    rescore: bool = True,
+    rescore_multiplier: int = 4,
+    rescore_embeddings: Any = None,
 ) -> list[list[dict[str, int | float]]]:
-    """Find the nearest rows of a corpus for each query.
+    """Find the nearest rows of a corpus for each query, exactly.
 
     Parameters
     ----------
     query_embeddings : float, (Q, C) or (C,)
         Embeddings: an array, a torch tensor, or a list of either.
-    corpus_embeddings : float, (N, C)
-        Embeddings.
+    corpus_embeddings : float, int8 or uint8, (N, C), or packed signs, (N, C / 8)
+        Embeddings, mapped from a file too, or what `quantize_embeddings` made of them.
     query_chunk_size : int
-        Queries that are compared at a time.
+        Queries that a score function which is none of the four named gets at a time.
     corpus_chunk_size : int
         Rows of the corpus that are compared at a time.
     top_k : int
         Number of hits for each query.
     score_function : callable
-        Gives the scores (A, B) of two matrices (A, C) and (B, C).
+        Gives the scores (A, B) of two matrices (A, C) and (B, C); for a quantised corpus `cos_sim`, `dot_score`, `euclidean_sim` or
+        `manhattan_sim`.
+    ranges : float, (2, C), optional
+        With which an int8 or uint8 corpus was quantised; the query, of floats, is compared with what its levels stand for.
+    rescore : bool
+        Compare the best again, as `rescore_embeddings` says.  Packed signs are first compared by the bits in which they differ from
+        the signs of the query.
+    rescore_multiplier : int
+        How many times `top_k` rows are compared again.
+    rescore_embeddings : float, (N, C), optional
+        What these are compared with, such as float32 in a mapped file; by default the signs, 1 and -1.
 
     Returns
     -------
     list of list of dict
-        For each query its hits, the best first: ``corpus_id`` and ``score``.
+        For each query its hits, the best first, equal ones in their order: ``corpus_id`` and ``score``.
+
+    Raises
+    ------
+    ValueError
+        The widths differ, int8 or uint8 levels come without `ranges` or floats with them, the score function is another one,
+        or `rescore_embeddings` has another shape or no floats.
+    MemoryError
+        The best rows need more than the free memory.
+
+    Notes
+    -----
+    For the four functions named a kernel reads the corpus once for up to 128 queries and keeps the best: no scores are written, and
+    float32 and quantised rows are not copied.  A score has the same bits alone and among others, for any number of threads.
 
     Examples
     --------
@@ -54,12 +85,45 @@ def semantic_search(
     >>> semantic_search([[1.0, 0.0]], [[0.0, 1.0], [2.0, 0.0]], top_k=1)
     [[{'corpus_id': 1, 'score': 1.0}]]
     """
-    queries, corpus = np.atleast_2d(as_float(query_embeddings)), np.atleast_2d(as_float(corpus_embeddings))
-    hits = _nearest(queries, corpus, query_chunk_size, corpus_chunk_size, top_k, score_function)
+    # Numbers that are compared with numbers of their kind are compared as they are.
+    is_quantised = str(getattr(query_embeddings, "dtype", "")).endswith("int8")
+    queries = np.atleast_2d(as_float(query_embeddings))
+    corpus = np.atleast_2d(as_float(corpus_embeddings)) if is_quantised else _rows_of(corpus_embeddings)
+    if corpus.dtype.itemsize > 1 and rescore_embeddings is None and ranges is None:
+        hits = _nearest(queries, corpus, query_chunk_size, corpus_chunk_size, top_k, score_function)
+    else:
+        name = _name_of(score_function)
+        if name is None:
+            raise ValueError(
+                f"score_function must be one of {', '.join(known.__name__ for known, _ in _NAMES)} here, got {score_function!r}"
+            )
+        if rescore_multiplier < 1:
+            raise ValueError(f"rescore_multiplier must be 1 or more, got {rescore_multiplier}")
+        width = queries.shape[1]
+        if corpus.dtype.itemsize == 1 and ranges is None and corpus.shape[1] != -(-width // 8):
+            raise ValueError(f"ranges must be given: those of quantize_embeddings for the corpus, {corpus.dtype} {corpus.shape}")
+        kept = None if rescore_embeddings is None else _rows_of(rescore_embeddings)
+        if kept is not None and kept.shape != (len(corpus), width):
+            raise ValueError(f"rescore_embeddings must have shape {(len(corpus), width)}, got {kept.shape}")
+        if kept is not None and kept.dtype.kind != "f":
+            raise ValueError(f"rescore_embeddings must be floats, got {kept.dtype}")
+        levels = None if ranges is None else as_float(ranges)
+        rescoring = Rescoring(rescore_multiplier, kept) if rescore else None
+        hits = list(zip(*nearest(queries, pieces_of(corpus, corpus_chunk_size), top_k, name, levels, rescoring), strict=True))
     return [
         [{"corpus_id": row, "score": score} for row, score in zip(ids.tolist(), values.tolist(), strict=True)]
         for ids, values in hits
     ]
+
+
+def _rows_of(embeddings: Any) -> NDArray[Any]:
+    """Return embeddings as an array (N, C): floats of 2 or 4 bytes and quantised numbers as they are, others as float32."""
+    if hasattr(embeddings, "detach"):
+        embeddings = embeddings.detach().cpu()
+        embeddings = embeddings.numpy() if str(embeddings.dtype) in ("torch.int8", "torch.uint8") else embeddings
+    if getattr(embeddings, "dtype", None) in (np.int8, np.uint8, np.float16, np.float32):
+        return np.atleast_2d(np.asarray(embeddings))
+    return np.atleast_2d(as_float(embeddings))
 
 
 def paraphrase_mining(
@@ -238,18 +302,25 @@ def mine_hard_negatives(*args: Any, **kwargs: Any) -> Any:
     return theirs.mine_hard_negatives(*args, **kwargs)
 
 
+def _name_of(score_function: Score) -> str | None:
+    """Return the name of a score function that kernels know."""
+    return next((name for known, name in _NAMES if known is score_function), None)
+
+
 def _nearest(
-    queries: Array, corpus: Array, query_chunk: int, corpus_chunk: int, top_k: int, score_function: Score
+    queries: Array, corpus: NDArray[Any], query_chunk: int, corpus_chunk: int, top_k: int, score_function: Score
 ) -> list[tuple[NDArray[np.int64], Array]]:
     """Return the rows of the corpus and their scores for each query, the best first; equal scores in the order of the rows."""
-    if score_function is cos_sim:
-        queries, corpus, score_function = normalize_embeddings(queries), normalize_embeddings(corpus), dot_score
+    name = _name_of(score_function)
+    if name is not None:
+        return list(zip(*nearest(queries, pieces_of(corpus, corpus_chunk), top_k, name), strict=True))
     hits = [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
-    for start in range(0, len(corpus) if corpus.size else 0, corpus_chunk):
+    for numbers, piece in pieces_of(corpus, corpus_chunk):
+        rows = as_float(piece)
         for first in range(0, len(queries), query_chunk):
-            scores = _scores(score_function, queries[first : first + query_chunk], corpus[start : start + corpus_chunk])
+            scores = _scores(score_function, queries[first : first + query_chunk], rows)
             for i, (ids, values) in enumerate(_best(scores, top_k), first):
-                merged = np.concatenate([hits[i][0], ids + start]), np.concatenate([hits[i][1], values])
+                merged = np.concatenate([hits[i][0], numbers[ids]]), np.concatenate([hits[i][1], values])
                 order = np.argsort(-merged[1], kind="stable")[:top_k]
                 hits[i] = merged[0][order], merged[1][order]
     return hits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +13,21 @@ from numpy.typing import NDArray
 from fastattn.checkpoint.folder import CheckpointError, transformer_folder
 from fastattn.config import Precision as ModelPrecision
 from fastattn.encoder.encoder import Encoder
-from fastattn.encoder.pooling import normalize
 from fastattn.runtime.memory import check_large
 from fastattn.text.base import TextModel
-from fastattn.text.batches import TextBatch
 from fastattn.text.compatibility import as_dtype, as_tensors, call_limit, check_call, check_torch, renamed
 from fastattn.text.inputs import Inputs, Text, is_single, items_of
-from fastattn.text.model_folder import ModelSettings, check_modules, read_modules_of
+from fastattn.text.model_folder import ModelSettings, check_modules, read_dense_modules
 from fastattn.text.modules import Module, Pooling, Transformer
 from fastattn.text.modules.module import SENTENCE, TOKENS
+from fastattn.text.modules.static_embedding import model2vec_modules
 from fastattn.text.older_names import OlderSentenceTransformerNames
-from fastattn.text.prompts import prompted, resolve_prompt
+from fastattn.text.pipeline import Pipeline
+from fastattn.text.prompts import DOCUMENT_PROMPTS, prompted, resolve_prompt
 from fastattn.text.quantization import PRECISIONS, Precision, quantize_embeddings
+from fastattn.text.routed_pipeline import RoutedModel, RoutedPipeline
 from fastattn.text.similarity import ModelSimilarity
+from fastattn.text.streaming import EmbeddingStream
 from fastattn.text.token_embeddings import check_room, text_features
 from fastattn.text.truncation import ModelTruncation, check_truncate_dim
 
@@ -39,7 +41,7 @@ logger = logging.getLogger(__name__)
 _OUTPUTS = (SENTENCE, TOKENS, None)
 
 
-class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransformerNames, TextModel):
+class SentenceTransformer(RoutedModel, ModelTruncation, EmbeddingStream, ModelSimilarity, OlderSentenceTransformerNames, TextModel):
     """Text embedding model, a drop-in for ``sentence_transformers.SentenceTransformer``.
 
     The embedding of a text is bit for bit the same in every batch, in every order and with any number of threads.  Calls are
@@ -69,14 +71,15 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
     token, use_auth_token : bool or str, optional
         Access token for private models on the Hub; `use_auth_token` is the old name.
     model_kwargs : mapping, optional
-        ``dtype``: float32, "auto", bfloat16, which is the precision below, or float16, which is the type of the embeddings only.
+        ``dtype``: float32, "auto", bfloat16, which is the precision below, or float16, which is the type of the embeddings only;
+        ``default_task``: the task whose adapter is merged into the weights, for a model that has adapters.
         Loading options of transformers are ignored, other keys are an error.
     processor_kwargs : mapping, optional
         ``model_max_length``, ``truncation_side``, and what takes the place of a setting in ``tokenizer_config.json``:
         ``do_lower_case``, ``strip_accents``, ``tokenize_chinese_chars``, ``add_prefix_space``; also accepted as
         ``tokenizer_kwargs``.
     config_kwargs : mapping, optional
-        Only loading options of transformers, which are ignored.
+        ``hidden_dropout_prob``, the dropout of training; loading options of transformers are ignored.
     model_card_data : object, optional
         Object that receives the metrics of evaluators.
     backend : {"torch"}
@@ -118,6 +121,8 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
     """
 
     model_type = "SentenceTransformer"
+    _pipeline_type: ClassVar[type[Pipeline]] = RoutedPipeline
+    _pipeline: RoutedPipeline
 
     @renamed(tokenizer_kwargs="processor_kwargs")
     def __init__(
@@ -165,7 +170,7 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
             backend=backend,
             precision=precision,
         )
-        widths = check_modules(self._pipeline.modules)
+        widths = check_modules(self._pipeline.given)
         if SENTENCE not in widths:
             kinds = ", ".join(module.kind for module in self)
             raise CheckpointError(f"{self.folder or 'modules'}: modules {kinds} give a text no embedding; expected a Pooling")
@@ -183,15 +188,17 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
     def _read_modules(self, folder: Any, settings: ModelSettings | None, **options: Any) -> list[Module]:
         """Read the modules; add mean pooling if ``modules.json`` is missing or belongs to another type of model."""
         if settings is None or not os.path.lexists(folder / "modules.json"):
+            if modules := model2vec_modules(folder, **options):
+                return modules
             transformer = Transformer._without_settings(
                 transformer_folder(folder), transformer_task="feature-extraction", **options
             )
-            return [transformer, Pooling(transformer.get_embedding_dimension())]
-        return read_modules_of(folder, **options)
+            return [transformer, *([Pooling._behind(transformer)] if transformer.output_name == TOKENS else [])]
+        return read_dense_modules(folder, **options)
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder."""
+        """The encoder, which a model of static embeddings lacks."""
         return self._pipeline.transformer.encoder
 
     def is_singular_input(self, inputs: Any) -> bool:
@@ -308,7 +315,8 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
             Ignored, for compatibility.
         **kwargs
             ``sentences`` is an alias of `inputs`; ``processing_kwargs={"text": {"max_length": ...}}`` is the maximum number of
-            tokens for this call; ``task`` is ignored, for compatibility.
+            tokens for this call; ``task`` chooses the route of a `Router`; without one it may only be that of the adapter that is
+            loaded, and other names are ignored.
 
         Returns
         -------
@@ -340,9 +348,11 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         if output_value is None and precision != "float32":
             raise ValueError(f"precision must be float32 where output_value is None, got {precision!r}")
-        if output_value == TOKENS and self._pipeline.transformer.output_name != TOKENS:
-            raise ValueError(f"output_value {TOKENS!r} is not available: the head of this model turns tokens into scores")
-        check_truncate_dim(truncate_dim)
+        pipeline = self._pipeline_of(limit, kwargs.get("task"))
+        pipeline.first._check_task(kwargs.get("task"))
+        if output_value == TOKENS and (found := pipeline.first.output_name) != TOKENS:
+            raise ValueError(f"output_value {TOKENS!r} is not available: the first module of this model makes {found} of tokens")
+        width = self._kept_width(truncate_dim, pipeline.width)
         if convert_to_tensor or not convert_to_numpy:
             check_torch()
         single = self.is_singular_input(inputs)
@@ -350,10 +360,7 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         text = resolve_prompt(self.prompts, self.default_prompt_name, prompt, prompt_name)
-        pipeline = self._pipeline_of(limit)
         skip = pipeline.prompt_tokens(text)
-        width = min(self._width, self._width if self.truncate_dim is None else self.truncate_dim)
-        width = width if truncate_dim is None else min(self._width, truncate_dim)
         result: Any
         if output_value == SENTENCE:
             # Quantisation needs three temporary arrays of this size.
@@ -366,7 +373,7 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
         with pipeline.batches(texts, text, show_progress_bar=show_progress_bar, title="Embedding") as batches:
             for batch in batches:
                 if output_value == SENTENCE:
-                    result[batch.rows] = self._embeddings(batch, skip, width, normalize_embeddings)
+                    result[batch.rows] = pipeline.embeddings(batch, skip, width, normalize_embeddings)
                     continue
                 for row, features in zip(batch.rows, text_features(pipeline, batch, skip, text, width), strict=True):
                     result[row] = features if output_value is None else features[output_value]
@@ -381,15 +388,8 @@ class SentenceTransformer(ModelTruncation, ModelSimilarity, OlderSentenceTransfo
                 result = list(result)
         return result[0] if single else result
 
-    def _embeddings(self, batch: TextBatch, skip: int, width: int, unit: bool) -> NDArray[np.float32]:
-        rows = self._pipeline.embed(batch, skip)
-        # Whole embeddings of a model that ends in Normalize have unit length already: dividing again would change the last bit.
-        if unit and not (width == rows.shape[1] and self._pipeline.makes_unit_length):
-            return normalize(rows[:, :width])
-        return rows[:, :width]
-
     encode_query = prompted(encode, "query", ["query"], "Embed queries.")
-    encode_document = prompted(encode, "document", ["document", "passage", "corpus"], "Embed documents.")
+    encode_document = prompted(encode, "document", DOCUMENT_PROMPTS, "Embed documents.")
 
     def _saved_settings(self) -> dict[str, Any]:
         shortened = {} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}

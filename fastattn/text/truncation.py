@@ -35,6 +35,12 @@ class ModelTruncation:
         """
         return self._width if self.truncate_dim is None else min(self._width, self.truncate_dim)
 
+    def _kept_width(self, truncate_dim: int | None, width: int) -> int:
+        """Return the number of channels that a call with this `truncate_dim` keeps of `width`."""
+        check_truncate_dim(truncate_dim)
+        most = self.truncate_dim if truncate_dim is None else truncate_dim
+        return width if most is None else min(width, most)
+
     @contextlib.contextmanager
     def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
         """Keep only the first `truncate_dim` channels of embeddings within this context.

@@ -36,6 +36,11 @@ _ROBERTA = {
     "pad_token": "<pad>", "cls_token": "<s>", "mask_token": "<mask>",
 }  # fmt: skip
 _ALBERT = {**_BERT, "bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "<unk>", "pad_token": "<pad>"}
+_CLIP = {
+    "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
+}  # fmt: skip
+_DEBERTA = {**_BERT, "bos_token": "[CLS]", "eos_token": "[SEP]"}
+_ESM = {"unk_token": "<unk>", "cls_token": "<cls>", "pad_token": "<pad>", "mask_token": "<mask>", "eos_token": "<eos>"}
 _NOT_USED = ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED")
 
 # transformers' class that loads any tokenizer.json, and takes all steps from it.
@@ -51,7 +56,11 @@ _CLASSES = {
         TokenizerClass("RobertaTokenizer", "BPE", _ROBERTA, mask_takes_space=True),
         TokenizerClass("XLMRobertaTokenizer", "Unigram", _ROBERTA, mask_takes_space=True),
         TokenizerClass("CamembertTokenizer", "Unigram", _ROBERTA, mask_takes_space=True, extra_tokens=_NOT_USED),
+        TokenizerClass("DebertaTokenizer", "BPE", _DEBERTA, has_token_types=True, mask_takes_space=True),
+        TokenizerClass("DebertaV2Tokenizer", "Unigram", _DEBERTA, has_token_types=True),
         TokenizerClass("AlbertTokenizer", "Unigram", _ALBERT, mask_takes_space=True),
+        TokenizerClass("CLIPTokenizer", "", _CLIP),
+        TokenizerClass("EsmTokenizer", "", _ESM),
     )
 }
 
@@ -64,7 +73,7 @@ def class_of(settings: Mapping[str, Any], config: Mapping[str, Any]) -> Tokenize
     family = FAMILIES.get(str(config.get("model_type")))
     own = ANY
     if family is not None:
-        name = f"{family.model_class.removesuffix('Model')}Tokenizer"
+        name = f"{family.model_class.removesuffix('Model').removesuffix('Text')}Tokenizer"
         own = _CLASSES.get(name, _CLASSES["BertTokenizer"] if family.has_token_types else ANY)
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
     if not named or (family is not None and own is ANY):

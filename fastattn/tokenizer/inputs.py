@@ -17,11 +17,14 @@ LONGEST = 2**31 - 1
 _MISSING = ("NAType", "NaTType")
 
 
-def check_inputs(inputs: Sequence[Any], name: str) -> bool:
-    """Tell whether any input is a pair of texts; TypeError for an input that is neither a str nor a pair of str."""
+def check_inputs(inputs: Sequence[Any], name: str, start: int = 0) -> bool:
+    """Tell whether any input is a pair of texts; TypeError for an input that is neither a str nor a pair of str.
+
+    `start` is the index of the first input in error messages.
+    """
     if all(isinstance(item, str) for item in inputs):
         return False
-    for i, item in enumerate(inputs):
+    for i, item in enumerate(inputs, start):
         if not isinstance(item, str):
             check_pair(item, f"{name}[{i}]", "a str or a pair of str")
     return True

@@ -32,7 +32,7 @@ __all__ = ["TokenIds", "Tokenizer", "load_tokenizer"]
 
 _FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.txt", "vocab.json", "merges.txt",
+    "vocab.txt", "vocab.json", "merges.txt", "chat_template.jinja",
 )  # fmt: skip
 # Files of transformers before version 5, which a tokenizer may lack.
 _OLDER = ("special_tokens_map.json", "added_tokens.json")
@@ -82,6 +82,8 @@ class Tokenizer(TokenizerCalls):
         Folder from which the tokenizer was read.
     given : mapping, optional
         Settings that were given in place of those in the folder.
+    adds_special_tokens : bool
+        Whether `rows` and `pair_rows` add the special tokens of the post-processor.
 
     References
     ----------
@@ -102,6 +104,7 @@ class Tokenizer(TokenizerCalls):
         class_name: str = ANY.name,
         folder: str | os.PathLike[str] | None = None,
         given: Mapping[str, Any] | None = None,
+        adds_special_tokens: bool = True,
     ) -> None:
         backend.no_padding()
         backend.no_truncation()
@@ -113,10 +116,11 @@ class Tokenizer(TokenizerCalls):
         self.class_name = class_name
         self.name_or_path = "" if folder is None else str(folder)
         self._given = dict(given or {})
+        self.adds_special_tokens = adds_special_tokens
         self._side = self.truncation_side
         with sound(self.name_or_path):
             self._word = _word(backend)
-            whole = backend.encode(self._word)
+            whole = backend.encode(self._word, add_special_tokens=adds_special_tokens)
         texts = whole.sequence_ids
         self.num_special = texts.count(None)
         """Number of special tokens that a text gets."""
@@ -139,11 +143,11 @@ class Tokenizer(TokenizerCalls):
         return self.backend_tokenizer
 
     @classmethod
-    def wrap(cls, tokenizer: Any, *, like: Tokenizer) -> Tokenizer:
+    def wrap(cls, tokenizer: Any, *, like: Tokenizer | None = None) -> Tokenizer:
         """Return the tokenizer as a `Tokenizer`; another library's is copied, and missing settings are taken from `like`."""
         from tokenizers import Tokenizer as Backend
 
-        if isinstance(tokenizer, cls):
+        if isinstance(tokenizer, cls) and (like is None or tokenizer.adds_special_tokens == like.adds_special_tokens):
             return tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
         if not isinstance(backend, Backend):
@@ -151,23 +155,25 @@ class Tokenizer(TokenizerCalls):
             raise TypeError(f"tokenizer must be {kinds}, got {type(tokenizer).__name__}")
         copy = Backend.from_str(backend.to_str())
         copy.encode_special_tokens = backend.encode_special_tokens
+        like = cls(copy) if like is None else like
         return cls(
             copy,
             model_max_length=getattr(tokenizer, "model_max_length", like.model_max_length),
             cut_left=getattr(tokenizer, "truncation_side", like.truncation_side) == "left",
             special_tokens=getattr(tokenizer, "special_tokens_map", like.special_tokens_map),
             model_input_names=getattr(tokenizer, "model_input_names", like.model_input_names),
+            adds_special_tokens=like.adds_special_tokens,
         )
 
     def rows(self, texts: Sequence[str], max_length: int) -> TokenIds:
         """Return the ids of texts, special tokens included, at most `max_length` a text; types only if some are not 0."""
         rows: list[NDArray[np.int32]] = []
         truncated = 0
-        for row in self._ids(texts, max_length, True):
+        for row in self._ids(texts, max_length, self.adds_special_tokens):
             if len(row) > max_length:
                 truncated += 1
                 end = len(row) - (self.num_special - self._prefix)
-                kept = self._cut(row[self._prefix : end], max_length - self.num_special)
+                kept = self.cut(row[self._prefix : end], max_length - self.num_special)
                 row = np.concatenate([row[: self._prefix], kept, row[end:]])
             rows.append(row)
         types = None
@@ -191,12 +197,16 @@ class Tokenizer(TokenizerCalls):
             if len(first) + len(second) > room:
                 truncated += 1
                 lengths = longest_first(len(first), len(second), room)
-                first, second = self._cut(first, lengths[0]), self._cut(second, lengths[1])
+                first, second = self.cut(first, lengths[0]), self.cut(second, lengths[1])
             rows.append(np.concatenate([before, first, between, second, after]))
             if typed:
                 counts = [*[1] * len(before), len(first), *[1] * len(between), len(second), *[1] * len(after)]
                 kinds.append(np.repeat(types, counts))
         return TokenIds(rows, kinds if typed else None, truncated)
+
+    def plain_rows(self, texts: Sequence[str], most: int) -> Iterator[NDArray[np.int32]]:
+        """Yield each text's ids without special tokens; a text with more than `most` may end where it has more than `most` ids."""
+        return self._ids(texts, most, False)
 
     def prefix_length(self, text: str, max_length: int) -> int:
         """Return the number of tokens of a prompt and of the special tokens before it; ValueError if it is not valid Unicode."""
@@ -278,7 +288,7 @@ class Tokenizer(TokenizerCalls):
     def _around_pair(self) -> tuple[tuple[list[int], ...], NDArray[np.int32]]:
         """Special tokens before, between and after the texts of a pair; token types of these, and a single one for each text."""
         with sound(self.name_or_path):
-            whole = self.backend_tokenizer.encode(self._word, self._word)
+            whole = self.backend_tokenizer.encode(self._word, self._word, add_special_tokens=self.adds_special_tokens)
         ids, types, texts = list(whole.ids), list(whole.type_ids), list(whole.sequence_ids)
         if not {0, 1}.issubset(texts):
             raise CheckpointError(f"{self.name_or_path}: its post-processor leaves out a text of a pair: two texts make ids {ids}")
@@ -289,7 +299,8 @@ class Tokenizer(TokenizerCalls):
         kinds = [*types[:first], types[first], *types[end:second], types[second], *types[last:]]
         return (ids[:first], ids[end:second], ids[last:]), np.array(kinds, np.int32)
 
-    def _cut(self, row: NDArray[np.int32], length: int) -> NDArray[np.int32]:
+    def cut(self, row: NDArray[np.int32], length: int) -> NDArray[np.int32]:
+        """Return the first `length` ids, or the last where the beginning is truncated."""
         length = max(0, length)
         if len(row) <= length:
             return row

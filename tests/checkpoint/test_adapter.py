@@ -9,6 +9,8 @@ import pytest
 
 from fastattn import SentenceTransformer
 from fastattn.checkpoint.reader import CheckpointError, read_encoder, read_head
+from fastattn.checkpoint.trainable import TrainableCheckpoint
+from fastattn.kernels.ops.linear import linear
 from tests.support.models import (
     C,
     V,
@@ -77,7 +79,17 @@ def test_base_weights_of_half_precision_do_not_round_the_adapter(tmp_path: Path)
     base = bert_tensors()[f"{QUERY}.weight"].astype(np.float16).astype(np.float32)
     a, b = adapter.values()
     found = read_encoder(folder)[1]["layers.0.attention.query.weight"]
-    np.testing.assert_array_equal(found, base + np.float32(ALPHA / R) * (b @ a))
+    np.testing.assert_array_equal(found, base + np.float32(ALPHA / R) * linear(b, np.ascontiguousarray(a.T)))
+
+
+def test_the_change_is_the_product_of_a_kernel(tmp_path: Path) -> None:
+    """That of a BLAS has other bits, which may depend on the number of threads."""
+    rank = 64
+    adapter = arrays(QUERY, rank=rank)
+    a, b = adapter.values()
+    found = read_encoder(write(tmp_path, adapter, r=rank))[1]["layers.0.attention.query.weight"]
+    change = np.float32(ALPHA / rank) * linear(b, np.ascontiguousarray(a.T))
+    np.testing.assert_array_equal(found, bert_tensors()[f"{QUERY}.weight"] + change)
 
 
 def test_table(tmp_path: Path) -> None:
@@ -126,6 +138,21 @@ def test_saved_with_its_adapter(tmp_path: Path) -> None:
     assert np.abs(plain.encode("the cat") - model.encode("the cat")).max() > 0.01
     plain.save(tmp_path / "saved")
     np.testing.assert_array_equal(SentenceTransformer(tmp_path / "saved").encode("the cat"), plain.encode("the cat"))
+
+
+@pytest.mark.jit
+def test_trained_with_its_adapter(tmp_path: Path) -> None:
+    weight = np.full(C, 2, np.float32)
+    folder = write(tmp_path / "adapted", {**arrays(QUERY), "base_model.model.embeddings.LayerNorm.weight": weight})
+    expected = read_encoder(folder)[1]
+    checkpoint = TrainableCheckpoint(folder)
+    assert all(np.array_equal(array, expected[name]) for name, array in checkpoint.parameters.items())
+    checkpoint.parameters["layers.0.attention.query.weight"][...] = 3
+    write_bert(tmp_path / "saved")
+    checkpoint.write(tmp_path / "saved" / "model.safetensors")
+    found = read_encoder(tmp_path / "saved")[1]
+    assert (found.pop("layers.0.attention.query.weight") == 3).all()
+    assert all(np.array_equal(array, expected[name]) for name, array in found.items())
 
 
 @pytest.mark.parametrize(

@@ -22,18 +22,54 @@ WITHOUT_EFFECT = {
     "chunk_size_feed_forward", "classifier_dropout", "classifier_dropout_prob", "cls_token_id", "default_theta",
     "deterministic_flash_attn", "dtype", "embedding_dropout", "eos_token_id", "initializer_cutoff_factor", "initializer_range",
     "is_encoder_decoder", "keys_to_ignore_at_inference", "label2id", "output_attentions", "output_hidden_states", "pad_token_id",
+    "pooler_dropout",
     "problem_type", "qa_dropout", "return_dict", "self", "sep_token_id", "seq_classif_dropout", "sparse_pred_ignore_index",
     "sparse_prediction", "transformers_version", "use_cache",
 }  # fmt: skip
 # Read by the reader, not by the families.
 READ = {"id2label", "model_type", "tie_word_embeddings"}
-# Tables hold what these say, ELECTRA's summary is of multiple choice, and ModernBERT's layer_types come first.
+# Tables hold what these say, DeBERTa-v2's are read with the embeddings of distances,
+# ELECTRA's summary is of multiple choice, and ModernBERT's layer_types come first.
+_T5 = {
+    "decoder_start_token_id",
+    "dense_act_fn",
+    "initializer_factor",
+    "is_decoder",
+    "is_gated_act",
+    "num_decoder_layers",
+    "scale_decoder_outputs",
+}
 OF_FAMILIES = {
+    # The projection's tensor says its width.
+    "clip_text_model": {"initializer_factor", "projection_dim"},
+    "clip": {"initializer_factor", "projection_dim", "logit_scale_init_value", "vision_config"},
+    # Positions of a table have no base, and tokens are masked with token_dropout only; the others are of protein structures.
+    "esm": {"esmfold_config", "mask_token_id", "rope_theta", "vocab_list"},
+    # Of the decoder, and what follows from feed_forward_proj.
+    "t5": _T5,
+    "mt5": _T5,
+    "deberta-v2": {"norm_rel_ebd", "share_att_key"},
     "distilbert": {"sinusoidal_pos_embds"},
     "electra": {"summary_activation", "summary_last_dropout", "summary_type", "summary_use_proj"},
     "ernie": {"task_type_vocab_size"},
+    "eurobert": {"mask_token_id", "pretraining_tp"},
+    # Saved beside the layer_types that it gives.
+    "gemma3_text": {"_sliding_window_pattern", "attn_logit_softcapping"},
+    "neobert": {
+        "auto_map",
+        "classifier_init_range",
+        "decoder_init_range",
+        "dim_head",
+        "embedding_init_range",
+        "kwargs",
+        "torch_dtype",
+    },
     "modernbert": {"global_attn_every_n_layers"},
+    # Read where longer texts have other angles.
+    "nomic_bert": {"auto_map", "max_trained_positions"},
 }
+# Families whose class is not in transformers.
+REMOTE = {"neobert", "bidirectional_pplx_qwen3"}
 
 
 class Watched(dict[str, Any]):
@@ -61,6 +97,7 @@ def unread(content: dict[str, Any]) -> set[str]:
     for names in family.names:
         for stem in (*names.outside, *names.inside):
             family.has_bias(settings, stem)
+            family.absent(settings, stem)
         for layer in range(config.num_layers):
             names.layer(settings, layer)
     return set(content) - values.asked - WITHOUT_EFFECT - READ - OF_FAMILIES.get(model_type, set())
@@ -71,11 +108,13 @@ def test_keys_of_a_file(name: str) -> None:
     assert unread(json.loads((GOLDEN / name / "config.json").read_text())) == set()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in REMOTE])
 def test_keys_that_the_class_of_transformers_has(name: str) -> None:
     transformers = pytest.importorskip("transformers")
-    kind = getattr(transformers, FAMILIES[name].model_class.removesuffix("Model") + "Config")
+    kind = getattr(transformers, FAMILIES[name].model_class.removesuffix("Model").removesuffix("Encoder") + "Config")
     content = kind().to_dict()
+    # ESM's class has none of these, and its files do.
+    content |= {key: 9 for key in ("pad_token_id", "vocab_size") if content.get(key) is None}
     missing = {key: None for key in inspect.signature(kind.__init__).parameters if key not in content}
     # A key that is absent has its default, so only its name is added.
     assert unread(content) - set(missing) == set()

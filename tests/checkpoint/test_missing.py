@@ -9,12 +9,12 @@ import pytest
 
 from fastattn import Encoder, SentenceTransformer
 from fastattn.checkpoint.reader import CheckpointError
-from tests.support.models import CONFIG, only_a_pickle, write_bert, write_json, write_sentence_model
+from tests.support.models import CONFIG, write_bert, write_json, write_sentence_model
 
 
-def pickle_without_type(folder: Path) -> None:
+def neither_type_nor_weights(folder: Path) -> None:
     write_bert(folder, model_type=None, architectures=["ElectraForPreTraining"])
-    only_a_pickle(folder)
+    (folder / "model.safetensors").unlink()
 
 
 def checkpoint_of_a_trainer(folder: Path) -> None:
@@ -31,9 +31,9 @@ def only_onnx(folder: Path) -> None:
 
 CASES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "empty": (Path.mkdir, ["no model in this folder", "config.json: no such file", "no model.safetensors"]),
-    "pickle and no model_type": (
-        pickle_without_type,
-        ["not a whole model", 'add the family, for example "model_type": "electra", to the file', "pytorch_model.bin: refused"],
+    "neither weights nor model_type": (
+        neither_type_nor_weights,
+        ["not a whole model", 'add the family, for example "model_type": "electra", to the file', "no model.safetensors"],
     ),
     "trainer": (
         checkpoint_of_a_trainer,

@@ -9,6 +9,7 @@ import pytest
 import fastattn
 from fastattn import Encoder, EncoderConfig, SentenceTransformer, reference
 from fastattn.checkpoint.reader import read_encoder
+from fastattn.parameters import random_parameters
 from tests.support.golden_models import GOLDEN, assert_is_golden, golden, write
 from tests.support.models import WORDS, write_tokenizer
 from tests.support.tolerance import assert_matches_reference
@@ -131,3 +132,17 @@ def test_module_of_transformers(family: str) -> None:
     assert float((expected[0] - expected[1]).abs().max()) > 0.1
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-5)
+
+
+@pytest.mark.jit
+def test_texts_of_masked_tokens_alone() -> None:
+    """Nothing is there by whose share zeros could be divided: the embeddings are zeros, and other texts are scaled as ever."""
+    config = EncoderConfig(2, 2, 8, 8, positions="learned", vocab_size=6, max_positions=9, mask_idx=3, norm_first=True)
+    parameters = random_parameters(config, 0)
+    encoder = Encoder(config, parameters=parameters)
+    ids = np.array([[3, 3, 3], [3, 1, 2], [1, 2, 4]])
+    found = encoder(ids)
+    expected = reference.encoder(parameters, ids, **config.reference_options())
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.array_equal(found[:1], encoder(np.zeros((1, 3, 8), np.float32)))
+    assert np.array_equal(encoder.forward_packed([3, 3], [0, 2, 2]), encoder(np.array([[3, 3]]))[0])

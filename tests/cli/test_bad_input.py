@@ -85,7 +85,11 @@ BAD: dict[str, tuple[str, Callable[[Path], str], str]] = {
         spoil("x.jsonl", b""),
         r"jsonl has a text a row, not --paragraphs",
     ),
-    "output of another kind": ("embed {} -o {out}.csv", GOOD, r"cannot write \.csv; supported: \.npy, \.jsonl, \.ndjson, or -"),
+    "output of another kind": (
+        "embed {} -o {out}.csv",
+        GOOD,
+        r"cannot write \.csv; supported: \.npy, \.jsonl, \.ndjson, \.parquet, or -",
+    ),
     "output folder missing": (
         "embed {} -o {out}/no/such/x.npy",
         GOOD,

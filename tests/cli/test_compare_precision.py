@@ -94,6 +94,15 @@ def test_layers(model: str, file: str) -> None:
     assert 0 < errors[1] < 0.2 and 0.98 < cosines[1] < 1
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_static_embeddings(precision: str, file: str) -> None:
+    """A table has no layers to compare."""
+    folder = Path(__file__).parents[1] / "data" / "static" / "whole"
+    result = run("compare", "--precision", precision, "--model", str(folder), file)
+    assert result.exit_code == 0 and "cosine to float32" in result.stdout and "memory" in result.stdout, result.output
+    assert "layer " not in result.stdout and "most changed" in result.stdout
+
+
 def test_kept_products(model: str, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def layer(**precisions: str) -> Any:
         numbers = {f"{product}_precision": PRECISION_NUMBERS["int8"] for product in ("qkv", "out", "up", "down")}

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from fastattn import SentenceTransformer
-from fastattn.cli.embeddings import write_embeddings
-from fastattn.cli.files import read_texts
+from fastattn.text.pipeline import Pipeline
+from tests.support import late_interaction, sparse_cases
 from tests.support.command_line import LINES, ROOT, python, run
-from tests.support.models import C
+from tests.support.models import C, write_json, write_sentence_model
 
 pytestmark = pytest.mark.jit
 
@@ -84,8 +84,8 @@ def test_embed_counts_truncated_texts(model: str, tmp_path: Path) -> None:
 
 
 def test_progress_without_a_terminal(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastattn.cli.embed._SLICE", 2)
-    monkeypatch.setattr("fastattn.cli.embed._EVERY", 0.0)
+    monkeypatch.setattr("fastattn.text.streaming._SLICE", 2)
+    monkeypatch.setattr("fastattn.cli.progress._EVERY", 0.0)
     (tmp_path / "in.txt").write_text("the cat\na dog\nsat\n" + "dog " * 40 + "\nmat\n")
     result = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model)
     *progress, warning, closing = result.stderr.splitlines()
@@ -94,7 +94,7 @@ def test_progress_without_a_terminal(model: str, tmp_path: Path, monkeypatch: py
     assert closing.startswith("5 texts, 26 tokens, ")
     texts = (tmp_path / "in.txt").read_text().splitlines()
     assert np.array_equal(np.load(tmp_path / "out.npy"), SentenceTransformer(model).encode(texts))
-    quiet = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model, "--quiet")
+    quiet = run("embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "-m", model, "--quiet", "--overwrite")
     assert quiet.stderr.splitlines() == [warning]
 
 
@@ -102,22 +102,22 @@ def test_progress_without_a_terminal(model: str, tmp_path: Path, monkeypatch: py
 def test_numbers_that_json_has_not(number: float, model: str, lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings = np.zeros((3, C), np.float32)
     embeddings[1, 2] = number
-    monkeypatch.setattr(SentenceTransformer, "encode", lambda *args, **kwargs: embeddings)
-    result = run("embed", lines, "-o", str(tmp_path / "out.jsonl"), "-m", model, code=2)
-    assert result.stderr.startswith(f"error: {lines}, line 4: its embedding has numbers that are not finite")
-    assert [path.name for path in tmp_path.iterdir()] == ["lines.txt"]
-    with (tmp_path / "out.npy").open("wb") as file:
-        write_embeddings(file, ".npy", read_texts(lines), embeddings)
+    monkeypatch.setattr(Pipeline, "embeddings", lambda self, batch, *rest: embeddings[batch.rows])
+    for more, why in ((("out.jsonl",), "which JSON cannot hold"), (("out.npy", "--output-precision", "int8"), "which no integer")):
+        result = run("embed", lines, "-o", str(tmp_path / more[0]), "-m", model, *more[1:], code=2)
+        assert f"error: {lines}, line 4: its embedding has numbers that are not finite, {why}" in result.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["lines.txt"]
+    run("embed", lines, "-o", str(tmp_path / "out.npy"), "-m", model)
     assert np.array_equal(np.load(tmp_path / "out.npy"), embeddings, equal_nan=True)
 
 
 def test_compiling_is_announced_once(model: str, lines: str, tmp_path: Path) -> None:
     # TMPDIR as well: kernels may also be cached in the temporary folder.
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
-    embed = ("embed", lines, "-o", str(tmp_path / "x.npy"), "-m", model)
+    embed = ("embed", lines, "-o", str(tmp_path / "x.npy"), "-m", model, "--overwrite")
     search = ("search", str(tmp_path / "x.npy"), "dog", "--texts", lines, "-m", model)
     errors = []
-    for arguments in (embed, embed, search):
+    for arguments in (embed, embed, search, search):
         command = [sys.executable, "-m", "fastattn", *arguments]
         found = subprocess.run(
             command,
@@ -127,6 +127,35 @@ def test_compiling_is_announced_once(model: str, lines: str, tmp_path: Path) -> 
             check=True,
         )
         errors.append(found.stderr.splitlines())
-    assert len(errors[0]) == 2
+    # The compilation may take long enough for a line of progress.
     assert errors[0][0].startswith("compiling kernels for this CPU, once")
-    assert [len(said) for said in errors[1:]] == [1, 0]
+    counts = [sum(line.startswith("compiling") for line in said) for said in errors]
+    # The first search may compile its product; neither command compiles anything again.
+    assert counts[:2] == [1, 0] and counts[2] <= 1 and errors[3] == []
+    assert [line.partition(",")[0] for line in errors[1]] == ["3 texts"]
+
+
+def test_bar_on_a_terminal(model: str, lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastattn.cli.progress.is_watched", lambda: True)
+    said = run("embed", lines, "-o", str(tmp_path / "out.npy"), "-m", model).stderr
+    assert re.search(r"Embedding: 100%.*3/3 \[.*, [\d,]+ tokens/s\]", said)
+    said = run("embed", lines, "-o", str(tmp_path / "out.npy"), "-m", model, "--overwrite", "--quiet").stderr
+    assert said == ""
+
+
+@pytest.mark.parametrize("command", [("embed", "-o", "out.npy"), ("search", "a cat")])
+def test_models_of_another_kind(command: tuple[str, ...], lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mean of the tokens of a sparse or late-interaction model would be an embedding that nobody trained."""
+    monkeypatch.chdir(tmp_path)
+    models = {
+        "SparseEncoder": sparse_cases.MODELS["max"](tmp_path / "sparse"),
+        "MultiVectorEncoder": tmp_path / "late",
+        "CrossEncoder": write_sentence_model(tmp_path / "scores"),
+    }
+    late_interaction.CASES["stanford"].write(models["MultiVectorEncoder"])
+    write_json(models["CrossEncoder"] / "config_sentence_transformers.json", {"model_type": "CrossEncoder"})
+    name, *rest = command
+    for kind, folder in models.items():
+        shown = " ".join(run(name, lines, *rest, "--model", str(folder), code=2).stderr.split())
+        assert f"is a {kind}, and this needs a SentenceTransformer" in shown and f"its class is fastattn.{kind}" in shown
+    assert not (tmp_path / "out.npy").exists()

@@ -1,6 +1,7 @@
 """Output files of the command line: replaced atomically, also if a signal ends the process."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -65,7 +66,7 @@ def test_the_end_of_a_link_is_replaced(model: str, lines: str, tmp_path: Path) -
     for name in ("old.npy", "new.npy"):
         target, link = tmp_path / "far" / name, tmp_path / name
         link.symlink_to(Path("far") / name)
-        run("embed", lines, "-o", str(link), "-m", model)
+        run("embed", lines, "-o", str(link), "-m", model, "--overwrite")
         assert link.is_symlink()
         assert np.load(target).shape == (3, C)
     assert sorted(path.name for path in (tmp_path / "far").iterdir()) == ["new.npy", "old.npy"]
@@ -82,21 +83,35 @@ def test_a_link_in_a_models_folder_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".npy", ".jsonl"])
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="limits the size of files")
 def test_full_disk(suffix: str, model: str, tmp_path: Path) -> None:
-    """A file that may not grow is refused like a full disk: the error names the file, and the old one stays."""
+    """A file that may not grow is refused like a full disk: the error names the output, which stays, and nothing is lost."""
     given, out = tmp_path / "x.txt", tmp_path / f"out{suffix}"
     given.write_text("the cat\n" * 400)
     out.write_bytes(b"old")
-    limit = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+    limit = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
+    limit += "import fastattn.text.streaming as streaming; streaming._SLICE = 64; "
     command = [sys.executable, "-c", limit + "runpy.run_module('fastattn', run_name='__main__')"]
     command += ["embed", str(given), "-o", str(out), "-m", model]
-    found = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stderr) == (2, f"error: {out}: File too large\n")
-    assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == {"x.txt": 3200, out.name: 3}
+    more = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True, "check": False}
+    found = subprocess.run([*command, "--overwrite"], **more)  # type: ignore[call-overload]
+    left = f"{out}.partial: has the embeddings so far: --resume continues\n"
+    assert (found.returncode, found.stderr) == (2, f"{left}error: {out}: File too large\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"x.txt", out.name, f"{out.name}.partial"}
+    assert out.read_bytes() == b"old"
+    assert json.loads((tmp_path / f"{out.name}.partial" / "progress.json").read_text())["rows"] == 40_000 // (4 * C) // 64 * 64
+    whole = tmp_path / f"whole{suffix}"
+    said = run("embed", str(given), "-o", str(out), "-m", model, "--resume").stderr
+    assert ", 256 of an earlier run" in said
+    run("embed", str(given), "-o", str(whole), "-m", model)
+    assert out.read_bytes() == whole.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "x.txt",
+        *(f"{path.name}{end}" for path in (out, whole) for end in ("", ".json")),
+    }
 
 
 def test_room_is_asked_for_before_the_work(model: str, lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastattn.runtime.files.shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(10, 8, 2))
-    monkeypatch.delattr(SentenceTransformer, "encode_document")
+    monkeypatch.setattr(SentenceTransformer, "encode_iter", None)
     out = tmp_path / "out.npy"
     said = run("embed", lines, "-o", str(out), "-m", model, code=2).stderr
     assert said == f"error: {out}: {os.strerror(errno.ENOSPC)}: 0.0 MB are needed, 0.0 MB free\n"
@@ -162,7 +177,7 @@ def test_two_writers_of_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_interrupt_leaves_nothing_behind(model: str, name: str, code: int, tmp_path: Path) -> None:
+def test_interrupt_leaves_what_is_done(model: str, name: str, code: int, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("the cat sat on the mat\n" * 300_000)
     # Default handlers: a child started in the background or under nohup inherits ignored signals.
     start = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -181,11 +196,13 @@ def test_interrupt_leaves_nothing_behind(model: str, name: str, code: int, tmp_p
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".x.npy.*.tmp")) and time.monotonic() < deadline and child.poll() is None:
+    vectors = tmp_path / "x.npy.partial" / "vectors"
+    while not (vectors.exists() and vectors.stat().st_size > 10**5) and time.monotonic() < deadline and child.poll() is None:
         time.sleep(0.02)
-    time.sleep(0.2)
     child.send_signal(getattr(signal, name))
     _, errors = child.communicate(timeout=60)
     assert child.returncode == code
+    assert errors.endswith(f"{tmp_path / 'x.npy'}.partial: has the embeddings so far: --resume continues\n")
     assert "Traceback" not in errors
-    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"in.txt", "x.npy.partial"}
+    assert 0 < json.loads(vectors.with_name("progress.json").read_text())["rows"] < 300_000

@@ -74,8 +74,8 @@ def test_precisions_of_embeddings_are_not_those_of_the_model(lines: str, tmp_pat
 @pytest.mark.parametrize("command", [("embed", "-o", "x.npy"), ("search", "dog"), ("attention", "-o", "x.png")])
 def test_unknown_precisions(command: tuple[str, ...], lines: str) -> None:
     name, *more = command
-    said = run(name, lines, *more, "-m", "/nowhere", "--precision", "float16", code=2).stderr
-    assert said == "error: --precision must be one of float32, bfloat16, int8, got 'float16'\n"
+    said = run(name, lines, *more, "-m", "/nowhere", "--precision", "float8", code=2).stderr
+    assert said == "error: --precision must be one of float32, bfloat16, int8, got 'float8'\n"
 
 
 def test_a_slower_precision_is_said_in_a_line(model: str, lines: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def test_kinds_of_files(suffix: str, tmp_path: Path) -> None:
 
 
 BAD = {
-    "column of a text file": (b"a", ".txt", {"column": "text"}, "--column goes with rows of jsonl, csv or tsv, and this is text"),
+    "column of a text file": (b"a", ".txt", {"column": "text"}, "--column goes with rows of jsonl, csv, tsv or parquet, and this"),
     "no column": (b"a,b\n1,2\n", ".csv", {}, "line 2: no column 'text', found columns a, b; --column names"),
     "short row": (b"a,text\n1\n", ".csv", {}, "line 2: 1 fields, but the header has 2 columns"),
     "two columns of a name": (b"a,a\n", ".csv", {}, "line 1: two columns are named 'a'"),
@@ -100,10 +100,10 @@ BAD = {
     ),
     "latin-1": ("a\nö\n".encode("latin-1"), ".txt", {}, "line 2: not UTF-8: byte 0xf6 at character 1; --encoding names another"),
     "no such encoding": (b"a", ".txt", {"encoding": "no-such"}, "--encoding: there is no encoding 'no-such'"),
-    "no such format": (b"a", ".txt", {"kind": "xml"}, "--format must be one of text, jsonl, csv, tsv, got 'xml'"),
+    "no such format": (b"a", ".txt", {"kind": "xml"}, "--format must be one of text, jsonl, csv, tsv, parquet, got 'xml'"),
     "not gzip": (b"a", ".txt.gz", {}, "not a complete gzip file"),
     "gzip cut": (gzip.compress(os.urandom(100))[:-9], ".txt.gz", {"encoding": "latin-1"}, "not a complete gzip file"),
-    "another kind": (b"a", ".parquet", {}, "cannot read .parquet; supported: .txt, .md"),
+    "another kind": (b"a", ".pdf", {}, "cannot read .pdf; supported: .txt, .md"),
     "half a surrogate pair": (b'{"text": "\\udc01"}', ".jsonl", {}, "line 1: 'text' is not valid Unicode: half a surrogate pair, "),
     "no list of numbers": (b'{"text": "", "embedding": "x"}', ".jsonl", {"embedded": True}, "must be a list of numbers"),
 }
@@ -149,13 +149,14 @@ def test_options_of_encode(model: str, lines: str, tmp_path: Path) -> None:
         ("--prompt cat:", {"prompt": "cat:"}),
         ("--output-precision binary", {"precision": "binary"}),
     ):
-        run("embed", lines, "-o", out, "-m", model, *words.split())
+        run("embed", lines, "-o", out, "-m", model, "--overwrite", *words.split())
         expected = encoder.encode(LINES, **options)
         assert np.load(out).dtype == expected.dtype
         assert np.array_equal(np.load(out), expected)
-    said = run("embed", lines, "-o", out, "--output-precision", "float16", code=2).stderr
-    assert said == "error: --output-precision must be one of float32, int8, uint8, binary, ubinary, got 'float16'\n"
-    assert "there is no prompt 'no'" in run("embed", lines, "-o", out, "-m", model, "--prompt-name", "no", code=2).stderr
+    said = run("embed", lines, "-o", out, "--output-precision", "float8", code=2).stderr
+    assert said == "error: --output-precision must be one of float32, float16, int8, uint8, binary, ubinary, got 'float8'\n"
+    said = run("embed", lines, "-o", out, "-m", model, "--prompt-name", "no", "--overwrite", code=2).stderr
+    assert "there is no prompt 'no'" in said
 
 
 def test_other_columns_stay_as_they_are_written(model: str, tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def test_search_cuts_long_texts_on_a_terminal(
     from fastattn.cli import search
 
     monkeypatch.setattr(search, "output", Console(force_terminal=True, width=40, color_system=None))
-    texts = Texts("x.txt", ["dog " * 100, "cat"], [9, 10], 0, None, None)
-    search.show_hits(texts, np.array([0.5, 0.75], np.float32), 2)
+    texts = Texts("x.txt", ["cat", "dog " * 100], [10, 9], 0, None, None)
+    search.show_hits(texts, np.array([0.75, 0.5], np.float32))
     assert capsys.readouterr().out.splitlines() == [
         "0.750  10   cat",
         "0.500   9   dog dog dog dog dog dog dog",

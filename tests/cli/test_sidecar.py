@@ -96,8 +96,11 @@ def test_truncated_embeddings(model: str, lines: str, tmp_path: Path) -> None:
     options = {"truncate_dim": 8, "normalize_embeddings": True}
     scores = encoder.similarity(encoder.encode("sat", **options), encoder.encode(LINES, **options))[0]
     assert [line.partition("\t")[0] for line in found.splitlines()] == [f"{score:.4f}" for score in sorted(scores, reverse=True)]
-    run("embed", lines, "-o", out, "-m", model, "--output-precision", "ubinary")
-    assert "quantised embeddings (uint8): search needs float32" in run("search", out, "a", "--texts", lines, code=2).stderr
+    run("embed", lines, "-o", out, "-m", model, "--output-precision", "ubinary", "--overwrite")
+    assert len(run("search", out, "sat", "--texts", lines, "-m", model).stdout.splitlines()) == len(LINES)
+    Path(f"{out}.json").unlink()
+    found = run("search", out, "sat", "--texts", lines, "-m", model, code=2)
+    assert "embeddings of uint8: without the .json that embed wrote nothing says what they stand for" in found.stderr
 
 
 def test_several_queries_and_json(model: str, tmp_path: Path) -> None:
@@ -126,8 +129,13 @@ def test_quantised_rows_are_named(model: str, lines: str, tmp_path: Path) -> Non
     out = str(tmp_path / "x.jsonl")
     run("embed", lines, "-o", out, "-m", model, "--output-precision", "ubinary")
     found = run("search", out, "dog", "-m", model)
-    assert found.stderr.endswith("the texts are embedded anew: they are quantised (uint8)\n")
+    assert found.stderr.endswith("the texts are embedded anew: embed wrote them as uint8, and they are read as float32\n")
     assert found.stdout == run("search", lines, "dog", "-m", model).stdout.replace("\t4\t", "\t2\t").replace("\t5\t", "\t3\t")
+    out = tmp_path / "x.npy"
+    run("embed", lines, "-o", str(out), "-m", model)
+    np.save(out, np.load(out).astype(np.float16))
+    said = run("search", str(out), "dog", "--texts", lines, "-m", model, code=2).stderr
+    assert said.startswith(f"error: {out}: does not fit: embed wrote them as float32, and they are read as float16; without ")
 
 
 @pytest.mark.parametrize("option", [(), ("--prompt",)])

@@ -44,6 +44,12 @@ def test_walkthrough_options() -> None:
     assert "on average training is 0.000 away from inference" in out
 
 
+def test_the_seed_is_that_of_the_weights() -> None:
+    outs = [run("walkthrough", "abc", "--layers", "1", *option).stdout for option in ([], ["--seed", "0"], ["--seed", "1"])]
+    assert outs[0] == outs[1] != outs[2]
+    assert "random here (seed 1)" in outs[2]
+
+
 def test_walkthrough_works_out_a_row_of_softmax() -> None:
     out = run("walkthrough", "abc").stdout
     scores, powers, weights = (

@@ -5,16 +5,20 @@ import re
 import numpy as np
 import pytest
 
-from fastattn import Encoder
+from fastattn import Encoder, EncoderConfig
 from fastattn.cli.cases import ops
-from fastattn.cli.warmup import warm_up
+from fastattn.cli.warmup import warm_up, warm_up_training
 from fastattn.kernels.compile.jit import ParallelKernel
 from fastattn.kernels.encoder.schedule import run_step
+from fastattn.training import AdamW, EncoderGraph
+from fastattn.training.functions import Dropout
 from tests.support.command_line import run
 from tests.support.golden_models import GOLDEN
-from tests.support.guarded import all_kernels
+from tests.support.guarded import all_kernels, kernels_of, package_modules
 
 pytestmark = pytest.mark.jit
+
+LEARNING = ("fastattn.kernels.backward.", "fastattn.kernels.optimizers")
 
 
 def test_warmup() -> None:
@@ -43,4 +47,27 @@ def test_no_kernel_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ParallelKernel, "__call__", lambda self, *args: (called.add(self.__name__), call(self, *args))[1])
     names = [name for name, _ in warm_up()]
     assert len(names) == len(set(names)) > len(ops())
-    assert called == all_kernels()
+    # Those of learning are compiled where they are asked for, or by the first step of a training run.
+    learning = {name for module in package_modules() if module.__name__.startswith(LEARNING) for name in kernels_of(module)}
+    assert called == all_kernels() - learning and "adam_kernel" in learning
+    names = [name for name, _ in warm_up_training("bfloat16")]
+    assert len(names) == len(set(names)) and called == all_kernels()
+
+
+def test_the_kernels_of_learning_are_compiled_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastattn.cli.warmup.warm_up", lambda precision: iter([("softmax", 0.0)]))
+    assert "learning" not in run("warmup").stdout
+    result = run("warmup", "--training")
+    assert all(f"learning, {name}" in result.stdout for name in ("encoder with layer norm", "losses", "AdamW", "Adagrad"))
+
+    def compiled() -> dict[str, int]:
+        kernels = [each for module in package_modules() for each in vars(module).values() if isinstance(each, ParallelKernel)]
+        return {each.__name__: len(each.dispatcher.signatures) for each in kernels}
+
+    before = compiled()
+    # A step of training compiles nothing more.
+    graph, ids = EncoderGraph(EncoderConfig(1, 2, 16, 24, vocab_size=9)), np.arange(9, dtype=np.int32)
+    hidden = graph(ids, np.array([0, 4, 9]), None, Dropout(0.1, (1,)))
+    hidden.backward(hidden.data)
+    AdamW(graph.trained()).step()
+    assert compiled() == before

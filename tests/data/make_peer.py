@@ -1,4 +1,4 @@
-"""Writes peer.npz and signatures.json, sentence-transformers' answers and signatures: needs torch and sentence-transformers.
+"""Writes peer.npz, sparse.npz and signatures.json, sentence-transformers' answers and signatures: needs both it and torch.
 
 Run from the project's folder: ``PYTHONPATH=. python tests/data/make_peer.py``.
 """
@@ -16,6 +16,7 @@ import transformers
 
 from fastattn.text.modules.activations import TORCH_ACTIVATIONS
 from tests.support.peer_cases import DATA, embedding_answers, score_answers
+from tests.support.sparse_cases import sparse_answers
 
 VERSION = 1
 PRECISIONS = ("int8", "uint8", "binary", "ubinary")
@@ -35,6 +36,11 @@ def load_embedder(folder: str) -> Any:
 def load_scorer(folder: str) -> Any:
     """Return a model of sentence-transformers."""
     return sentence_transformers.CrossEncoder(folder, device="cpu")
+
+
+def load_sparse(folder: str) -> Any:
+    """Return a model of sentence-transformers."""
+    return sentence_transformers.SparseEncoder(folder, device="cpu")
 
 
 def activations() -> dict[str, Any]:
@@ -66,8 +72,9 @@ def quantized() -> dict[str, Any]:
 
 
 def signatures() -> dict[str, Any]:
-    """Return the parameters of the public methods, and the properties, that the two classes add to torch's Module."""
-    classes = {"SentenceTransformer": sentence_transformers.SentenceTransformer, "CrossEncoder": sentence_transformers.CrossEncoder}
+    """Return the parameters of the public methods, and the properties, that these classes add to torch's Module."""
+    names = ("SentenceTransformer", "CrossEncoder", "SparseEncoder")
+    classes = {name: getattr(sentence_transformers, name) for name in names}
     found: dict[str, Any] = {}
     for name, kind in classes.items():
         methods, properties = {}, set()
@@ -100,8 +107,16 @@ def golden() -> dict[str, Any]:
     return {f"{part}/{name}": array for part, answers in parts.items() for name, array in answers.items()}
 
 
+def write_sparse() -> None:
+    """Write the answers of sparse models."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = sparse_answers(load_sparse, Path(folder))
+    np.savez_compressed(DATA / "sparse.npz", about=json.dumps(versions()), **found)
+
+
 def main() -> None:
-    """Write both files."""
+    """Write all files."""
+    write_sparse()
     np.savez_compressed(DATA / "peer.npz", about=json.dumps(versions()), **golden())
     (DATA / "signatures.json").write_text(json.dumps({"about": versions(), **signatures()}, indent=1) + "\n", encoding="utf-8")
 

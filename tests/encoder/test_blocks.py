@@ -1,5 +1,6 @@
 """Optional building blocks of the encoder, each and together, against the reference; the same bits in every schedule."""
 
+import dataclasses
 import itertools
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 
 from fastattn import Encoder, EncoderConfig, reference
 from fastattn.encoder import forward, tables
+from fastattn.layer_config import Convolution, LayerConfig, Rotary
 from fastattn.parameters import random_parameters
 from tests.support.cases import normal
 from tests.support.tolerance import ORDERS, assert_matches_reference
@@ -25,6 +27,16 @@ MODERN = {
     "positions": "rotary", "gated": True, "norm_first": True, "window": 8, "global_every": 2, "rotary_theta": 160000.0,
     "local_rotary_theta": 10000.0,
 }  # fmt: skip
+GENERAL = {
+    "norm": "rms", "norm_first": True, "gated": True, "activation": "silu", "positions": "rotary", "head_size": 8,
+    "num_key_value_heads": 1, "query_key_norm": "head",
+}  # fmt: skip
+# A window to one side and to both, turns of a part of each head, one of them scaled.
+UNLIKE = (
+    LayerConfig((3, 0), Rotary((1.0, 0.1), 1.2)),
+    LayerConfig((None, None), Rotary((0.5, 0.01))),
+    LayerConfig((2, 20), Rotary((0.5, 0.01))),
+)
 KINDS: dict[str, dict[str, Any]] = {
     "rotary": {"positions": "rotary"},
     "gated": {"gated": True},
@@ -38,7 +50,18 @@ KINDS: dict[str, dict[str, Any]] = {
     "wide-tables": {"embedding_dim": 77, "positions": "sinusoidal"},
     "modern": MODERN,
     "everything": {**MODERN, "relative_buckets": 8, "embedding_dim": 20, "is_causal": True},
-}
+    "general": {**GENERAL, "is_causal": True},
+    "output-norms": {**GENERAL, "output_norms": True, "attention_scale": 0.2, "softcap": 3.0, "layers": UNLIKE},
+    "full-norms": {"query_key_norm": "full", "positions": "alibi", "gated": True},
+    "experts": {"layers": (LayerConfig(), LayerConfig(experts=(5, 2)), LayerConfig((3, None), experts=(5, 1)))},
+    "convolution": {"layers": (LayerConfig(convolution=Convolution(3)), LayerConfig(), LayerConfig((3, None)))},
+    "rms-post": {"norm": "rms", "head_size": 40, "output_norms": True},
+    "disentangled": {"disentangled": ("c2p", "p2c"), "disentangled_span": 8, "disentangled_log": True, "attention_scale": 0.2},
+    "disentangled-near": {"disentangled": ("c2p",), "disentangled_span": 3, "positions": "learned"},
+    "disentangled-window": {
+        "disentangled": ("p2c",), "disentangled_span": 200, "window": 20, "global_every": 2, "is_causal": True, "softcap": 4.0,
+    },
+}  # fmt: skip
 ABSENT = ("layers.0.attention.layer_norm.", "layers.1.feed_forward.layer_norm.")
 
 
@@ -100,7 +123,9 @@ def test_matches_reference(kind: str, c: int, heads: int, ff: int, monkeypatch: 
             assert not found[~mask].any()
 
 
-@pytest.mark.parametrize("kind", ["modern", "everything", "relative", "window"])
+@pytest.mark.parametrize(
+    "kind", ["modern", "everything", "relative", "window", "output-norms", "disentangled", "disentangled-window"]
+)
 def test_a_sequence_of_several_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sequences longer than a block of keys and a block of rows."""
     model, parameters = make(kind)
@@ -236,6 +261,9 @@ def test_flop_counts_what_is_on() -> None:
     tokens = 310
     assert count["gated"] - count["rotary"] == LAYERS * 2 * 32 * 64 * tokens
     assert count["narrow-tables"] - count["rotary"] == 2 * 32 * 10 * tokens
+    convolved = make("convolution")[0].config
+    plain = dataclasses.replace(convolved, layers=[layer._replace(convolution=None) for layer in convolved.layers or ()])
+    assert count["convolution"] - forward.flop(plain, lengths) == 3 * 2 * 32 * 32 * tokens
     assert count["rotary"] - count["window"] == 4 * 32 * (300 * 300 - 300 * 11)
 
 
@@ -244,6 +272,29 @@ def test_flop_counts_what_is_on() -> None:
     [
         ({"hidden_dim": 30, "num_heads": 2, "positions": "rotary"}, "even size, got 15"),
         ({"rotary_theta": 0}, "rotary_theta must be a positive number, got 0"),
+        ({"head_size": 0}, "head_size must be a whole number of at least 1, got 0"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads must divide num_heads, got 3 for 2 heads"),
+        ({"norm": "batch"}, "norm must be"),
+        ({"query_key_norm": True}, "query_key_norm must be"),
+        ({"output_norms": 1}, "output_norms must be True or False, got 1"),
+        ({"attention_scale": 0.0}, "attention_scale must be positive, got 0.0"),
+        ({"softcap": float("nan")}, "softcap must be a finite number, got nan"),
+        ({"positions": "alibi", "relative_buckets": 8}, "exclude each other"),
+        ({"disentangled": ("p2p",), "disentangled_span": 4}, "disentangled must hold each of c2p, p2c at most once"),
+        ({"disentangled": ("c2p", "c2p"), "disentangled_span": 4}, "disentangled must hold each of c2p, p2c at most once"),
+        ({"disentangled": ("c2p",)}, "disentangled_span must be positive with disentangled terms and only then, got 0"),
+        ({"disentangled_span": 4}, "disentangled_span must be positive with disentangled terms and only then, got 4"),
+        ({"disentangled": ("c2p",), "disentangled_span": 4, "num_key_value_heads": 1}, "as many key heads as heads"),
+        (
+            {"disentangled": ("c2p",), "disentangled_span": 400, "disentangled_log": True},
+            "relative_max_distance greater",
+        ),
+        ({"layers": []}, "layers must have an entry for each of the 1 layers, got 0"),
+        ({"layers": [((-1, None), None)]}, "layers must have windows .left, right. of at least 0"),
+        ({"layers": [((1, 1), ((1.0,), 1.0))]}, "layers must have a rotary where positions is 'rotary', and only then"),
+        ({"layers": [((1, 1), None)], "positions": "rotary"}, "layers must have a rotary where positions is 'rotary'"),
+        ({"layers": [((1, 1), ((1.0,) * 99, 1.0))], "positions": "rotary"}, "layers must turn 2 to 16 channels of a head, got 198"),
+        ({"layers": [((1, 1), ((np.inf,), 1.0))], "positions": "rotary"}, "layers must have finite rotary numbers"),
         ({"rotary_theta": None}, "rotary_theta must be a positive number, got None"),
         ({"local_rotary_theta": -1.0}, "local_rotary_theta"),
         ({"embedding_dim": 0}, "embedding_dim"),

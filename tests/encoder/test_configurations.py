@@ -30,12 +30,25 @@ class Case(NamedTuple):
 @st.composite
 def cases(draw: Any) -> Case:
     """Draw sizes around the edges of a vector and a tile, and every option that the sizes allow."""
-    head_dim, heads = draw(st.sampled_from([1, 2, 3, 8, 17, 32])), draw(st.integers(1, 3))
-    positions = draw(st.sampled_from(["learned", "sinusoidal", None, *([] if head_dim % 2 else ["rotary"])]))
+    head_dim, heads = draw(st.sampled_from([1, 2, 3, 8, 17, 32])), draw(st.integers(1, 4))
+    positions = draw(st.sampled_from(["learned", "sinusoidal", "alibi", None, *([] if head_dim % 2 else ["rotary"])]))
+    bias = "alibi" if positions == "alibi" else draw(st.sampled_from(["none", "relative", "disentangled"]))
+    terms = draw(st.sampled_from([("c2p",), ("p2c",), ("c2p", "p2c")])) if bias == "disentangled" else ()
+    groups = [heads] if terms else [count for count in (1, 2, 3, 4) if heads % count == 0]
     config = EncoderConfig(
         num_layers=draw(st.integers(1, 3)),
         num_heads=heads,
-        hidden_dim=heads * head_dim,
+        hidden_dim=draw(st.sampled_from([heads * head_dim, 5, 33])),
+        head_size=head_dim,
+        num_key_value_heads=draw(st.sampled_from(groups)),
+        norm=draw(st.sampled_from(["layer", "rms"])),
+        output_norms=draw(st.booleans()),
+        query_key_norm=draw(st.sampled_from([None, "head", "full"])),
+        attention_scale=draw(st.sampled_from([None, 0.3])),
+        softcap=draw(st.sampled_from([None, 2.0])),
+        disentangled=terms,
+        disentangled_span=draw(st.sampled_from([4, 30])) if terms else 0,
+        disentangled_log=bool(terms) and draw(st.booleans()),
         ff_dim=draw(st.sampled_from([1, 5, 32, 40])),
         dropout=1e-12,
         activation=draw(st.sampled_from(ACTIVATIONS)),
@@ -53,8 +66,8 @@ def cases(draw: Any) -> Case:
         gated=draw(st.booleans()),
         window=draw(st.sampled_from([None, 0, 2])),
         global_every=draw(st.integers(1, 2)),
-        relative_buckets=draw(st.sampled_from([0, 4, 8])),
-        relative_max_distance=draw(st.sampled_from([3, 16])),
+        relative_buckets=draw(st.sampled_from([4, 8])) if bias == "relative" else 0,
+        relative_max_distance=draw(st.sampled_from([3, 16])) if bias == "relative" else 32,
     )
     return Case(config, draw(st.booleans()), tuple(draw(st.lists(st.integers(0, 35), min_size=1, max_size=4))))
 

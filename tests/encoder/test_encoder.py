@@ -225,7 +225,7 @@ def test_bad_input(call: Any, error: type[Exception], words: str) -> None:
         ((0, 2, 32, 64), {}, "num_layers"),
         ((1, 2, 32, 64, 1.0), {}, "dropout"),
         ((1, 2, 32, 64), {"activation": "prelu"}, "activation"),
-        ((1, 2, 32, 64), {"positions": "alibi"}, "positions"),
+        ((1, 2, 32, 64), {"positions": "wave"}, "positions"),
         ((1, 2, 32, 64), {"vocab_size": 0}, "vocab_size"),
         ((1, 2, 32, 64), {"layer_norm_eps": -1}, "layer_norm_eps"),
     ],

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastattn import Encoder, EncoderConfig, reference
+from fastattn import Convolution, Encoder, EncoderConfig, LayerConfig, reference
 from fastattn.checkpoint.reader import read_encoder
 from fastattn.config import ACTIVATIONS
 from fastattn.encoder.calibration import PRODUCTS, calibrate
@@ -20,8 +20,15 @@ FAMILIES = sorted(path.name for path in GOLDEN.iterdir() if (path / "config.json
 FORMS: dict[str, dict[str, Any]] = {
     "post-norm": {"positions": "learned", "type_vocab_size": 2},
     "pre-norm, gated": {"positions": "rotary", "norm_first": True, "gated": True, "window": 5, "global_every": 2},
+    "general": {
+        "positions": "rotary", "norm": "rms", "norm_first": True, "gated": True, "head_size": 48, "num_key_value_heads": 1,
+        "query_key_norm": "head", "output_norms": True,
+    },
+    "disentangled": {"disentangled": ("c2p", "p2c"), "disentangled_span": 16},
+    "experts": {"layers": (LayerConfig(experts=(5, 2)), LayerConfig())},
+    "convolution": {"layers": (LayerConfig(convolution=Convolution(3)), LayerConfig())},
     "factorised": {"positions": "sinusoidal", "embedding_dim": 20},
-}
+}  # fmt: skip
 
 
 def make(form: str, precision: Any, ff_dim: int = 530) -> Encoder:
@@ -53,7 +60,7 @@ def in_precision(config: EncoderConfig, parameters: Any, precision: str) -> Any:
     """The reference's linear map for an encoder in a precision."""
     if precision == "bfloat16":
         return reference.mixed_linear("bfloat16")
-    plan, smooth = {"embeddings.projection": KEPT}, {}
+    plan, smooth = {"embeddings.projection": KEPT, "layers.0.convolution": KEPT}, {}
     for layer, products in enumerate(calibrate(config, parameters).layers):
         for kind, stems in PRODUCTS.items():
             for stem in stems:

@@ -112,6 +112,20 @@ def linear_calls(draw: Any) -> Call:
 
 
 @st.composite
+def splade_calls(draw: Any) -> Call:
+    dtype, scale = draw(dtype_scales)
+    # At least 12 words, as in `linear_calls`.
+    tokens, words, inputs = draw(sides), draw(st.integers(12, 24)), draw(sides)
+    x = draw(arrays(tokens, inputs, dtype=dtype, scale=scale))
+    weight = draw(arrays(words, inputs, dtype=dtype, scale=1.0))
+    bias = draw(st.none() | arrays(words, dtype=dtype, scale=1.0))
+    cuts = sorted(draw(st.lists(st.integers(0, tokens), max_size=4)))
+    names = {"pooling_strategy": ["max", "sum"], "activation_function": ["relu", "log1p_relu"]}
+    options = {name: draw(st.sampled_from(values)) for name, values in names.items()}
+    return Call(x, weight, bias, draw(st.none() | st.just(np.array([0, *cuts, tokens]))), **options)
+
+
+@st.composite
 def attention_calls(draw: Any, ours_only: bool = True) -> Call:
     """Draw calls of attention; `ours_only` adds options that torch lacks: softcap, and NaN in keys masked for all queries."""
     dtype, scale = draw(dtype_scales)
@@ -154,6 +168,31 @@ def rotary_calls(draw: Any) -> Call:
     return Call(x, *(draw(arrays(tokens, pairs, dtype=dtype, scale=1.0)) for _ in range(2)))
 
 
+@st.composite
+def maxsim_calls(draw: Any) -> Call:
+    dtype, scale = draw(dtype_scales)
+    # At least 12 query tokens: a sum can be exact by luck, and the yardstick must be typical.
+    tokens, d, lengths = draw(st.integers(12, 40)), draw(sides), draw(st.lists(st.integers(0, 12), min_size=1, max_size=6))
+    query = draw(arrays(tokens, d, dtype=dtype, scale=scale))
+    documents = draw(arrays(max(1, sum(lengths)), d, dtype=dtype, scale=1.0, bad=True))[: sum(lengths)]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    starts = draw(st.none() | st.just(np.array([0, tokens // 2, tokens])))
+    return Call(query, documents, offsets, starts, length_normalize=draw(st.booleans()))
+
+
+@st.composite
+def bag_calls(draw: Any, mode: str | None = None) -> Call:
+    dtype, scale = draw(dtype_scales)
+    rows, size, count, bags = draw(sides), draw(sides), draw(st.integers(0, 40)), draw(few)
+    weight = draw(arrays(rows, size, dtype=dtype, scale=scale, bad=True))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    starts = np.concatenate([[0], np.sort(rng.integers(0, count + 1, bags - 1))])
+    options: dict[str, Any] = {"mode": mode or draw(st.sampled_from(["mean", "sum"]))}
+    if draw(st.booleans()) and options["mode"] == "sum":
+        options["per_sample_weights"] = draw(arrays(count, dtype=dtype, scale=1.0))
+    return Call(rng.integers(0, rows, count), weight, starts, **options)
+
+
 @random_calls
 @given(softmax_calls())
 def test_softmax(call: Call) -> None:
@@ -185,6 +224,12 @@ def test_linear(call: Call) -> None:
 
 
 @random_calls
+@given(splade_calls())
+def test_splade_pooling(call: Call) -> None:
+    check("splade_pooling", *call.args, **call.options)
+
+
+@random_calls
 @given(attention_calls())
 def test_scaled_dot_product_attention(call: Call) -> None:
     check("scaled_dot_product_attention", *call.args, **call.options)
@@ -201,6 +246,17 @@ def test_attention_weights(call: Call) -> None:
 @given(rotary_calls())
 def test_rotary_embedding(call: Call) -> None:
     check("rotary_embedding", *call.args)
+
+
+@random_calls
+@given(maxsim_calls())
+def test_maxsim(call: Call) -> None:
+    check("maxsim", *call.args, **call.options)
+
+
+@given(bag_calls())
+def test_embedding_bag(call: Call) -> None:
+    check("embedding_bag", *call.args, **call.options)
 
 
 @random_calls
@@ -273,6 +329,17 @@ def test_linear_torch(torch: Any, call: Call) -> None:
         return numpy_of(activations[activation](product))
 
     check("linear", *call.args, twin=twin, **call.options)
+
+
+@random_calls
+@given(bag_calls())
+def test_embedding_bag_torch(torch: Any, call: Call) -> None:
+    def twin(input: Array, weight: Array, offsets: Array, *, mode: str, per_sample_weights: Any = None) -> Array:
+        tensors = [tensor(torch, x) for x in (input, weight, offsets)]
+        factors = tensor(torch, per_sample_weights)
+        return numpy_of(torch.nn.functional.embedding_bag(*tensors, mode=mode, per_sample_weights=factors))
+
+    check("embedding_bag", *call.args, twin=twin, **call.options)
 
 
 @random_calls

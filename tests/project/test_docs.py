@@ -54,7 +54,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = {**os.environ, **nowhere, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8", check=False)
-    said = built.stderr.replace("compiling kernels for this CPU, once (about 20 s)\n", "")
+    said = built.stderr.replace("compiling kernels for this CPU, once (up to a minute)\n", "")
     assert built.returncode == 0 and not said and not built.stdout, (said + built.stdout)[-3000:]
     return folder
 

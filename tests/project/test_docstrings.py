@@ -77,6 +77,15 @@ def signature(owner: ast.ClassDef) -> list[str]:
     return []
 
 
+def inherited(owner: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> list[str]:
+    """Return the parameters of a class, or, where it has none of its own and describes some, those of its base."""
+    names = signature(owner)
+    if not names and described(ast.get_docstring(owner) or ""):
+        bases = (ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in owner.bases)
+        names = next((found for base in bases if base in classes and (found := inherited(classes[base], classes))), [])
+    return names
+
+
 def compare(place: str, docstring: str | None, names: list[str], exceptions: set[str]) -> Iterator[str]:
     if not docstring:
         yield f"{place} has no docstring"
@@ -97,7 +106,20 @@ def reached(modules: dict[str, ast.Module]) -> set[tuple[str, str]]:
     """Return (module, name) of each function and class that a user reaches, and of their base classes."""
     found: set[tuple[str, str]] = set()
     todo = [("__init__", name) for name in public_names(modules["__init__"])]
-    todo += [(part, name) for part in ("integrations", "modules", "util") for name in public_names(modules.get(part, EMPTY))]
+    todo += [
+        (part, name)
+        for part in (
+            "corpus",
+            "integrations",
+            "modules",
+            "training",
+            "training.cross_encoder_losses",
+            "training.evaluation",
+            "training.losses",
+            "util",
+        )
+        for name in public_names(modules.get(part, EMPTY))
+    ]
     while todo:
         module, name = todo.pop()
         if name in modules and module == "__init__":
@@ -118,14 +140,15 @@ def problems(root: Path) -> list[str]:
     found: list[str] = []
     modules = package(root)
     everybody = reached(modules)
+    classes = {node.name: node for tree in modules.values() for node in tree.body if isinstance(node, ast.ClassDef)}
     for module, tree in modules.items():
         for node in tree.body:
             if isinstance(node, Function | ast.ClassDef):
-                found += of_node(f"{module}.{node.name}", node, (module, node.name) in everybody)
+                found += of_node(f"{module}.{node.name}", node, (module, node.name) in everybody, classes)
     return found
 
 
-def of_node(place: str, node: Function | ast.ClassDef, full: bool) -> Iterator[str]:
+def of_node(place: str, node: Function | ast.ClassDef, full: bool, classes: dict[str, ast.ClassDef]) -> Iterator[str]:
     """Yield the faults of a function, or of a class and its methods; `full` if a user reaches the name."""
     if not isinstance(node, ast.ClassDef):
         if full or described(ast.get_docstring(node) or ""):
@@ -134,7 +157,7 @@ def of_node(place: str, node: Function | ast.ClassDef, full: bool) -> Iterator[s
     inits = [x for x in node.body if isinstance(x, Function) and x.name in ("__init__", "__post_init__")]
     exceptions = set().union(*map(raised, inits))
     if full or described(ast.get_docstring(node) or ""):
-        yield from compare(place, ast.get_docstring(node), signature(node), exceptions if full else set())
+        yield from compare(place, ast.get_docstring(node), inherited(node, classes), exceptions if full else set())
     for method in public(node.body):
         if isinstance(method, Function) and not has_decorator(method, "setter", "overload"):
             names = parameters(method)[0 if has_decorator(method, "staticmethod") else 1 :]

@@ -10,6 +10,7 @@ from tests.support.layout import (
     OP_LISTS,
     RULES,
     Rule,
+    every_backward_has_its_files,
     every_op_has_its_files,
     every_op_has_its_names,
     every_op_is_in_every_list,
@@ -35,9 +36,14 @@ def softmax_kernel(x, out): pass
 
 def softmax(x, axis=-1, *, eps=0.0, out=None): pass
 """
+BACKWARD = """
+__all__ = ["softmax_backward"]
+def softmax_backward(grad, out, axis=-1): pass
+"""
 SOUND = {
     "fastattn/__init__.py": "from fastattn import reference\nfrom fastattn.encoder.encoder import Encoder",
     "fastattn/reference/ops.py": "import math\nimport numpy as np\ndef softmax(x, axis=-1, *, eps=0.0): pass",
+    "fastattn/reference/backward.py": "def softmax_backward(grad, out, axis=-1): pass",
     "fastattn/kernels/__init__.py": "",
     "fastattn/cli/__init__.py": "",
     "fastattn/reference/__init__.py": "from fastattn.reference.ops import softmax",
@@ -48,11 +54,23 @@ SOUND = {
     "tests/kernels/test_softmax.py": "\n".join(f"contract.{name}('softmax')" for name in CONTRACT),
     "benchmarks/ops/bench_softmax.py": "",
     **dict.fromkeys(OP_LISTS, "fastattn.softmax"),
+    "fastattn/kernels/backward/softmax_backward.py": BACKWARD,
+    "tests/backward/test_softmax_backward.py": "",
+    "benchmarks/ops/bench_softmax_backward.py": "",
     "soak/few.py": "fastattn.softmax, fastattn.most",
 }
 REFERENCE = SOUND["fastattn/reference/ops.py"]
 # (rule, file, its text with the fault or None for a missing file, the rule's message)
 FAULTS = [
+    (every_backward_has_its_files, "tests/backward/test_softmax_backward.py", None, "test_softmax_backward.py is missing"),
+    (every_backward_has_its_files, "benchmarks/ops/bench_softmax_backward.py", None, "bench_softmax_backward.py is missing"),
+    (every_backward_has_its_files, "fastattn/reference/backward.py", None, "the reference has no softmax_backward"),
+    (
+        every_backward_has_its_files,
+        "fastattn/reference/backward.py",
+        "def softmax_backward(out, grad): pass",
+        "softmax_backward has other arguments",
+    ),
     (every_op_has_its_files, "tests/kernels/test_softmax.py", None, "tests/kernels/test_softmax.py is missing"),
     (every_op_has_its_files, "benchmarks/ops/bench_softmax.py", None, "benchmarks/ops/bench_softmax.py is missing"),
     (every_op_has_its_names, "fastattn/kernels/ops/softmax.py", OP.replace("@kernel", ""), "no jitted softmax_kernel"),

@@ -15,7 +15,7 @@ def test_code_runs_and_prints_what_it_says() -> None:
 
 
 def test_is_a_front_page() -> None:
-    assert len(README.splitlines()) < 130
+    assert len(README.splitlines()) < 150
 
 
 def test_make_targets_exist() -> None:

@@ -85,6 +85,25 @@ def test_a_call_leaves_the_start_method_open() -> None:
     assert done.stdout == "free\n", done.stderr
 
 
+JOB_FAILS = """
+import os
+from benchmarks.corpus import jobs
+try:
+    child = jobs.begin("there is no such file", "x.parquet", None)
+    jobs.ended(child)
+except RuntimeError as error:
+    print(error)
+except BaseException as error:
+    print("the child went on:", error)
+"""
+
+
+def test_a_job_that_fails_ends_its_child() -> None:
+    """The forked child of a benchmark does not go on with the code of its parent."""
+    done = subprocess.run([sys.executable, "-c", JOB_FAILS], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "a job failed: its traceback is above\n" and "Traceback" in done.stderr
+
+
 CHILD_DIES = """
 import os, signal, threading, numpy, fastattn
 from numba.np.ufunc import parallel

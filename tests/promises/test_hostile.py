@@ -130,9 +130,13 @@ HUGE = np.broadcast_to(np.float32(1), (2**40, 4))
         ("rms_norm", [HUGE]),
         ("linear", [HUGE, np.ones((3, 4), np.float32)]),
         ("linear", [np.empty((2**40, 0), np.float32), np.empty((2**40, 0), np.float32)]),
+        ("splade_pooling", [HUGE, np.ones((3, 4), np.float32)]),
+        ("splade_pooling", [np.empty((0, 0), np.float32), np.empty((2**40, 0), np.float32)]),
         ("scaled_dot_product_attention", [HUGE, HUGE, HUGE]),
         ("attention_weights", [np.empty((2**20, 0), np.float32)] * 2),
         ("rotary_embedding", [HUGE, HUGE[:, :2], HUGE[:, :2]]),
+        ("maxsim", [HUGE[:3], HUGE, [0, 2**40]]),
+        ("embedding_bag", [np.zeros((1, 1), np.int64), HUGE]),
     ],
 )
 def test_more_than_any_memory(op: str, arguments: list[Any]) -> None:
@@ -163,6 +167,7 @@ def test_elements_of_out_share_memory() -> None:
         (lambda x: fastattn.attention_weights(x, x, softcap=[]), "softcap"),
         (lambda x: fastattn.attention_weights(x, x, window=(np.inf, 1)), "window"),
         (lambda x: fastattn.gelu([[1.0], [1.0, 2.0]]), "x"),
+        (lambda x: fastattn.maxsim(x, x, [0.0, 3.0]), "offsets"),
     ],
 )
 def test_a_number_that_is_none(call: Any, name: str) -> None:

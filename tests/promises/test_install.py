@@ -28,7 +28,7 @@ BROUGHT_BY = {"llvmlite": "numba", "rich": "typer"}
 # Imported packages that are named otherwise than what installs them.
 INSTALLED_AS = {"llama_index": "llama_index_core"}
 # Modules, by their first words, that only a call imports which needs their library.
-ON_CALL = ("pytorch.", "checkpoint.torch_", "cli.attention_figure", "integrations.")
+ON_CALL = ("pytorch.", "checkpoint.torch_", "cli.attention_figure", "integrations.", "ray.", "serve.")
 
 
 def project() -> dict[str, Any]:

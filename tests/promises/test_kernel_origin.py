@@ -85,7 +85,7 @@ def test_a_new_release_in_a_zip_does_not_run_the_kernels_of_the_old_one(tmp_path
     old, new = (zipped(tree(tmp_path / name, changed=name == "old")) for name in ("old", "new"))
     found, said = zip(*(run(path, GELU, tmp_path) for path in (old, new, new)), strict=True)
     assert abs(float(found[1]) - 0.8413447) < 1e-6 < abs(float(found[0]) - float(found[1])) and found[1] == found[2]
-    assert said == ("compiling kernels for this CPU, once (about 20 s)\n",) * 2 + ("",)
+    assert said == ("compiling kernels for this CPU, once (up to a minute)\n",) * 2 + ("",)
     assert len(list((tmp_path / "fastattn").glob("gelu_kernel-*.nbc"))) == 2
 
 

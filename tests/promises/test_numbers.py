@@ -23,7 +23,7 @@ def test_nan_and_infinity_stay_in_their_row_and_head() -> None:
 
 def test_nan_and_infinity_stay_in_their_sequence_in_every_schedule() -> None:
     cases = list(encoder_cases(1))
-    assert len(cases) == 4 * 4 * 10
+    assert len(cases) == 6 * 4 * 10
     assert not {what for what, well in cases if not well}
 
 

@@ -10,11 +10,13 @@ import pytest
 import fastattn
 from fastattn import modules, reference
 from fastattn.cli.cases import Case, cases, ops
+from fastattn.config import ACTIVATIONS
 from fastattn.parameters import random_parameters
 from fastattn.text.modules.activations import TORCH_ACTIVATIONS
 from fastattn.text.quantization import PRECISIONS, quantize_embeddings
 from fastattn.text.similarity import SIMILARITIES, similarity, similarity_pairwise
 from tests.support.golden_models import GOLDEN
+from tests.support.late_interaction import native, projection, write_bge_m3
 from tests.support.models import write_sentence_model, write_tokenizer
 from tests.support.tolerance import Array
 
@@ -32,8 +34,8 @@ def raising() -> Iterator[None]:
 
 
 def small(case: Case, dtype: Any, scale: float) -> Case:
-    """Return a case, scaled, with the first of its batch or rows."""
-    length = len(case.arrays[0])
+    """Return a case, scaled, with the first of its batch or rows; all rows where offsets say which are a text's."""
+    length = -1 if case.op == "splade_pooling" else len(case.arrays[0])
 
     def part(x: Any) -> Any:
         if not isinstance(x, np.ndarray):
@@ -88,7 +90,8 @@ def run_encoder() -> None:
 def of_head(name: str) -> Callable[[], Any]:
     def run() -> None:
         kind = getattr(fastattn, name)
-        kind.from_pretrained(GOLDEN / "bert")(np.arange(6).reshape(2, 3))
+        family = "clip_text_model" if name == "EncoderWithProjection" else "bert"
+        kind.from_pretrained(GOLDEN / family)(np.arange(6).reshape(2, 3))
 
     return run
 
@@ -132,6 +135,44 @@ def run_cross_encoder(folder: Path) -> None:
     model.predict([("the cat", "a dog")], apply_softmax=True)
 
 
+def run_multi_vector_encoder(folder: Path) -> None:
+    native({"query_expansion": {"strategy": "fixed", "length": 9}})(folder)
+    plain = fastattn.MultiVectorEncoder(folder)
+    for weight in (np.full((8, 32), 1e-30), projection()):
+        dense = modules.Dense(32, 8, False, None, weight, module_input_name="token_embeddings")
+        pooling = modules.HierarchicalTokenPooling(2)
+        for parts in ([plain[0], dense, plain[2], pooling], [plain[0], dense, plain[2], plain[3], pooling]):
+            model = fastattn.MultiVectorEncoder(modules=parts)
+            queries, documents = model.encode_query(TEXTS), model.encode_document(TEXTS, normalize_embeddings=True)
+            model.encode_document(TEXTS, output_value=None)
+            for name in model.SUPPORTED_SIMILARITY_FN_NAMES:
+                model.similarity_fn_name = name
+                model.similarity(queries, [*documents, documents[0][:0]])
+                model.similarity([x * np.float64(1e-40) for x in queries], documents)
+                model.similarity_pairwise(queries, documents)
+
+
+def run_bge_m3(folder: Path) -> None:
+    model = fastattn.BGEM3FlagModel(write_bge_m3(folder))
+    found = model.encode(TEXTS, return_sparse=True, return_colbert_vecs=True)
+    model.colbert_score(*found["colbert_vecs"][:2])
+    model.compute_lexical_matching_score(*found["lexical_weights"][:2])
+
+
+def run_sparse_encoder(folder: Path) -> None:
+    from tests.support.golden_models import write
+
+    write_tokenizer(write(folder / "sparse", "bert", architectures=["BertForMaskedLM"]))
+    model = fastattn.SparseEncoder(str(folder / "sparse"))
+    found = model.encode(TEXTS)
+    for name in SIMILARITIES:
+        model.similarity_fn_name = name
+        model.similarity(found, found)
+        model.similarity_pairwise(found, found)
+    found.toarray()
+    model.decode(found, top_k=2)
+
+
 def run_util() -> None:
     rows = np.arange(1, 13).reshape(3, 4) * np.float32(1e-23)
     for name in set(fastattn.util.__all__) - {
@@ -145,18 +186,88 @@ def run_util() -> None:
         getattr(fastattn.util, name)(rows, *([] if alone else second))
 
 
+def run_linear_backward() -> None:
+    for dtype, scales in SCALES.items():
+        for scale in scales:
+            rows = (np.arange(1, 13).reshape(3, 4) * scale).astype(dtype)
+            fastattn.linear_backward(rows, rows, np.repeat(rows[:1], 4, axis=0), rows[0])
+
+
+# Backward ops of rows and elements, and dropout, of x (3, 4).
+GRADIENTS: dict[str, Callable[[Any, Array], Any]] = {
+    "activation_backward": lambda module, x: [module.activation_backward(x, x, kind) for kind in ACTIVATIONS],
+    "dropout": lambda module, x: module.dropout(x, 0.3, 1),
+    "dropout_backward": lambda module, x: module.dropout_backward(x, 0.3, 1),
+    "embedding_backward": lambda module, x: module.embedding_backward(x, [0, 2, 0], 5),
+    "embedding_backward_rows": lambda module, x: module.embedding_backward_rows(x, [0, 2, 0], 5),
+    "gelu_backward": lambda module, x: [module.gelu_backward(x, x, approximate=form) for form in ("none", "tanh")],
+    "layer_norm_backward": lambda module, x: module.layer_norm_backward(x, x, x[0], x[1], residual=x),
+    "rms_norm_backward": lambda module, x: module.rms_norm_backward(x, x, x[0], residual=x),
+    "rotary_embedding_backward": lambda module, x: module.rotary_embedding_backward(x, x[:, :2], x[:, 2:]),
+    "softmax_backward": lambda module, x: module.softmax_backward(x, x),
+}
+
+
+def of_gradient(module: Any, name: str) -> Callable[[], Any]:
+    def run() -> None:
+        for dtype, scales in SCALES.items():
+            for scale in scales:
+                GRADIENTS[name](module, (np.arange(1, 13).reshape(3, 4) * scale).astype(dtype))
+
+    return run
+
+
+def run_losses(name: str) -> Callable[[], Any]:
+    def run() -> None:
+        function, target = getattr(fastattn, name), np.array([0, -100, 2])
+        for dtype, scales in SCALES.items():
+            for scale in scales:
+                with np.errstate(all="ignore"):
+                    rows = (np.arange(1, 13).reshape(3, 4) * scale).astype(dtype)
+                    tiny = np.full((), scale, dtype)
+                arrays = [rows, rows, target] if name.startswith("linear") else [rows, target]
+                for smoothing in (0.0, 1e-300, 0.1):
+                    function(*[tiny] * name.endswith("backward"), *arrays, label_smoothing=smoothing)
+
+    return run
+
+
+LOSSES = ("cross_entropy", "cross_entropy_backward", "linear_cross_entropy", "linear_cross_entropy_backward")
+
+
+def run_attention_backward() -> None:
+    for scale in (1e-30, 300.0):
+        q = np.full((2, 4, 8), scale, np.float32)
+        fastattn.scaled_dot_product_attention_backward(q, q, q, q, q[0, :, :4])
+        with np.errstate(all="ignore"):
+            half = q[..., :1].astype(np.float16)
+        fastattn.scaled_dot_product_attention_backward(half, half, half, half)
+        reference.scaled_dot_product_attention_backward(q, q, q, q, q[0, :, :4], softcap=2.0)
+
+
 CALLS: dict[str, Callable[..., Any]] = {
+    **{name: of_gradient(fastattn, name) for name in GRADIENTS},
+    **{name: run_losses(name) for name in LOSSES},
+    "scaled_dot_product_attention_backward": run_attention_backward,
     "util": run_util,
     "Encoder": run_encoder,
     "SentenceTransformer": run_sentence_transformer,
     "CrossEncoder": run_cross_encoder,
+    "MultiVectorEncoder": run_multi_vector_encoder,
+    "BGEM3FlagModel": run_bge_m3,
+    "SparseEncoder": run_sparse_encoder,
+    "SparseEmbeddings": run_sparse_encoder,
+    "linear_backward": run_linear_backward,
     **{name: of_head(name) for name in fastattn.__all__ if name.startswith("Encoder") and name not in ("Encoder", "EncoderConfig")},
 }
 # What computes nothing with NumPy, or has its own tests in this file.
 ELSEWHERE = {
     "Calls",
+    "Convolution",
     "EncoderConfig",
     "FallbackWarning",
+    "LayerConfig",
+    "Rotary",
     "SimilarityFunction",
     "accelerate",
     "calls",
@@ -169,7 +280,8 @@ ELSEWHERE |= {"reference", *ops()}
 @pytest.mark.parametrize("name", sorted(set(fastattn.__all__) - ELSEWHERE))
 def test_classes(name: str, tmp_path: Path) -> None:
     assert name in CALLS, f"add a call of fastattn.{name}"
-    CALLS[name](*([tmp_path] if name in ("SentenceTransformer", "CrossEncoder") else []))
+    needs_folder = name.startswith(("Sentence", "Cross", "MultiVector", "BGE", "Sparse"))
+    CALLS[name](*([tmp_path] if needs_folder else []))
 
 
 @pytest.mark.parametrize("scale", [1e-33, 1e-37, 1e-300])
@@ -191,14 +303,28 @@ def test_the_reference() -> None:
     rows = np.array([[3e38, 1e-40, 0, -3e38], [np.inf, np.nan, 1, 1], [1e-45, 0, 0, 0]], np.float32)
     levels, _, zero = reference.quantize_rows(rows)
     weight_levels, _, sums = reference.quantize_weight(rows)
+    ids = np.array([0, -100, 2])
+    one = np.array(1e-30, np.float32)
     calls: dict[str, Callable[[], Any]] = {
+        **{name: of_gradient(reference, name) for name in GRADIENTS},
+        "adagrad": lambda: reference.adagrad(rows, [rows, hidden], weight_decay=0.1),
+        "adam": lambda: reference.adam(rows, [rows, hidden], weight_decay=0.1),
+        "alibi_bias": lambda: reference.alibi_bias(12, 9),
+        "alibi_slopes": lambda: reference.alibi_slopes(12),
+        "cross_entropy": lambda: reference.cross_entropy(rows, ids),
+        "cross_entropy_backward": lambda: reference.cross_entropy_backward(one, rows, ids),
+        "disentangled_row": lambda: reference.disentangled_row(np.arange(-9, 10), 4, 12),
         "embeddings": lambda: reference.embeddings(named, np.arange(3)[None]),
         "encoder": lambda: reference.encoder(named, np.arange(3)[None], num_layers=2, num_heads=2),
         "encoder_layer": lambda: reference.encoder_layer(named, 0, x, **layer),
         "feed_forward": lambda: reference.feed_forward(named, "layers.0.feed_forward", x),
         "layer_attention_weights": lambda: reference.layer_attention_weights(named, 0, x, **layer),
         "integer_product": lambda: reference.integer_product(levels, zero, weight_levels, sums),
+        "linear_backward": lambda: reference.linear_backward(rows, rows, np.repeat(rows[:1], 4, axis=0), rows[0]),
+        "linear_cross_entropy": lambda: reference.linear_cross_entropy(rows, rows, ids),
+        "linear_cross_entropy_backward": lambda: reference.linear_cross_entropy_backward(one, rows, rows, ids),
         "linear_bfloat16": lambda: reference.linear_bfloat16(rows, rows, activation="silu"),
+        "linear_bfloat16_backward": lambda: reference.linear_bfloat16_backward(rows, rows, np.repeat(rows[:1], 4, axis=0), rows[0]),
         "linear_int8": lambda: reference.linear_int8(rows, rows, rows[0, :3], activation="silu", smooth=hidden[0]),
         "mixed_linear": lambda: reference.mixed_linear("int8")("", rows, rows, None, "silu"),
         "pooling": lambda: [reference.pooling(hidden, mode) for mode in ("mean", "cls", "max", "weightedmean", "lasttoken")],
@@ -208,7 +334,12 @@ def test_the_reference() -> None:
         "relative_bias": lambda: reference.relative_bias(np.full((32, 2), 1e-40, np.float32), 5),
         "relative_position_bucket": lambda: reference.relative_position_bucket(np.arange(-200, 200)),
         "round_bfloat16": lambda: [reference.round_bfloat16(x) for x in (rows, rows.astype(np.float64) * 10, rows[0, 0])],
+        "rmsprop": lambda: reference.rmsprop(rows, [rows, hidden], weight_decay=0.1, centered=True, momentum=0.9),
         "rotary_tables": lambda: reference.rotary_tables(9, 512, theta=1e300),
+        "sgd": lambda: reference.sgd(rows, [rows, hidden], weight_decay=0.1, momentum=0.9),
+        "scaled_dot_product_attention_backward": lambda: reference.scaled_dot_product_attention_backward(
+            hidden, hidden, hidden, hidden
+        ),
         "sinusoidal_positions": lambda: reference.sinusoidal_positions(9, 512),
     }
     assert set(calls) == set(reference.__all__) - set(ops())

@@ -114,7 +114,7 @@ def test_layers(layers: int, norm_first: bool, bias: bool) -> None:
         nn.GELU("tanh"),
         functools.partial(functional.gelu, approximate="tanh"),
     ],
-    ids=str,
+    ids=lambda each: getattr(each, "__name__", str(each)),
 )
 def test_activations(activation: Any) -> None:
     check_stack(stack(activation=activation, batch_first=True), None, None, 2, 9)

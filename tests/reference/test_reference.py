@@ -195,6 +195,24 @@ class TestAttention:
             attend(self.QUERY, self.KEY, self.VALUE, np.ones((3, 2), bool))
 
 
+class TestSpladePooling:
+    # Logits 1, -2, 3 and 5, 0, -1 of three tokens for two words.
+    X, WEIGHT, BIAS = np.array([[1.0, 5.0], [-2.0, 0.0], [3.0, -1.0]]), np.eye(2), np.zeros(2)
+
+    def test_by_hand(self) -> None:
+        pooled = reference.splade_pooling(self.X, self.WEIGHT, self.BIAS, [0, 2, 2, 3])
+        close(pooled, np.log([[2, 6], [1, 1], [4, 1]]))
+        summed = reference.splade_pooling(self.X, self.WEIGHT, self.BIAS, pooling_strategy="sum")
+        close(summed, np.log([[2 * 4, 6]]))
+        twice = reference.splade_pooling(self.X, self.WEIGHT, np.array([1.0, 0.0]), activation_function="log1p_relu")
+        close(twice, np.log(1 + np.log([[5, 6]])))
+
+    def test_names(self) -> None:
+        for options in ({"pooling_strategy": "mean"}, {"activation_function": "gelu"}):
+            with pytest.raises(ValueError, match=f"{next(iter(options))} must be .* got '{next(iter(options.values()))}'"):
+                reference.splade_pooling(self.X, self.WEIGHT, **options)
+
+
 class TestPrecision:
     OPS = (
         lambda x: reference.softmax(x),
@@ -203,10 +221,15 @@ class TestPrecision:
         lambda x: reference.gelu(x),
         lambda x: reference.gelu(x, approximate="tanh"),
         lambda x: reference.linear(x, x, x[:, 0], activation="silu"),
+        lambda x: reference.splade_pooling(x, x, x[:, 0], [0, 3, 8], pooling_strategy="sum"),
         lambda x: reference.scaled_dot_product_attention(x, x, x, x, softcap=3.0),
+        lambda x: reference.maxsim(x, x[::-1], np.array([0, 3, 8])),
+        lambda x: reference.embedding_bag(np.arange(8).reshape(2, 4), x, per_sample_weights=x[:2, :4]),
     )
 
-    @pytest.mark.parametrize("op", OPS, ids=["softmax", "layer_norm", "rms_norm", "gelu", "gelu-tanh", "linear", "attention"])
+    NAMES = ("softmax", "layer_norm", "rms_norm", "gelu", "gelu-tanh", "linear", "splade", "attention", "maxsim", "bag")
+
+    @pytest.mark.parametrize("op", OPS, ids=NAMES)
     def test_each_dtype_is_kept_and_as_exact_as_it_should_be(self, op: Any) -> None:
         x = normal(8, 8, dtype=np.float16)
         truth = op(x.astype(np.float64))
@@ -223,6 +246,17 @@ class TestPrecision:
         assert reference.linear(ones, ones, np.array([-4096], np.float16)).tolist() == [[1]]
 
 
+def test_maxsim() -> None:
+    query = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    documents = np.array([[3.0, -1.0], [1.0, 4.0], [-5.0, -6.0]])
+    offsets = np.array([0, 2, 2, 3])
+    # Maxima of the first document: 3, 8, 5; of the last: -5, -12, -11.
+    close(reference.maxsim(query, documents, offsets)[[0, 2]], [16, -28])
+    assert reference.maxsim(query, documents, offsets)[1] == -np.inf
+    found = reference.maxsim(query, documents, offsets, np.array([0, 1, 1, 3]), length_normalize=True)
+    close(found[:, [0, 2]], [[3, -5], [0, 0], [6.5, -11.5]])
+
+
 def test_sinusoidal_positions() -> None:
     close(
         reference.sinusoidal_positions(3, 4),
@@ -230,6 +264,19 @@ def test_sinusoidal_positions() -> None:
     )
     close(reference.sinusoidal_positions(2, 3)[1], [math.sin(1), math.cos(1), math.sin(10000 ** (-2 / 3))])
     assert reference.sinusoidal_positions(0, 4).shape == (0, 4)
+
+
+def test_embedding_bag() -> None:
+    table = np.array([[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]])
+    ids, starts = np.array([0, 2, 1, 1]), np.array([0, 2, 2])
+    close(reference.embedding_bag(ids, table, starts), [[2.5, 25], [0, 0], [2, 20]])
+    factors = np.array([2.0, 1.0, 0.0, 3.0])
+    close(reference.embedding_bag(ids, table, starts, per_sample_weights=factors, mode="sum"), [[6, 60], [0, 0], [6, 60]])
+    last = np.array([0, 1, 4])
+    close(reference.embedding_bag(ids, table, last, include_last_offset=True), [[1, 10], [8 / 3, 80 / 3]])
+    close(reference.embedding_bag(ids.reshape(2, 2), table), [[2.5, 25], [2, 20]])
+    with pytest.raises(ValueError, match="mode must be"):
+        reference.embedding_bag(ids, table, starts, mode="max")
 
 
 def test_pooling() -> None:

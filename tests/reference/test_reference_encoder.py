@@ -73,7 +73,7 @@ class TestEncoder:
         del p["embeddings.token_type.weight"]
         close(reference.embeddings(p, ids), token[ids])
         with pytest.raises(ValueError, match="positions"):
-            reference.embeddings(p, ids, positions="alibi")
+            reference.embeddings(p, ids, positions="wave")
 
     def test_feed_forward(self) -> None:
         p, x = parameters(), f64(5, C)

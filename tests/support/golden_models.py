@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from fastattn.checkpoint.reader import read_encoder
@@ -46,6 +47,16 @@ def write(folder: Path, family: str, changed: Tensors | None = None, **changes: 
     return folder
 
 
+def skip_unless_transformers_computes(family: str) -> None:
+    """Skip a comparison with transformers for a golden model that none of its classes computes."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from tests.support import peer_models
+
+    if family not in peer_models.CASES:
+        pytest.skip(f"transformers has no class that computes {family}: tests/data/make_golden.py computes it in NumPy")
+
+
 def apply(model: Any, inputs: dict[str, Array]) -> Array:
     """Return a model's output for a batch; of hidden states and token logits, only those of real tokens, end to end."""
     mask = inputs["attention_mask"]
@@ -58,11 +69,19 @@ def assert_is_golden(family: str, task: str, model: Any, name: str = "outputs") 
     assert_matches_reference(apply(model, arrays), arrays[f"{task}.truth"], arrays[f"{task}.yardstick"])
 
 
-def assert_reads_as_golden(folder: Path, family: str, convert: Callable[[Array], Array] = lambda x: x) -> None:
+def assert_reads_as_golden(folder: Path, family: str, convert: Callable[[Array], Array] | None = None) -> None:
+    """Compare the parameters with those of the golden tensors, or with those of what `convert` makes of the tensors."""
+    same = GOLDEN / family
+    if convert is not None:
+        same = write(folder / "converted", family, {name: convert(array) for name, array in tensors(family).items()})
+    assert_reads_alike(folder, same)
+
+
+def assert_reads_alike(folder: Path, other: Path) -> None:
     config, parameters = read_encoder(folder)
-    expected_config, expected = read_encoder(GOLDEN / family)
+    expected_config, expected = read_encoder(other)
     assert config == expected_config
     assert list(parameters) == list(expected)
     for name, array in parameters.items():
         assert array.dtype == np.float32
-        np.testing.assert_array_equal(array, convert(expected[name]), err_msg=name)
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)

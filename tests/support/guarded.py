@@ -24,13 +24,17 @@ from fastattn.encoder import forward, tables
 from fastattn.encoder.packed_linear import PackedLinear
 from fastattn.kernels.compile import jit
 from fastattn.kernels.encoder.pool import POOLINGS, normalize_kernel, pool_kernel
-from fastattn.kernels.ops import _arrays, linear
+from fastattn.kernels.ops import _arrays, linear, maxsim
+from fastattn.kernels.ops.embedding_bag import sum_bags
 from fastattn.kernels.products.float32 import SUM_BLOCK
 from fastattn.kernels.products.int8 import INT8_BLOCK
+from fastattn.kernels.products.pack import pack_table
 from fastattn.kernels.vector.activations import ACTIVATION_KINDS
 from fastattn.kernels.vector.target import TILE_ROWS
 from fastattn.parameters import random_parameters
 from fastattn.runtime import memory
+from tests.support.guarded_gradients import gradients, learning
+from tests.support.guarded_search import searches
 from tests.support.rounded import LOW
 
 PAGE = mmap.PAGESIZE
@@ -78,6 +82,17 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
         cos, sin = (guard.copy(table.astype(dtype)) for table in fastattn.reference.rotary_tables(3, 2 * n))
         yield f"rotary_embedding {n}"
         fastattn.rotary_embedding(normal(guard, 2, 3, 2 * n, dtype=dtype), cos, sin, out=guard.empty((2, 3, 2 * n), dtype))
+        yield f"embedding_bag {n}"
+        ids, starts = guard.copy(np.array([2, 0, 1, 2, 2])), guard.copy(np.array([0, 0, 3, 5]))
+        factors = normal(guard, 5, dtype=dtype)
+        for mode in ("mean", "sum"):
+            bags = guard.empty((4, n), dtype)
+            fastattn.embedding_bag(ids, x, starts, per_sample_weights=factors, mode=mode, out=bags)
+            fastattn.embedding_bag(ids, x, starts, mode=mode, out=bags)
+        if dtype is np.float32:
+            for precision in LOW:
+                table, bags = guard.copy(pack_table(x, precision)), guard.empty((4, n))
+                sum_bags(ids, guard.copy(np.append(starts, 5)), table, factors, True, bags)
         yield f"softmax {n}"
         fastattn.softmax(x, out=guard.empty(x.shape, dtype))
         yield f"softmax {n} of nothing, and of NaN"
@@ -98,10 +113,22 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
         bias = normal(guard, n, dtype=dtype)
         out = guard.empty((m, n), dtype)
         fastattn.linear(normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype), bias, activation="gelu", out=out)
+    for tokens, length, k in itertools.product((1, 16, 33), (1, 7, maxsim.ROW_BLOCK + 1), (0, 1, SUM_BLOCK + 1)):
+        yield f"maxsim {tokens} {length} {k}"
+        query, rows = normal(guard, tokens, k, dtype=dtype), normal(guard, 2 * length + 3, k, dtype=dtype)
+        ends, starts = (guard.copy(np.array(x)) for x in ((0, length, length, 2 * length, 2 * length + 3), (0, tokens)))
+        fastattn.maxsim(query, rows, ends, out=guard.empty(4, dtype))
+        fastattn.maxsim(query, rows, ends, starts, length_normalize=True, out=guard.empty((1, 4), dtype))
     for activation, (m, n, k) in itertools.product(ACTIVATION_KINDS, ((3, 17, 3), (linear.ROW_BLOCK + 1, 33, SUM_BLOCK + 1))):
         yield f"linear {m} {n} {k} {activation}"
         x, weight = normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype)
         fastattn.linear(x, weight, activation=activation, out=guard.empty((m, n), dtype))
+    for n, strategy, function in itertools.product(EDGES, ("max", "sum"), ("relu", "log1p_relu")):
+        yield f"splade_pooling {n} {strategy} {function}"
+        x, weight = normal(guard, linear.ROW_BLOCK + 9, 5, dtype=dtype), normal(guard, n, 5, dtype=dtype)
+        starts = guard.copy(np.array([0, 0, 3, linear.ROW_BLOCK + 2, linear.ROW_BLOCK + 9]))
+        options = {"pooling_strategy": strategy, "activation_function": function}
+        fastattn.splade_pooling(x, weight, normal(guard, n, dtype=dtype), starts, out=guard.empty((4, n), dtype), **options)
     for length, s, d, e in ((1, 1, 1, 1), (13, 31, 6, 5), (15, 33, 32, 32), (14, 32, 16, 33), (29, 520, 5, 64), (2, 1025, 8, 32)):
         q, k, v = (normal(guard, 2, *shape, dtype=dtype) for shape in ((length, d), (s, d), (s, e)))
         mask = guard.copy(np.random.default_rng(0).random((length, s)) > 0.5)
@@ -142,18 +169,28 @@ def halves(guard: Guard) -> Iterator[str]:
 def encoders(guard: Guard) -> Iterator[str]:
     """Run every schedule at edge sizes, without and with the optional building blocks."""
     blocks = {"positions": "rotary", "gated": True, "window": 3, "global_every": 2, "relative_buckets": 8}
+    general = {
+        "positions": "rotary", "norm": "rms", "head_size": 10, "num_key_value_heads": 1, "query_key_norm": "head", "softcap": 2.0,
+        "output_norms": True, "gated": True,
+    }  # fmt: skip
+    distant = {"disentangled": ("c2p", "p2c"), "disentangled_span": 20, "query_key_norm": "full"}
     for (c, count, ff, first), options in itertools.product(
         ((32, 1, 64, False), (30, 5, 33, True), (6, 1, 1, False), (48, 3, 100, True)),
-        ({"positions": "learned"}, {**blocks, "embedding_dim": 17}, {**blocks, "embedding_dim": 65}),
+        ({"positions": "learned"}, {**blocks, "embedding_dim": 17}, {**blocks, "embedding_dim": 65}, general, distant),
     ):
         config = EncoderConfig(2, count, c, ff, vocab_size=9, max_positions=70, type_vocab_size=2, norm_first=first, **options)
         parameters = {name: guard.copy(value) for name, value in random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters)
+        # Tables are cut to the longest sequence, so that reading further hits the guard page.
         if config.positions == "rotary":
-            # Tables are cut to the longest sequence, so that reading further hits the guard page.
-            rotary = guard.copy(tables.rotary_tables(config.head_dim, tables.thetas(config), 70))
-            relative = guard.copy(tables.relative_biases(parameters["relative_bias.weight"], 128, 70))
+            rotary = guard.copy(tables.rotary_tables(tables.rotaries(config), 70))
             model._tables.rotary = lambda longest, table=rotary: table  # type: ignore[method-assign, misc]
+        if config.relative_buckets or config.disentangled:
+            relative = guard.copy(
+                tables.relative_biases(parameters["relative_bias.weight"], 128, 70)
+                if config.relative_buckets
+                else tables.disentangled_rows(config.disentangled_span, None, 70)
+            )
             model._tables.relative = lambda longest, table=relative: table  # type: ignore[method-assign, misc]
         for lengths in ([1], [17, 1, 33], [70], [14, 0, 28]):
             offsets = guard.copy(np.concatenate([[0], np.cumsum(lengths)]))
@@ -164,6 +201,25 @@ def encoders(guard: Guard) -> Iterator[str]:
                     yield f"encoder {c} {list(options)} {lengths} {schedule} {pooling}"
                     out = guard.empty((len(lengths) if pooling else n, c))
                     model.forward_packed(ids, offsets, token_type_ids=types, pooling=pooling, normalize=bool(pooling), out=out)
+
+
+def distances(guard: Guard) -> Iterator[str]:
+    """Run every term of content and distance with few and many rows, in and beyond those that have a distance each."""
+    kinds: tuple[dict[str, Any], ...] = (
+        {"disentangled": ("c2p", "p2c"), "disentangled_span": 8, "disentangled_log": True, "relative_max_distance": 30},
+        {"disentangled": ("c2p",), "disentangled_span": 1},
+        {"disentangled": ("p2c",), "disentangled_span": 3},
+        {"disentangled": ("p2c", "c2p"), "disentangled_span": 200},
+    )
+    for (c, count), kind in itertools.product(((32, 1), (30, 5), (34, 2)), kinds):
+        config = EncoderConfig(1, count, c, 33, vocab_size=9, **kind)
+        parameters = {name: guard.copy(value) for name, value in random_parameters(config, 0).items()}
+        model = Encoder(config, parameters=parameters)
+        far = config.relative_max_distance if config.disentangled_log else None
+        for lengths in ([1], [2, 9, 31], [230], [0, 105, 8]):
+            rows = guard.copy(tables.disentangled_rows(config.disentangled_span, far, max(lengths)))
+            model._tables.relative = lambda longest, rows=rows: rows  # type: ignore[method-assign, misc]
+            yield from both_inputs(guard, model, lengths, f"encoder {c} {kind}")
 
 
 def schedules() -> Iterator[str]:
@@ -253,9 +309,15 @@ def package_modules() -> list[ModuleType]:
     return [module for name, module in sys.modules.items() if name.startswith("fastattn.")]
 
 
+def kernels_of(module: ModuleType) -> set[str]:
+    """Return the names of a module's own kernels."""
+    found = {x for x in vars(module).values() if isinstance(x, jit.ParallelKernel)}
+    return {x.__name__ for x in found if x.py_func.__module__ == module.__name__}
+
+
 def all_kernels() -> set[str]:
     """Return the names of the kernels in the package's modules."""
-    return {x.__name__ for module in package_modules() for x in vars(module).values() if isinstance(x, jit.ParallelKernel)}
+    return {name for module in package_modules() for name in kernels_of(module)}
 
 
 def main() -> None:
@@ -272,9 +334,13 @@ def main() -> None:
         forward._scratch = lambda name, size, guard=guard: guard.empty(size)  # type: ignore[assignment, misc]
         # Threshold for a second thread: every call exceeds it, or none.
         _arrays._US_PER_THREAD = 1e-9 if threads else 1e9
-        ops = (cases(guard, np.float32), cases(guard, np.float64), halves(guard))
+        _arrays._empty = guard.empty
+        ops: tuple[Iterator[str], ...] = (cases(guard, np.float32), cases(guard, np.float64), halves(guard))
+        ops += (gradients(guard, np.float32), gradients(guard, np.float64), learning(guard), searches(guard))
         for steps in (
-            ops if threads else (*ops, encoders(guard), choices(guard), precisions(guard), poolings(guard), families(guard))
+            ops
+            if threads
+            else (*ops, encoders(guard), distances(guard), choices(guard), precisions(guard), poolings(guard), families(guard))
         ):
             for name in steps:
                 print(name, file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,17 +11,20 @@ from typing import NamedTuple
 # Floors from the bottom up.  A module imports from its own floor and those below, and imports form no cycle.
 # A folder stands for all its modules; a folder with floors of its own has each of them here.
 FLOORS = (
-    ("config", "runtime"),
+    ("config", "layer_config", "runtime"),
     ("kernels", "kernels.compile"),
     ("kernels.vector", "kernels.records"),
     ("kernels.products",),
-    ("kernels.ops",),
+    ("kernels.ops", "kernels.optimizers", "kernels.search"),
+    ("kernels.backward",),
     ("kernels.encoder",),
     ("parameters",),
     ("checkpoint",),
     ("encoder", "tokenizer"),
     ("text", "pytorch"),
-    ("modules", "integrations", "util", "__init__"),
+    ("corpus", "training"),
+    ("modules", "integrations", "ray", "util", "__init__"),
+    ("serve",),
     ("cli",),
     ("__main__",),
 )
@@ -69,13 +73,19 @@ class Import(NamedTuple):
     local: bool  # inside a function
 
 
+@functools.cache
+def parsed(text: str) -> ast.Module:
+    """Parse a source text; each rule reads most of them."""
+    return ast.parse(text)
+
+
 def package(root: Path) -> dict[str, ast.Module]:
     """Return the package's modules by their names inside the package: ``kernels.ops.softmax``, ``__init__``."""
     modules = {}
     for path in sorted((root / "fastattn").rglob("*.py")):
         parts = path.relative_to(root / "fastattn").with_suffix("").parts
         name = ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
-        modules[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        modules[name] = parsed(path.read_text(encoding="utf-8"))
     return modules
 
 
@@ -149,11 +159,33 @@ def every_op_has_its_files(root: Path) -> list[str]:
     ]
 
 
+def every_backward_has_its_files(root: Path) -> list[str]:
+    """Each public function of `kernels/backward` has a twin in the reference with the same arguments, a test and a benchmark."""
+    modules = package(root)
+    reference = {
+        name: function for part, module in modules.items() if is_reference(part) for name, function in functions(module).items()
+    }
+    found = []
+    for path, module in modules.items():
+        stem = path.removeprefix("kernels.backward.")
+        if stem == path or stem.startswith("_"):
+            continue
+        wanted = (f"tests/backward/test_{stem}.py", f"benchmarks/ops/bench_{stem}.py")
+        found += [f"{file} is missing" for file in wanted if not (root / file).is_file()]
+        for name in public_names(module):
+            twin = reference.get(name)
+            if twin is None:
+                found.append(f"the reference has no {name}")
+            elif arguments(functions(module)[name]) != arguments(twin):
+                found.append(f"{name} has other arguments than reference.{name}")
+    return found
+
+
 def names_of(path: Path) -> set[str]:
     """Return the strings and attributes in a file's code: ``"softmax"`` and ``fastattn.softmax`` both give softmax."""
     if not path.is_file():
         return set()
-    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))))
+    nodes = list(ast.walk(parsed(path.read_text(encoding="utf-8"))))
     strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return strings | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
 
@@ -319,6 +351,7 @@ def few_arguments(root: Path) -> list[str]:
 Rule = Callable[[Path], list[str]]
 RULES: tuple[Rule, ...] = (
     every_op_has_its_files,
+    every_backward_has_its_files,
     every_op_has_its_names,
     every_op_is_in_every_list,
     no_list_lacks_an_op,

@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 # Ops that sum over the last axis of their first two arrays. A sum in one order can be exact by luck, most easily in a
 # small result, so the yardstick is taken in `ORDERS` orders.
-CONTRACTIONS = ("linear", "attention_weights", "scaled_dot_product_attention")
+CONTRACTIONS = ("linear", "maxsim", "splade_pooling", "attention_weights", "scaled_dot_product_attention")
 ORDERS = 6
 
 
@@ -72,12 +72,12 @@ def check(
 def truth_and_yardsticks(
     twin: Callable[..., Array], args: tuple[Any, ...], options: dict[str, Any], *, contracts: bool = False
 ) -> tuple[Array, list[Array]]:
-    """Evaluate the reference in float64 and in the dtype of the first argument.
+    """Evaluate the reference in float64 and in the dtype of the first argument that is a float array.
 
     For float64 the truth would be its own yardstick, with error 0. Rounding errors are proportional to eps, so the
     float64 yardstick is the truth plus the float32 error on the same input, scaled by the ratio of the two eps.
     """
-    dtype = args[0].dtype
+    dtype = next(x.dtype for x in args if np.issubdtype(x.dtype, np.floating))
     truth = _evaluate(twin, np.float64, args, options)
     yardsticks = []
     for order in range(ORDERS if contracts else 1):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastattn import CrossEncoder, SentenceTransformer
+from fastattn import CrossEncoder, SentenceTransformer, SparseEncoder
+from tests.support import sparse_cases
 from tests.support.models import C
 from tests.support.peer_cases import PAIRS, write_cross_encoder
 
@@ -76,6 +77,19 @@ def test_pairs_are_two_segments(paired: SentenceTransformer) -> None:
     assert np.array_equal(paired.encode(PAIRS, prompt="the "), paired.encode(first))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_pairs_of_a_sparse_model(tmp_path: Path) -> None:
+    """A pair is two segments, as in sentence-transformers; what is no pair is refused."""
+    model, pairs = SparseEncoder(sparse_cases.MODELS["max"](tmp_path)), [("a cat", "the dog"), ("the", "mat on a dog")]
+    with pytest.raises(TypeError, match=r"inputs\[1\] must be a str or a pair of str, got list of 3"):
+        model.encode(["a", ["b", "c", "d"]])
+    peers = pytest.importorskip("sentence_transformers")
+    theirs = peers.SparseEncoder(str(tmp_path))
+    for options in ({}, {"prompt": "the "}, {"task": "query"}):
+        expected = theirs.encode(pairs, **options).to_dense().numpy()
+        np.testing.assert_allclose(model.encode(pairs, **options).toarray(), expected, rtol=0, atol=1e-5)
+
+
 def test_dicts_with_a_text(model: SentenceTransformer) -> None:
     expected = model.encode(["the cat", "a dog"])
     assert np.array_equal(model.encode([{"text": "the cat"}, {"text": "a dog"}]), expected)
@@ -130,7 +144,7 @@ def test_one_text_is_not_its_characters(model: SentenceTransformer, scorer: Cros
         CALLS[call](model, scorer, "ab")
 
 
-@pytest.mark.parametrize("missing", [None, float("nan"), np.float64("nan"), NAType()], ids=repr)
+@pytest.mark.parametrize("missing", [None, float("nan"), np.float64("nan"), NAType()], ids=["None", "nan", "np.float64(nan)", "NA"])
 def test_missing_values(model: SentenceTransformer, scorer: CrossEncoder, missing: Any) -> None:
     message = f"got {type(missing).__name__}, perhaps a missing value"
     with pytest.raises(TypeError, match=rf"inputs\[1\] must be a str or a pair of str, {message}"):

@@ -25,16 +25,24 @@ def write_settings(content: dict[str, Any], folder: Path) -> None:
     write_json(folder / "config_sentence_transformers.json", content)
 
 
+def write_config(content: dict[str, Any], folder: Path) -> None:
+    write_json(folder / "config.json", {**json.loads((folder / "config.json").read_text("utf-8")), **content})
+
+
+def write_module(content: dict[str, Any], folder: Path) -> None:
+    write_json(folder / "sentence_bert_config.json", content)
+
+
 FAULTS: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "unknown module": (
         lambda p: edit_modules(p, "Transformer", "Pooling", "LSTM"),
         CheckpointError,
-        r"modules\.json: module 'LSTM' is not supported; supported: Transformer, Pooling, Dense, Normalize, LayerNorm, Dropout",
+        r"modules\.json: module 'LSTM' is not supported; supported: Transformer, StaticEmbedding, Pooling, Dense",
     ),
     "modules out of order": (
         lambda p: edit_modules(p, "Pooling", "Transformer"),
         CheckpointError,
-        r"modules Pooling, Transformer; expected exactly one Transformer, as the first module",
+        r"modules Pooling, Transformer; expected exactly one Transformer or StaticEmbedding, as the first module",
     ),
     "no pooling": (lambda p: edit_modules(p, "Transformer"), CheckpointError, "modules Transformer give a text no embedding"),
     "unknown pooling": (
@@ -70,7 +78,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "query expansion": (
         lambda p: write_json(p / "sentence_bert_config.json", {"query_expansion": {"length": 32}}),
         CheckpointError,
-        "query_expansion .* is not supported",
+        r"sentence_bert_config\.json: query_expansion: strategy must be",
     ),
     "no room for a token": (
         lambda p: write_json(p / "sentence_bert_config.json", {"max_seq_length": 1}),
@@ -110,6 +118,23 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
             ("prompts", (["x"], [], "query", 0, False, {"query": ["x"]})),
             ("default_prompt_name", (["x"], {}, {"a": 1}, 5, True)),
             ("truncate_dim", (-5, 0, True, False, 8.0, "8", [8])),
+        )
+        for value in values
+    },
+    **{
+        f"{name} {value!r:.20}": (functools.partial(write_config, {name: value}), CheckpointError, rf"config\.json: {message}")
+        for name, values, message in (
+            ("id2label", ([1], "x", 5, {"a": "b"}, {"0": []}, {"0": {"a": 1}}), "id2label must map numbers to names"),
+            ("num_labels", ("x", -1, 2.5, 2**70, True), "num_labels must be a whole number from 0 to 1,000,000"),
+        )
+        for value in values
+    },
+    **{
+        f"{name} {value!r}": (functools.partial(write_module, {name: value}), CheckpointError, rf"bert_config\.json: {message}")
+        for name, values, message in (
+            ("transformer_task", ([], {}, 3, "any-to-any", None), "transformer_task .* is not supported; supported: feature-ext"),
+            ("modality_config", ([1], "x", 5), "modality_config must be an object"),
+            ("max_seq_length", (True, [[]], "12", 0), "max_seq_length must be a positive number"),
         )
         for value in values
     },

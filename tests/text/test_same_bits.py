@@ -8,7 +8,7 @@ import pytest
 
 from fastattn import SentenceTransformer
 from fastattn.modules import Normalize, Pooling, Transformer
-from tests.support.models import write_sentence_model
+from tests.support.models import write_json, write_sentence_model
 
 TEXTS = ["the cat sat on the mat", "a dog", "", "the query : the dog sat on a mat with the cat", "w13 w14 w15"]
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -28,6 +28,21 @@ def test_every_way_to_ask(mode: str, normalize: bool, tmp_path: Path) -> None:
     assert np.array_equal(np.stack([each["sentence_embedding"] for each in everything]), expected)
     assert np.array_equal(model(model.preprocess(TEXTS))["sentence_embedding"], expected)
     assert np.array_equal(np.stack([model.encode(text) for text in TEXTS]), expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_on_either_side(mode: str, side: str, tmp_path: Path) -> None:
+    """Padding is not computed: the last token is a text's own, wherever a tokenizer or a batch has its padding."""
+    folder = write_sentence_model(tmp_path, {"pooling_mode": mode})
+    write_json(folder / "tokenizer_config.json", {"padding_side": side})
+    model = SentenceTransformer(str(folder))
+    expected = model.encode(TEXTS)
+    batch = {name: array for name, array in model.preprocess(TEXTS).items() if isinstance(array, np.ndarray)}
+    for i, length in enumerate(batch["attention_mask"].sum(axis=1)):
+        for array in batch.values():
+            array[i] = np.roll(array[i], array.shape[1] - length) if side == "left" else array[i]
+    assert batch["attention_mask"][:, -1 if side == "left" else 0].all()
+    assert np.array_equal(model(batch)["sentence_embedding"], expected)
 
 
 def test_several_poolings_are_each_alone(tmp_path: Path) -> None:

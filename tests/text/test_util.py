@@ -186,7 +186,9 @@ def test_signatures_are_theirs(theirs: Any) -> None:
     for name in util.__all__:
         if name in ("mine_hard_negatives", "SimilarityFunction"):
             continue
-        ours, other = (inspect.signature(getattr(module, name)).parameters for module in (util, theirs))
+        ours, other = (dict(inspect.signature(getattr(module, name)).parameters) for module in (util, theirs))
+        # More that can be given by name alone is no difference to who calls theirs.
+        ours = {key: p for key, p in ours.items() if key in other or p.kind is not p.KEYWORD_ONLY or p.default is p.empty}
         assert list(ours) == list(other), name
         defaults = [[p.default for p in x.values() if not callable(p.default) or p.default is p.empty] for x in (ours, other)]
         assert defaults[0] == defaults[1], name

@@ -207,3 +207,41 @@ def test_repr(tmp_path: Path) -> None:
     shown = f"tokenizer_class='BertTokenizer', vocab_size={tokenizer.vocab_size}, tokens={len(tokenizer)}, model_max_length=7)"
     assert repr(tokenizer) == f"Tokenizer({str(tmp_path)!r}, {shown}"
     assert tokenizer._tokenizer is tokenizer.backend_tokenizer
+
+
+RESIDUES = "<cls> <pad> <eos> <unk> L A G V S E R T I D P K Q N F Y M H W C X B U Z O . - <null_1> <mask>".split()
+
+
+def write_residues(folder: Path) -> Path:
+    """Write ESM's vocabulary, of which its folders have no tokenizer.json."""
+    (folder / "vocab.txt").write_text("\n".join(RESIDUES))
+    write_json(folder / "config.json", {"model_type": "esm"})
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "EsmTokenizer", "model_max_length": 1024})
+    return folder
+
+
+PROTEINS = {
+    "MKTA": "M K T A",
+    "M K  T\nA": "M K T A",
+    "MK<mask>A": "M K <mask> A",
+    "M<null_1>K-.": "M <null_1> K - .",
+    # Other characters are one unknown token up to a space, or up to a token.
+    "mkt xx A": "<unk> <unk> A",
+    "MaaK É": "M <unk> K <unk>",
+    "<cls>M<eos>": "<cls> M <eos>",
+    " ": "",
+}
+
+
+@pytest.mark.parametrize("text", PROTEINS)
+def test_residues(tmp_path: Path, text: str) -> None:
+    expected = [RESIDUES.index(token) for token in ["<cls>", *PROTEINS[text].split(), "<eos>"]]
+    assert list(load_tokenizer(write_residues(tmp_path)).encode(text)) == expected
+
+
+@pytest.mark.parametrize("text", [*PROTEINS, "", "MK" * 40])
+def test_residues_as_in_transformers(tmp_path: Path, text: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(write_residues(tmp_path))
+    assert type(theirs).__name__ == "EsmTokenizer"
+    assert list(load_tokenizer(tmp_path).encode(text)) == theirs(text).input_ids

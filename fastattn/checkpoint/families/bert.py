@@ -6,9 +6,12 @@ from typing import Any
 
 from fastattn.checkpoint.config_json import Settings
 from fastattn.checkpoint.families.family import Family, Head, Names, Step
+from fastattn.checkpoint.layer_types import count_layers
+from fastattn.checkpoint.rope import read_rope
 from fastattn.config import EncoderConfig
+from fastattn.layer_config import LayerConfig
 
-__all__ = ["BERT", "EMBEDDINGS", "NAMES", "bert_config", "bert_layer"]
+__all__ = ["BERT", "EMBEDDINGS", "NAMES", "bert_config", "bert_layer", "rotary_bert_config"]
 
 
 def bert_layer(settings: Settings, index: int) -> str:
@@ -38,9 +41,9 @@ NAMES = Names(
 )
 
 
-def bert_config(settings: Settings, **changes: Any) -> EncoderConfig:
+def bert_config(settings: Settings, positions_type: str = "absolute", /, **changes: Any) -> EncoderConfig:
     """Return the configuration from the keys that BERT and the models derived from it have, with `changes`."""
-    settings.only(position_embedding_type="absolute", is_decoder=False, add_cross_attention=False, pruned_heads={})
+    settings.only(position_embedding_type=positions_type, is_decoder=False, add_cross_attention=False, pruned_heads={})
     fields: dict[str, Any] = {
         "num_layers": settings.size("num_hidden_layers"),
         "num_heads": settings.size("num_attention_heads"),
@@ -55,6 +58,21 @@ def bert_config(settings: Settings, **changes: Any) -> EncoderConfig:
         "type_vocab_size": settings.size("type_vocab_size", 2, least=0),
     }
     return EncoderConfig(**{**fields, **changes})
+
+
+def rotary_bert_config(
+    settings: Settings, positions_type: str, theta: float, *, key: str = "rope_theta", **changes: Any
+) -> EncoderConfig:
+    """Return the configuration of a BERT with rotary positions, whose base is `theta` unless the settings have another."""
+    size = settings.optional_size("head_dim") or settings.size("hidden_size") // settings.size("num_attention_heads")
+    rope = read_rope(settings, size, theta, key=key)
+    fields = {
+        "head_size": size,
+        "positions": "rotary",
+        "max_positions": rope.positions(settings.size("max_position_embeddings")),
+        "layers": (LayerConfig(rotary=rope.rotary),) * count_layers(settings),
+    }
+    return bert_config(settings, positions_type, **fields, **changes)
 
 
 def _heads(settings: Settings) -> dict[str, Head]:

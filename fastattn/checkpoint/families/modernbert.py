@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastattn.checkpoint.config_json import Settings
 from fastattn.checkpoint.families.family import Block, Family, Head, Names, Step, all_but_tables
+from fastattn.checkpoint.layer_types import FULL, SLIDING, layer_types
+from fastattn.checkpoint.rope import read_rope
 from fastattn.config import EncoderConfig
+from fastattn.layer_config import LayerConfig
 
 __all__ = ["MODERNBERT"]
-
-_FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 def _config(settings: Settings) -> EncoderConfig:
     width, heads = settings.size("hidden_size"), settings.size("num_attention_heads")
-    settings.only(rope_scaling={}, partial_rotary_factor=1.0, head_dim=width // heads)
-    global_every, has_local = _layer_types(settings)
-    theta = settings.theta("global_rope_theta", 160000.0, _FULL)
-    # A null local_rope_theta means the global base.
-    null = "local_rope_theta" in settings.values and settings.values["local_rope_theta"] is None
-    local = theta if null else settings.theta("local_rope_theta", 10000.0, _SLIDING)
-    fields: dict[str, Any] = {}
-    if has_local:
-        # local_attention is the whole window, sliding_window one side of the window.
-        window = settings.size("sliding_window", settings.size("local_attention", 128, least=0) // 2, least=0)
-        fields = {"window": window, "global_every": global_every, "local_rotary_theta": local}
+    every = settings.size("global_attn_every_n_layers", 3)
+    kinds = layer_types(settings, lambda i: i % every > 0)
+    # local_attention is the whole window, sliding_window one side of it.
+    side = settings.size("sliding_window", settings.size("local_attention", 128, least=0) // 2, least=0)
+    # transformers reads head_dim for the angles alone, so any other size cannot be computed.
+    settings.only(head_dim=width // heads)
+    ropes = {FULL: read_rope(settings, width // heads, 160000.0, key="global_rope_theta", layers=FULL)}
+    ropes[SLIDING] = (
+        ropes[FULL] if _one_base(settings) else read_rope(settings, width // heads, 10000.0, key="local_rope_theta", layers=SLIDING)
+    )
+    layers = {FULL: LayerConfig((None, None), ropes[FULL].rotary), SLIDING: LayerConfig((side, side), ropes[SLIDING].rotary)}
+    positions = min(ropes[kind].positions(settings.size("max_position_embeddings")) for kind in kinds)
     return EncoderConfig(
-        num_layers=settings.size("num_hidden_layers"),
+        num_layers=len(kinds),
         num_heads=heads,
         hidden_dim=width,
         ff_dim=settings.size("intermediate_size"),
@@ -37,28 +37,15 @@ def _config(settings: Settings) -> EncoderConfig:
         layer_norm_eps=settings.number("norm_eps", 1e-5),
         positions="rotary",
         vocab_size=settings.size("vocab_size"),
-        max_positions=settings.size("max_position_embeddings"),
-        rotary_theta=theta,
+        max_positions=positions,
         gated=True,
-        **fields,
+        layers=tuple(layers[kind] for kind in kinds),
     )
 
 
-def _layer_types(settings: Settings) -> tuple[int, bool]:
-    """Return n if every n-th layer from the first is global, and whether any layer is local."""
-    layers = settings.size("num_hidden_layers")
-    types = settings.values.get("layer_types")
-    if types is None:
-        every = settings.size("global_attn_every_n_layers", 3)
-        return every, every > 1 and layers > 1
-    if isinstance(types, list) and len(types) == layers:
-        every = types.index(_FULL, 1) if _FULL in types[1:] else layers
-        if types == [_SLIDING if i % every else _FULL for i in range(layers)]:
-            return every, every > 1
-    raise settings.error(
-        f"layer_types {types!r} is not supported; supported: for each of the {layers} layers {_FULL!r} or {_SLIDING!r}, with the"
-        f" first layer and every n-th after it {_FULL!r}"
-    )
+def _one_base(settings: Settings) -> bool:
+    """Tell whether a null local_rope_theta gives the windows the global base."""
+    return "local_rope_theta" in settings.values and settings.values["local_rope_theta"] is None
 
 
 def _has_bias(settings: Settings, stem: str) -> bool:
@@ -66,6 +53,10 @@ def _has_bias(settings: Settings, stem: str) -> bool:
         return settings.flag("norm_bias", False)
     key = "attention_bias" if stem.startswith("attention.") else "mlp_bias"
     return all_but_tables(settings, stem) and settings.flag(key, False)
+
+
+def _absent(settings: Settings, parameter: str) -> bool:
+    return parameter == "layers.0.attention.layer_norm"
 
 
 def _layer(settings: Settings, index: int) -> str:
@@ -118,5 +109,5 @@ MODERNBERT = Family(
     ),
     heads=_heads,
     has_bias=_has_bias,
-    absent=("layers.0.attention.layer_norm",),
+    absent=_absent,
 )

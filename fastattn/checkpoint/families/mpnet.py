@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastattn.checkpoint.config_json import Settings
 from fastattn.checkpoint.families.bert import EMBEDDINGS, bert_config, bert_layer
-from fastattn.checkpoint.families.family import Family, Names
+from fastattn.checkpoint.families.family import Block, Family, Names, Stored
 from fastattn.checkpoint.families.roberta import roberta_heads
 from fastattn.config import EncoderConfig
 
@@ -12,13 +15,20 @@ __all__ = ["MPNET"]
 
 # The padding's id and its row of the position table, whatever pad_token_id says.
 _PADDING = 1
+# transformers always computes so many buckets, and does not use further rows of the table.
+_BUCKETS = 32
 
 
 def _config(settings: Settings) -> EncoderConfig:
-    # transformers always computes 32 buckets, even if this key, the size of the table, has another value.
-    settings.only(relative_attention_num_buckets=32)
+    settings.size("relative_attention_num_buckets", _BUCKETS, least=_BUCKETS)
     rows = settings.size("max_position_embeddings")
-    return bert_config(settings, type_vocab_size=0, max_positions=rows - _PADDING - 1, padding_idx=_PADDING, relative_buckets=32)
+    positions = rows - _PADDING - 1
+    return bert_config(settings, type_vocab_size=0, max_positions=positions, padding_idx=_PADDING, relative_buckets=_BUCKETS)
+
+
+def _buckets(stored: Stored, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    rows = stored.settings.size("relative_attention_num_buckets", _BUCKETS)
+    return stored.read(name, (rows, shape[1]))[:_BUCKETS]
 
 
 MPNET = Family(
@@ -28,7 +38,7 @@ MPNET = Family(
     config=_config,
     names=(
         Names(
-            outside={**EMBEDDINGS, "relative_bias": "encoder.relative_attention_bias"},
+            outside={**EMBEDDINGS, "relative_bias": Block("encoder.relative_attention_bias", derive=_buckets)},
             layer=bert_layer,
             inside={
                 "attention.query": "attention.attn.q",

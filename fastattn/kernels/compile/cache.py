@@ -81,7 +81,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
                 say_once("damaged", f"fastattn: {path} is damaged ({error}): its kernel is compiled again")
         if "compiling" not in _said:
             _said.add("compiling")
-            logger.warning("compiling kernels for this CPU, once (about 20 s)")
+            logger.warning("compiling kernels for this CPU, once (up to a minute)")
         return None
 
     def save_overload(self, sig: Any, cres: Any) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from fastattn.kernels.compile.jit import by_dtype, kernel
-from fastattn.kernels.encoder.layer import FF_ROWS, norm_rows
+from fastattn.kernels.encoder.heads import sequence_of
+from fastattn.kernels.encoder.layer import FF_ROWS
+from fastattn.kernels.encoder.norms import norm_rows
 from fastattn.kernels.products.product import prepare_all, products
 from fastattn.kernels.records import matrix, norm_of, shifted, weight_of
 from fastattn.kernels.vector.narrow import load_narrow, widened, words
@@ -53,14 +55,7 @@ def sum_tables(start, stop, e, batch, model, x):  # type: ignore[no-untyped-def]
     all tokens have type 0.
     """
     offsets, types = batch.offsets, batch.types
-    # Binary search for the sequence of the first token: np.searchsorted takes a second to compile.
-    s, end = 0, offsets.size - 1
-    while end - s > 1:
-        middle = (s + end) // 2
-        if offsets[middle] <= start:
-            s = middle
-        else:
-            end = middle
+    s = sequence_of(offsets, start)
     for row in range(start, stop):
         while row >= offsets[s + 1]:
             s += 1
@@ -90,7 +85,7 @@ def embed_rows(start, stop, batch, sizes, model, scratch, iw, x):  # type: ignor
         m = min(rows, stop - row)
         sum_tables(row, row + m, e, batch, model, target)
         if sizes.embed_norm >= 0:
-            norm_rows(m, e, target, norm_of(model, sizes.embed_norm, sizes.embed_norm_bias), model.eps, target)
+            norm_rows(m, e, sizes, target, norm_of(model, sizes.embed_norm, sizes.embed_norm_bias), model.eps, target)
         if projected:
             weight = weight_of(model, sizes.project, sizes.project_bias, e, c, sizes.project_precision)
             prepared = prepare_all(m, target, weight, matrix(scratch, iw + FF_ROWS * e, 0))

@@ -18,7 +18,7 @@ Array = NDArray[Any]
 F = TypeVar("F", bound=np.floating[Any])
 
 _FLOATS = (np.float16, np.float32, np.float64)
-_F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
+_F32, _F64, _INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 _NO_F32, _NO_F64 = np.empty(0, np.float32), np.empty(0, np.float64)
 
 
@@ -37,7 +37,7 @@ def float_array(name: str, x: Any) -> Array:
     return array
 
 
-def same_dtype(first: str, x: Array, **others: Array | None) -> None:
+def same_dtype(first: str, x: Array, /, **others: Array | None) -> None:
     """Raise a TypeError unless every array given has the dtype of `x`."""
     for name, array in others.items():
         if array is not None and array.dtype is not x.dtype and array.dtype.type is not x.dtype.type:
@@ -140,6 +140,17 @@ def finish(result: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
         with rounding():
             out[...] = result
     return out
+
+
+def checked_offsets(offsets: NDArray[Any], rows: int) -> NDArray[np.int64]:
+    """Return where sequences of `rows` packed tokens begin, and the end of the last; ValueError for other offsets."""
+    if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
+        raise ValueError(f"offsets must be whole numbers of shape (B + 1,), got {offsets.dtype} of shape {offsets.shape}")
+    if offsets.dtype is not _INT64 or not offsets.flags.carray:
+        offsets = np.require(offsets, np.int64, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE"))
+    if offsets[0] != 0 or offsets[-1] != rows or np.any(offsets[1:] < offsets[:-1]):
+        raise ValueError(f"offsets must rise from 0 to N = {rows}, got {offsets[0]} .. {offsets[-1]}")
+    return offsets
 
 
 def writable(x: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,10 @@ def pack_values(s_all, e, v, iv, ldv, live, il, out, io):  # type: ignore[no-unt
     for s in range(s_all):
         row = io + s * padded
         used = e if live.size == 0 or live[il + s] != 0.0 else 0
-        for j in range(0, padded, step):
+        whole = used - used % step
+        for j in range(0, whole, step):
+            store(out, row + j, load(v, iv + s * ldv + j))
+        for j in range(whole, padded, step):
             store(out, row + j, load_part(v, iv + s * ldv + j, min(step, max(0, used - j)), 0.0))
 
 
@@ -80,18 +84,22 @@ def live_keys(length, s_all, mask, scoring, live, il):  # type: ignore[no-untype
 def finish_scores(n, x, ix, scoring, mask, im):  # type: ignore[no-untyped-def]
     """Scale n scores in place, cap them, add the mask from element `im` on; a masked score is replaced by -inf."""
     width = lanes(x)
+    whole = n - n % width
     for j in range(0, n, width):
-        count = min(width, n - j)
-        s = load_part(x, ix + j, count, 0.0) * scoring.scale
+        # Stores of a part cost as much as ten of a whole vector.
+        s = load(x, ix + j) if j < whole else load_part(x, ix + j, n - j, 0.0)
+        s = s * scoring.scale
         if scoring.softcap != 0.0:
             s = tanh(s / scoring.softcap) * scoring.softcap
         if mask.data.size:
+            add = fill(x, mask.data[im])
             if mask.column:
-                add = load_part(mask.data, im + j, count, 0.0)
-            else:
-                add = fill(x, mask.data[im])
+                add = load(mask.data, im + j) if j < whole else load_part(mask.data, im + j, n - j, 0.0)
             s = where_less(-np.inf, add, s + add, where_less(add, np.inf, -np.inf, add))
-        store_part(x, ix + j, count, s)
+        if j < whole:
+            store(x, ix + j, s)
+        else:
+            store_part(x, ix + j, n - j, s)
 
 
 @inline
@@ -154,10 +162,11 @@ def exp_rows(m, n, x, ix, state, fresh, c):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def attend(rows, row, shape, q, keys, values, mask, scoring, scratch, iw, out):  # type: ignore[no-untyped-def]
+def attend(rows, row, shape, q, keys, values, mask, scoring, scratch, iw, out, lse):  # type: ignore[no-untyped-def]
     """Flash attention (online softmax) of `rows` queries, the first of which is query `row` of its sequence; out (rows, E).
 
     shape: (S, D, E).  keys: packed by `pack_keys`.  values: rows of whole panels, or E a multiple of the panel.
+    lse: takes the log of the sum of exponentials of each query's scores, in float64, unless its data is empty.
     Blocks of keys start at multiples of KEY_BLOCK whatever the rows, so the bits depend on the sequence alone.
     """
     s_all, d, e = shape
@@ -217,6 +226,13 @@ def attend(rows, row, shape, q, keys, values, mask, scoring, scratch, iw, out): 
         for i in range(m):
             total = scratch[state + TILE_ROWS + i]
             row_out = out.at + (done + i) * out.ld
+            if lse.data.size:
+                top = scratch[state + i]
+                if plain:
+                    # Scaled as the scores are: exp(score - lse) of the only key that counts is 1.
+                    top = reduce_max(fill(scratch, top) * scoring.scale)
+                rest = 0.0 if fresh or total == 0.0 else math.log(total)
+                lse.data[lse.at + (done + i) * lse.ld] = np.float64(top) + rest
             if fresh or total == 0.0:
                 for j in range(e):
                     out.data[row_out + j] = 0.0

@@ -69,7 +69,7 @@ def attention_share(phase, w, workers, q, k, v, mask, sizes, scoring, room, out)
         attend(
             min(ROW_BLOCK, length - row), row, (s_all, d, e), matrix(q, (head * length + row) * d, d),
             matrix(keys, group * keys_size, width), packed_values, mask_of(mask, head // heads, head % heads), scoring,
-            scratch, at, matrix(out, (head * length + row) * e, e),
+            scratch, at, matrix(out, (head * length + row) * e, e), matrix(scratch[:0], 0, 0),
         )  # fmt: skip
         task = atomic_next(counter, 16)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.kernels.compile.jit import ParallelKernel, inline, kernel, prange
 from fastattn.kernels.ops._arrays import (
+    Array,
     F,
     absent,
     check_out,
@@ -145,6 +147,33 @@ def layer_norm_kernel(x, residual, weight, bias, out, eps, workers):  # type: ig
             layer_norm_share(m * w // workers, m * (w + 1) // workers, n, rows, residual, weight, bias, to, eps)
 
 
+def checked(
+    x: Any, weight: Any, bias: Any, residual: Any, eps: Any
+) -> tuple[Array, Array | None, Array | None, Array | None, float, tuple[int, ...]]:
+    """Return the arguments of `layer_norm` as arrays and a number, and the shape that is normalised over."""
+    x = float_array("x", x)
+    weight = None if weight is None else float_array("weight", weight)
+    bias = None if bias is None else float_array("bias", bias)
+    residual = None if residual is None else float_array("residual", residual)
+    same_dtype("x", x, weight=weight, bias=bias, residual=residual)
+    if x.ndim == 0:
+        raise ValueError("x must have at least one axis, got shape ()")
+    eps = number("eps", eps)
+    if not eps >= 0:
+        raise ValueError(f"eps must be at least 0, got {eps}")
+    shape = x.shape
+    first = weight if weight is not None else bias
+    axes = shape[-1:] if first is None else first.shape
+    if not axes or shape[-len(axes) :] != axes:
+        name = "weight" if weight is not None else "bias"
+        raise ValueError(f"{name} must have the shape of the last axes of x, {shape}, got {axes}")
+    if bias is not None and bias.shape != axes:
+        raise ValueError(f"bias must have the shape of weight, {axes}, got {bias.shape}")
+    if residual is not None and residual.shape != shape:
+        raise ValueError(f"residual must have the shape of x, {shape}, got {residual.shape}")
+    return x, weight, bias, residual, eps, axes
+
+
 def layer_norm(
     x: NDArray[F],
     weight: NDArray[F] | None = None,
@@ -194,26 +223,8 @@ def layer_norm(
     ----------
     Ba, Kiros & Hinton 2016, arXiv:1607.06450, equation 4.  Definition: fastattn.reference.layer_norm.
     """
-    x = float_array("x", x)
-    weight = None if weight is None else float_array("weight", weight)
-    bias = None if bias is None else float_array("bias", bias)
-    residual = None if residual is None else float_array("residual", residual)
-    same_dtype("x", x, weight=weight, bias=bias, residual=residual)
-    if x.ndim == 0:
-        raise ValueError("x must have at least one axis, got shape ()")
-    eps = number("eps", eps)
-    if not eps >= 0:
-        raise ValueError(f"eps must be at least 0, got {eps}")
+    x, weight, bias, residual, eps, axes = checked(x, weight, bias, residual, eps)
     shape = x.shape
-    first = weight if weight is not None else bias
-    axes = shape[-1:] if first is None else first.shape
-    if not axes or shape[-len(axes) :] != axes:
-        name = "weight" if weight is not None else "bias"
-        raise ValueError(f"{name} must have the shape of the last axes of x, {shape}, got {axes}")
-    if bias is not None and bias.shape != axes:
-        raise ValueError(f"bias must have the shape of weight, {axes}, got {bias.shape}")
-    if residual is not None and residual.shape != shape:
-        raise ValueError(f"residual must have the shape of x, {shape}, got {residual.shape}")
     if out is not None:
         check_out(out, shape, x.dtype)
     if residual is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
-from fastattn.kernels.ops._arrays import F, check_out, finish, float_array, kernel_out, same_dtype, workers_for, working
+from fastattn.kernels.ops._arrays import Array, F, check_out, finish, float_array, kernel_out, same_dtype, workers_for, working
 from fastattn.kernels.records import matrix
 from fastattn.kernels.vector.simd import lanes, load_part, store_part
 
@@ -53,6 +55,27 @@ def rotary_embedding_kernel(x, cos, sin, t_all, d, out, workers):  # type: ignor
             rotate_share(m * w // workers, m * (w + 1) // workers, t_all, d, x, cos, sin, out)
 
 
+def rotated(name: str, x: Any, cos: Any, sin: Any, out: Array | None = None) -> Array:
+    """`rotary_embedding` of an argument with that name."""
+    x, cos, sin = float_array(name, x), float_array("cos", cos), float_array("sin", sin)
+    same_dtype(name, x, cos=cos, sin=sin)
+    if x.ndim < 2 or x.shape[-1] % 2:
+        raise ValueError(f"{name} must have shape (..., T, D) with D even, got {x.shape}")
+    t_all, d = x.shape[-2:]
+    expected = (t_all, d // 2)
+    for which, table in (("cos", cos), ("sin", sin)):
+        if table.shape != expected:
+            raise ValueError(f"{which} must have shape (T, D / 2) = {expected} for {name} of shape {x.shape}, got {table.shape}")
+    check_out(out, x.shape, x.dtype)
+    work, wide_cos, wide_sin = working(x), working(cos), working(sin)
+    result = kernel_out(out, x.shape, work, work, wide_cos, wide_sin)
+    if result.size:
+        workers = workers_for(work.nbytes / 1e4, work.size // d)
+        flat = (work.reshape(-1), wide_cos.reshape(-1), wide_sin.reshape(-1))
+        rotary_embedding_kernel(*flat, t_all, d, result.reshape(-1), workers)
+    return finish(result, out, x.dtype)
+
+
 def rotary_embedding(x: NDArray[F], cos: NDArray[F], sin: NDArray[F], *, out: NDArray[F] | None = None) -> NDArray[F]:
     """Rotary positions: out = x cos + rotate_half(x) sin, rotate_half((a, b)) = (-b, a) for the halves of a row.
 
@@ -87,22 +110,7 @@ def rotary_embedding(x: NDArray[F], cos: NDArray[F], sin: NDArray[F], *, out: ND
     Su et al. 2021, arXiv:2104.09864, section 3.4.2, equation 34, with channel i + D / 2 in place of the neighbour of i.
     Definition: fastattn.reference.rotary_embedding; the angles: fastattn.reference.rotary_tables.
     """
-    x, cos, sin = float_array("x", x), float_array("cos", cos), float_array("sin", sin)
-    same_dtype("x", x, cos=cos, sin=sin)
-    if x.ndim < 2 or x.shape[-1] % 2:
-        raise ValueError(f"x must have shape (..., T, D) with D even, got {x.shape}")
-    t_all, d = x.shape[-2:]
-    for name, table in (("cos", cos), ("sin", sin)):
-        if table.shape != (t_all, d // 2):
-            raise ValueError(f"{name} must have shape (T, D / 2) = ({t_all}, {d // 2}) for x of shape {x.shape}, got {table.shape}")
-    check_out(out, x.shape, x.dtype)
-    work, wide_cos, wide_sin = working(x), working(cos), working(sin)
-    result = kernel_out(out, x.shape, work, work, wide_cos, wide_sin)
-    if result.size:
-        workers = workers_for(work.nbytes / 1e4, work.size // d)
-        flat = (work.reshape(-1), wide_cos.reshape(-1), wide_sin.reshape(-1))
-        rotary_embedding_kernel(*flat, t_all, d, result.reshape(-1), workers)
-    return finish(result, out, x.dtype)
+    return rotated("x", x, cos, sin, out)
 
 
 __all__ = ["rotary_embedding"]

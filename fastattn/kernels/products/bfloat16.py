@@ -25,15 +25,22 @@ def chain_columns(w):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def round_row(n, x, ix, out, io):  # type: ignore[no-untyped-def]
-    """Write n numbers of x, rounded to bfloat16, to words io .. of out, and zeros behind them up to the padding."""
+def round_pairs(n, x, ix, out, io):  # type: ignore[no-untyped-def]
+    """Write n numbers of x, rounded to bfloat16, two to a word from word io of out on, and zeros up to the padding."""
     width = lanes(x)
     for j in range(0, (n + _PADDING - 1) // _PADDING * _PADDING, width):
-        v = load_part(x, ix + j, min(width, max(0, n - j)), 0.0)
-        if _IS_WIDE:
-            store(out, io + j, round_bfloat16(v))
-        else:
-            store_bfloat16(out, io, 2 * j, v)
+        store_bfloat16(out, io, 2 * j, load_part(x, ix + j, min(width, max(0, n - j)), 0.0))
+
+
+@kernel
+def round_row(n, x, ix, out, io):  # type: ignore[no-untyped-def]
+    """Write n numbers of x, rounded to bfloat16, as a tile takes them, to words io .. of out, and zeros up to the padding."""
+    if not _IS_WIDE:
+        round_pairs(n, x, ix, out, io)
+        return
+    width = lanes(x)
+    for j in range(0, (n + _PADDING - 1) // _PADDING * _PADDING, width):
+        store(out, io + j, round_bfloat16(load_part(x, ix + j, min(width, max(0, n - j)), 0.0)))
 
 
 @kernel

@@ -105,7 +105,7 @@ def chain_products_of(kind: Kind, form: Form, tile: Any, finish: Any) -> Any:
 
     @kernel
     def chain_products(m, chains, panels, a, w, c, kind):  # type: ignore[no-untyped-def]
-        """`float32.chain_products` of prepared rows."""
+        """`float32.chain_products` of prepared rows; without a bias the first chain adds to c too."""
         depth = (w.k + padding - 1) // padding * padding
         panel_words = WIDTH * depth * weight_bytes // 4
         for p in range(panels[0], panels[1]):
@@ -115,7 +115,7 @@ def chain_products_of(kind: Kind, form: Form, tile: Any, finish: Any) -> Any:
             for chain in range(chains[0], chains[1]):
                 begin = chain * block
                 count = min(block, w.k - begin)
-                add = to if chain else matrix(w.bias, w.bias_at + column, 0)
+                add = to if chain or w.bias.size == 0 else matrix(w.bias, w.bias_at + column, 0)
                 panel = (chain, column, w.at + p * panel_words + begin * WIDTH * weight_bytes // 4)
                 source = shifted(a, 0, (chain - chains[0]) * chain_words)
                 panel_products(m, count, source, a.at - SUM_WORDS, w, panel, panel_words, add, to, columns)

@@ -23,6 +23,7 @@ from fastattn.kernels.vector.emit import (
     broadcast,
     call,
     element_pointer,
+    integers,
     load_vector,
     multiply_add,
     prefetch_line,
@@ -134,11 +135,7 @@ def tile_of(kind: Kind) -> Any:
         sig = types.void(m, steps, a, ia, lda, b, ib, ahead, out, io)
 
         def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-            number = {
-                i: context.cast(builder, args[i], sig.args[i], types.int64)
-                for i, t in enumerate(sig.args)
-                if isinstance(t, types.Integer)
-            }
+            number = integers(context, builder, sig, args)
             ap, bp, op = (
                 builder.bitcast(element_pointer(context, builder, sig.args[i], args[i], number[i + 1]), I32.as_pointer())
                 for i in (2, 5, 8)

@@ -56,6 +56,13 @@ def element_pointer(context: Any, builder: Any, array: Any, value: Any, offset: 
     return builder.gep(data, [offset])
 
 
+def integers(context: Any, builder: Any, sig: Any, args: Any) -> dict[int, Any]:
+    """Emit the integers among the arguments of an intrinsic as int64, by their places."""
+    return {
+        i: context.cast(builder, args[i], kind, types.int64) for i, kind in enumerate(sig.args) if isinstance(kind, types.Integer)
+    }
+
+
 def call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
     """Emit a call of an LLVM intrinsic."""
     function = builder.module.globals.get(name)
@@ -110,6 +117,18 @@ def accumulate(builder: Any, rows: int, columns: int, kind: Any, steps: Any, ste
                 phi.add_incoming(zero, entry)
                 phi.add_incoming(added[i][j], loop)
     return totals
+
+
+def halved(builder: Any, value: Any, combine: Any) -> Any:
+    """Emit what combines the halves of a vector until one element is left: a fixed tree."""
+    count = value.type.count
+    while count > 1:
+        count //= 2
+        undefined = ir.Constant(value.type, ir.Undefined)
+        pick = [ir.Constant(ir.VectorType(I32, count), list(range(start, start + count))) for start in (0, count)]
+        low, high = (builder.shuffle_vector(value, undefined, p) for p in pick)
+        value = combine(low, high)
+    return builder.extract_element(value, I32(0))
 
 
 def load_vector(builder: Any, pointer: Any, kind: Any, align: int = 4) -> Any:

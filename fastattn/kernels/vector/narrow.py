@@ -116,6 +116,17 @@ def _round_bfloat16(typingctx, v):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def _bfloat16_pairs(typingctx, first, second):  # type: ignore[no-untyped-def]
+    """Return words that hold two bfloat16: a number of `first`, rounded, in the lower half, and one of `second`."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        low = builder.lshr(_bfloat16_bits(builder, args[0]), ir.Constant(ir.VectorType(I32, first.count), [16] * first.count))
+        return builder.bitcast(builder.or_(low, _bfloat16_bits(builder, args[1])), args[0].type)
+
+    return first(first, second), codegen
+
+
+@intrinsic
 def _load_narrow(typingctx, like, x, i):  # type: ignore[no-untyped-def]
     """Vector, as wide as those of `like`, of elements i .. i+lanes-1 of an array of int8, or of bfloat16 as uint16, as float32."""
     vector = vector_of(like)
@@ -184,6 +195,10 @@ def _round_bfloat16_python(v: Any) -> Any:
     return widened_halves(bfloat16_halves(v))
 
 
+def _bfloat16_pairs_python(first: Any, second: Any) -> Any:
+    return np.stack([bfloat16_halves(first), bfloat16_halves(second)], axis=1).view(np.float32)[:, 0]
+
+
 def _store_bfloat16_python(x: Any, i: int, byte: int, v: Any) -> None:
     _store_python(x, i, byte, bfloat16_halves(v))
 
@@ -204,6 +219,8 @@ if config.DISABLE_JIT:
     store_bfloat16, round_bfloat16, widened, load_narrow = (
         _store_bfloat16_python, _round_bfloat16_python, _widened_python, _load_narrow_python,
     )  # fmt: skip
+    bfloat16_pairs = _bfloat16_pairs_python
 else:
     words, load_whole, store_bytes, store_shorts = _words, _load_whole, _store_bytes, _store_shorts
     store_bfloat16, round_bfloat16, widened, load_narrow = _store_bfloat16, _round_bfloat16, _widened, _load_narrow
+    bfloat16_pairs = _bfloat16_pairs

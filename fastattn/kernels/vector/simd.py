@@ -24,10 +24,12 @@ from fastattn.kernels.vector.emit import (
     call,
     element_pointer,
     first_lanes,
+    halved,
     llvm_vector,
     load_lanes,
     load_vector,
     multiply_add,
+    prefetch_line,
     store_lanes,
     store_vector,
     suffix,
@@ -193,6 +195,36 @@ def power_of_two(typingctx, shifted):  # type: ignore[no-untyped-def]
     return shifted(shifted), codegen
 
 
+# The bits of sqrt(1/2), and those of a fraction.
+_ROOT_HALF, _FRACTION = 0x3F3504F3, 0x7FFFFF
+
+
+@intrinsic
+def exponent(typingctx, v):  # type: ignore[no-untyped-def]
+    """Return n, a float32, for v = 2**n m with m in sqrt(1/2) .. sqrt(2); v is positive and normal."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        whole = ir.VectorType(I32, v.count)
+        above = builder.sub(builder.bitcast(args[0], whole), ir.Constant(whole, [_ROOT_HALF] * v.count))
+        return builder.sitofp(builder.ashr(above, ir.Constant(whole, [23] * v.count)), args[0].type)
+
+    return v(v), codegen
+
+
+@intrinsic
+def significand(typingctx, v):  # type: ignore[no-untyped-def]
+    """Return m for v = 2**n m, as `exponent` has n."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        whole = ir.VectorType(I32, v.count)
+        base = ir.Constant(whole, [_ROOT_HALF] * v.count)
+        above = builder.sub(builder.bitcast(args[0], whole), base)
+        fraction = builder.and_(above, ir.Constant(whole, [_FRACTION] * v.count))
+        return builder.bitcast(builder.add(fraction, base), args[0].type)
+
+    return v(v), codegen
+
+
 @intrinsic
 def below_float32(typingctx, c):  # type: ignore[no-untyped-def]
     """Return the float64 scalar `c` less its nearest float32."""
@@ -220,24 +252,12 @@ def each_lane(typingctx, v, function):  # type: ignore[no-untyped-def]
     return v(v, function), codegen
 
 
-def _halve(context: Any, builder: Any, value: Any, combine: Any) -> Any:
-    """Combine the halves of a vector until one element is left: a fixed tree."""
-    count = value.type.count
-    while count > 1:
-        count //= 2
-        undefined = ir.Constant(value.type, ir.Undefined)
-        pick = [ir.Constant(ir.VectorType(I32, count), list(range(start, start + count))) for start in (0, count)]
-        low, high = (builder.shuffle_vector(value, undefined, p) for p in pick)
-        value = combine(low, high)
-    return builder.extract_element(value, I32(0))
-
-
 @intrinsic
 def reduce_add(typingctx, v):  # type: ignore[no-untyped-def]
     """Sum of the lanes, halves first: a fixed order."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        return _halve(context, builder, args[0], builder.fadd)
+        return halved(builder, args[0], builder.fadd)
 
     return v.dtype(v), codegen
 
@@ -247,7 +267,7 @@ def reduce_max(typingctx, v):  # type: ignore[no-untyped-def]
     """Greatest lane; a NaN may be lost, as in `maximum`."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        return _halve(context, builder, args[0], lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+        return halved(builder, args[0], lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
 
     return v.dtype(v), codegen
 
@@ -273,6 +293,17 @@ def atomic_next(typingctx, counter, i):  # type: ignore[no-untyped-def]
         return builder.atomic_rmw("add", pointer, I64(1), "monotonic")
 
     return types.int64(counter, i), codegen
+
+
+@intrinsic
+def prefetch(typingctx, x, i):  # type: ignore[no-untyped-def]
+    """Ask for the cache line of element `i` of `x`: a hint, which may lie outside the array."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        prefetch_line(builder, element_pointer(context, builder, x, args[0], _index(builder, context, i, args[1])))
+        return context.get_dummy_value()
+
+    return types.void(x, i), codegen
 
 
 def _register(op: Any, emit: str) -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from fastattn.kernels.vector.target import TARGET, TILE_BYTES, WIDE
 
 __all__ = [
-    "absolute", "atomic_next", "below_float32", "each_lane", "fill", "fma", "lanes", "load", "load_part", "load_wide",
-    "maximum", "power_of_two", "reduce_add", "reduce_max", "square_root",
+    "absolute", "atomic_next", "below_float32", "each_lane", "exponent", "fill", "fma", "lanes", "load", "load_part", "load_wide",
+    "maximum", "power_of_two", "prefetch", "reduce_add", "reduce_max", "significand", "square_root",
     "store", "store_part", "tile_width", "where_less",
 ]  # fmt: skip
 
@@ -84,12 +84,31 @@ def absolute(v: Array) -> Array:
     return np.asarray(np.abs(v))
 
 
+def prefetch(x: Array, i: int) -> None:
+    pass
+
+
 def square_root(v: Array) -> Array:
     return np.asarray(np.sqrt(v))
 
 
 def power_of_two(shifted: Array) -> Array:
     out: Array = (shifted.view(np.uint32) << np.uint32(23)).view(np.float32)
+    return out
+
+
+def _above_root_half(v: Array) -> Array:
+    above: Array = v.view(np.int32) - np.int32(0x3F3504F3)
+    return above
+
+
+def exponent(v: Array) -> Array:
+    out: Array = (_above_root_half(v) >> np.int32(23)).astype(np.float32)
+    return out
+
+
+def significand(v: Array) -> Array:
+    out: Array = ((_above_root_half(v) & np.int32(0x7FFFFF)) + np.int32(0x3F3504F3)).view(np.float32)
     return out
 
 

@@ -19,6 +19,7 @@ from fastattn.kernels.vector.emit import (
     broadcast,
     element_pointer,
     first_lanes,
+    integers,
     llvm_vector,
     load_lanes,
     load_vector,
@@ -41,11 +42,7 @@ def _tile(typingctx, m, k_end, a, ia, lda, b, ib, ldb, ahead, add, ii, ldi, c, i
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         kind, count = llvm_vector(vector), vector.count
-        number = {
-            i: context.cast(builder, args[i], sig.args[i], types.int64)
-            for i, t in enumerate(sig.args)
-            if isinstance(t, types.Integer)
-        }
+        number = integers(context, builder, sig, args)
         ap, bp, ip, cp = (element_pointer(context, builder, sig.args[i], args[i], number[i + 1]) for i in (2, 5, 9, 12))
         k_stop, lda, ldb, ahead, ldi, ldc, n = (number[i] for i in (1, 4, 7, 8, 11, 14, 15))
         done = builder.append_basic_block("done")
@@ -131,9 +128,12 @@ def panel_product(m, k, a, b, ahead, add, c, n):  # type: ignore[no-untyped-def]
     """
     tiles = (m + TILE_ROWS - 1) // TILE_ROWS
     line = lanes(c.data) if ahead else 0
+    # One division for all tiles: of few steps, a tile takes hardly longer than one.
+    least = m // max(tiles, 1)
+    larger = m - least * tiles
     done = 0
     for t in range(tiles):
-        rows = (m - done + tiles - t - 1) // (tiles - t)
+        rows = least + 1 if t < larger else least
         # The panel that comes next is asked for once: every other line by the first tile, the rest by the second.
         distance = ahead + t * line if t < 2 else 0
         tile(

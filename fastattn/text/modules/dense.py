@@ -125,6 +125,12 @@ class Dense(Module):
             read("residual.weight", (size_out, size_in)) if residual and size_in != size_out else None,
         )
 
+    def learn(self) -> None:
+        """Give the module arrays of its own, which may be changed in place."""
+        self.weight = self.weight.copy()
+        self.bias_weight = None if self.bias_weight is None else self.bias_weight.copy()
+        self.residual = None if self.residual is None else self.residual.copy()
+
     def _width(self, widths: dict[str, int]) -> None:
         """Check the width of the input, and record the width of the output in `widths`."""
         check_width("Dense", self.module_input_name, self.in_features, widths)

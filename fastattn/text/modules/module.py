@@ -20,6 +20,10 @@ Array = NDArray[np.float32]
 Features = dict[str, Any]
 
 TOKENS, SENTENCE, SCORES = "token_embeddings", "sentence_embedding", "scores"
+# The hidden states, of which a module computes the logits that it needs: of all words they would be a vocabulary wide.
+CAUSAL_LOGITS = "causal_logits"
+# What only the modules of a sparse model read: logits that are not computed yet, and the tokens' ids.
+LOGITS, IDS = "logits", "input_ids"
 
 
 class Module(PackedCalls):
@@ -29,6 +33,11 @@ class Module(PackedCalls):
     """
 
     kind: ClassVar[str] = ""
+    # Where the class is in every version of sentence-transformers; None: it has none, and a model's folder holds the file itself.
+    library: ClassVar[str | None] = "sentence_transformers.models"
+
+    def _follow(self, first: Any) -> None:
+        """Take what the module needs of the model's Transformer."""
 
     def _width(self, widths: dict[str, int]) -> None:
         """Check the width of the input, and record the width of the output in `widths`."""
@@ -125,7 +134,7 @@ def token_names(modules: Iterable[Module]) -> set[str]:
 
     Raises ValueError if a module would write per-token rows under a per-text name (`sentence_embedding`, `scores`) or the reverse.
     """
-    found = {TOKENS}
+    found = {TOKENS, LOGITS}
     for module in modules:
         source, target = getattr(module, "module_input_name", None), getattr(module, "module_output_name", None)
         if source is None or target is None:

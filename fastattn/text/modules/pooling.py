@@ -69,6 +69,15 @@ class Pooling(Module):
         return self.modes[0] if len(self.modes) == 1 else self.modes
 
     @classmethod
+    def _behind(cls, transformer: Any) -> Pooling:
+        """Return the pooling of a folder without modules: the last token of a causal language model, else the mean."""
+        # Of config.json: the field of the encoder's configuration has another meaning.
+        said = transformer.config.settings
+        named = said.get("architectures")
+        is_causal = isinstance(named, list) and str([*named, ""][0]).endswith("ForCausalLM") and said.get("is_causal", True)
+        return cls(transformer.get_embedding_dimension(), "lasttoken" if is_causal else "mean")
+
+    @classmethod
     def _load(cls, folder: Path) -> Pooling:
         """Read the module's folder."""
         path = folder / "config.json"

@@ -1,0 +1,1 @@
+"""Corpora: the figures of `benchmarks/results/corpus.md`."""

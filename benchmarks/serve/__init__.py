@@ -1,0 +1,1 @@
+"""Load trial of `fastattn serve`, beside an application around sentence-transformers."""

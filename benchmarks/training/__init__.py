@@ -1,0 +1,1 @@
+"""Benchmark of learning: ``python -m benchmarks.training``."""

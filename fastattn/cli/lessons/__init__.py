@@ -1,0 +1,1 @@
+"""Chapters of the walkthrough: how an encoder learns, each on the reader's own text."""

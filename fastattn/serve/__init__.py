@@ -1,0 +1,1 @@
+"""`fastattn serve`: models behind the HTTP interfaces of OpenAI, Cohere and text-embeddings-inference."""

@@ -16,7 +16,7 @@ from fastattn.encoder import forward, tables
 from fastattn.layer_config import Convolution, LayerConfig, Rotary
 from fastattn.parameters import random_parameters
 from tests.support.cases import normal
-from tests.support.tolerance import ORDERS, assert_matches_reference
+from tests.support.tolerance import ORDERS, assert_matches_reference, products_in_order
 
 pytestmark = pytest.mark.jit
 
@@ -76,22 +76,19 @@ def make(kind: str, c: int = 32, heads: int = 2, ff: int = 64) -> tuple[Encoder,
     return Encoder(config, parameters=parameters), parameters
 
 
-def truth_and_yardstick(model: Encoder, parameters: dict[str, Any], x: Any, mask: Any) -> list[Any]:
-    """Evaluate the reference in float64, and in float32 with the channels of the feed-forward networks in several orders."""
+def truth_and_yardsticks(model: Encoder, parameters: dict[str, Any], x: Any, mask: Any) -> list[Any]:
+    """Evaluate the reference in float64, and in float32 with the terms of each product in several orders."""
 
-    def encode(dtype: Any, order: Any) -> Any:
-        arranged = {}
-        for name, value in parameters.items():
-            inner = value[:, order] if "feed_forward.output.weight" in name else value
-            inner = value[order] if "feed_forward.input." in name or "feed_forward.gate." in name else inner
-            arranged[name] = inner.astype(dtype)
+    def encode(dtype: Any, order: int) -> Any:
         return reference.encoder(
-            arranged, x.astype(dtype) if x.dtype.kind == "f" else x, mask, **model.config.reference_options()
-        )  # fmt: skip
+            {name: value.astype(dtype) for name, value in parameters.items()},
+            x.astype(dtype) if x.dtype.kind == "f" else x,
+            mask,
+            linear=products_in_order(order),
+            **model.config.reference_options(),
+        )
 
-    given = np.arange(model.config.ff_dim)
-    orders = [given, given[::-1], *(np.random.default_rng(order).permutation(given) for order in range(2, ORDERS))]
-    return [encode(np.float64, given), *(encode(np.float32, order) for order in orders)]
+    return [encode(np.float64, 0), *(encode(np.float32, order) for order in range(ORDERS))]
 
 
 def batch(b: int, t: int) -> tuple[Any, Any]:
@@ -115,7 +112,7 @@ def test_matches_reference(kind: str, c: int, heads: int, ff: int, monkeypatch: 
     model, parameters = make(kind, c, heads, ff)
     for b, t in ((1, 1), (1, 17), (4, 40), (3, 150)):
         ids, mask = batch(b, t)
-        expected = truth_and_yardstick(model, parameters, ids, mask)
+        expected = truth_and_yardsticks(model, parameters, ids, mask)
         for schedule in SCHEDULES:
             force(monkeypatch, schedule)
             found = model(ids, mask)
@@ -130,7 +127,7 @@ def test_a_sequence_of_several_blocks(kind: str, monkeypatch: pytest.MonkeyPatch
     """Sequences longer than a block of keys and a block of rows."""
     model, parameters = make(kind)
     ids, mask = batch(2, 600 if kind in ("modern", "everything") else 300)
-    expected = truth_and_yardstick(model, parameters, ids, mask)
+    expected = truth_and_yardsticks(model, parameters, ids, mask)
     for schedule in SCHEDULES:
         force(monkeypatch, schedule)
         assert_matches_reference(model(ids, mask), *expected)
@@ -174,7 +171,7 @@ def test_a_token_sees_as_far_as_the_window(window: int) -> None:
 def test_vectors_in_place_of_narrow_tokens() -> None:
     model, parameters = make("narrow-tables")
     x = normal(2, 9, 10)
-    assert_matches_reference(model(x), *truth_and_yardstick(model, parameters, x, None))
+    assert_matches_reference(model(x), *truth_and_yardsticks(model, parameters, x, None))
     with pytest.raises(ValueError, match=r"\(B, T, 10\)"):
         model(normal(2, 9, 32))
     with pytest.raises(ValueError, match=r"\(9, 10\)"):
@@ -201,7 +198,7 @@ def test_dropout_of_nothing_is_inference(kind: str) -> None:
     config = EncoderConfig(LAYERS, 2, 32, 64, dropout=1e-9, vocab_size=V, type_vocab_size=2, layer_norm_eps=1e-5, **KINDS[kind])
     ids, mask = batch(3, 30)
     found = Encoder(config, parameters=parameters)(ids, mask, training=True, rng=np.random.default_rng(0))
-    assert_matches_reference(found, *truth_and_yardstick(plain, parameters, ids, mask))
+    assert_matches_reference(found, *truth_and_yardsticks(plain, parameters, ids, mask))
 
 
 def test_tables_grow_without_a_change() -> None:

@@ -1,7 +1,6 @@
 """Encoder against the reference; the same bits for a sequence in every batch, order and schedule."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from fastattn.kernels.vector import activations
 from fastattn.parameters import random_parameters
 from tests.support.cases import normal
 from tests.support.schedules import assert_same_bits
-from tests.support.tolerance import assert_matches_reference
+from tests.support.tolerance import ORDERS, assert_matches_reference, products_in_order
 
 pytestmark = pytest.mark.jit
 
@@ -38,10 +37,11 @@ def make(kind: str = "post", c: int = 32, heads: int = 2, ff: int = 64, layers: 
     return Encoder(config, parameters=parameters), parameters
 
 
-def truth_and_yardstick(model: Encoder, parameters: dict[str, Any], x: Any, mask: Any, types: Any) -> Iterator[Any]:
+def truth_and_yardsticks(model: Encoder, parameters: dict[str, Any], x: Any, mask: Any, types: Any) -> list[Any]:
     c = model.config
-    for dtype in (np.float64, np.float32):
-        yield reference.encoder(
+
+    def encode(dtype: Any, order: int) -> Any:
+        return reference.encoder(
             {name: value.astype(dtype) for name, value in parameters.items()},
             x.astype(dtype) if x.dtype.kind == "f" else x,
             mask,
@@ -53,7 +53,10 @@ def truth_and_yardstick(model: Encoder, parameters: dict[str, Any], x: Any, mask
             layer_norm_eps=c.layer_norm_eps,
             positions=c.positions,
             is_causal=c.is_causal,
+            linear=products_in_order(order),
         )
+
+    return [encode(np.float64, 0), *(encode(np.float32, order) for order in range(ORDERS))]
 
 
 def batch(b: int, t: int, seed: int = 0) -> tuple[Any, Any, Any]:
@@ -70,14 +73,14 @@ def test_matches_reference(kind: str, c: int, heads: int, ff: int) -> None:
     for b, t in ((1, 1), (1, 17), (3, 40), (9, 130)):
         ids, mask, types = batch(b, t)
         found = model(ids, mask, token_type_ids=types)
-        assert_matches_reference(found, *truth_and_yardstick(model, parameters, ids, mask, types))
+        assert_matches_reference(found, *truth_and_yardsticks(model, parameters, ids, mask, types))
         assert not found[~mask].any()
 
 
 def test_hidden_states_in_place_of_ids() -> None:
     model, parameters = make()
     x = normal(2, 9, 32)
-    assert_matches_reference(model(x), *truth_and_yardstick(model, parameters, x, None, None))
+    assert_matches_reference(model(x), *truth_and_yardsticks(model, parameters, x, None, None))
 
 
 def test_padding_may_hold_anything() -> None:

@@ -93,6 +93,15 @@ def truth_and_yardsticks(
     return truth, yardsticks
 
 
+def products_in_order(order: int) -> Callable[..., Array]:
+    """Return the products of a layer, as `reference.encoder` takes them, with their terms in an order: a yardstick of an encoder."""
+
+    def linear(name: str, x: Array, weight: Array, bias: Array | None, activation: str | None) -> Array:
+        return reference.linear(*_shuffle(x, weight, order), bias, activation=activation)
+
+    return linear
+
+
 def _cast(dtype: Any, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Convert every float array to `dtype`."""
 

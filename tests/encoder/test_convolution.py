@@ -14,7 +14,7 @@ from fastattn.kernels.encoder.layer import FF_ROWS
 from fastattn.parameters import random_parameters
 from tests.support.rounded import LOW, assert_rounded
 from tests.support.schedules import assert_same_bits
-from tests.support.tolerance import ORDERS, assert_matches_reference
+from tests.support.tolerance import assert_matches_reference, encoder_truth_and_yardsticks
 
 V = 40
 # The first layer of two has one; both have; a text's every token is a neighbour; a norm before the sublayers.
@@ -37,19 +37,12 @@ def make(form: str, precision: Any = "float32", c: int = 10, **fields: Any) -> t
 
 
 def expected(model: Encoder, parameters: Any, ids: Any, offsets: Any) -> list[Any]:
-    """Return the reference in float64, and in float32 with the inner channels of the layers in several orders."""
-
-    def encode(dtype: Any, order: Any) -> Any:
-        given = {name: array.astype(dtype) for name, array in parameters.items()}
-        for layer in ("layers.0.feed_forward", "layers.1.feed_forward"):
-            for part in ("weight", "bias"):
-                given[f"{layer}.input.{part}"] = given[f"{layer}.input.{part}"][order]
-            given[f"{layer}.output.weight"] = given[f"{layer}.output.weight"][:, order]
-        texts = [ids[None, start:stop] for start, stop in itertools.pairwise(offsets)]
-        return np.concatenate([reference.encoder(given, text, **model.config.reference_options())[0] for text in texts])
-
-    orders = [np.arange(16), *(np.random.default_rng(order).permutation(16) for order in range(1, ORDERS))]
-    return [encode(np.float64, orders[0]), *(encode(np.float32, order) for order in orders)]
+    """Return the reference in float64, and in float32 in several orders."""
+    options = model.config.reference_options()
+    texts = [
+        encoder_truth_and_yardsticks(parameters, ids[None, start:stop], **options) for start, stop in itertools.pairwise(offsets)
+    ]
+    return [np.concatenate(parts, axis=1)[0] for parts in zip(*texts, strict=True)]
 
 
 def test_the_reference_by_loops() -> None:

@@ -11,7 +11,7 @@ from fastattn.encoder import forward, tables
 from fastattn.kernels.encoder.disentangled import BIAS_ROWS
 from fastattn.parameters import random_parameters
 from tests.support.schedules import assert_same_bits
-from tests.support.tolerance import assert_matches_reference
+from tests.support.tolerance import assert_matches_reference, encoder_truth_and_yardsticks
 
 # S, the distance of the last row, and distances where float32 decides the row; the rows that transformers computes.
 EDGES = [
@@ -40,19 +40,15 @@ def make(kind: str, d: int = 8) -> tuple[Encoder, dict[str, Any]]:
 
 
 def check(model: Encoder, parameters: dict[str, Any], lengths: list[int]) -> None:
-    """Compare texts of these lengths with the reference in float64; the yardstick is the reference in float32."""
+    """Compare texts of these lengths with the reference in float64."""
     rng = np.random.default_rng(lengths)
     ids, offsets = rng.integers(0, 40, sum(lengths)), np.concatenate([[0], np.cumsum(lengths)])
     found = model.forward_packed(ids, offsets)
-    wide = {name: value.astype(np.float64) for name, value in parameters.items()}
-    truth, yardstick = (
-        np.concatenate([
-            reference.encoder(given, ids[None, start:stop], **model.config.reference_options())[0]
-            for start, stop in itertools.pairwise(offsets)
-        ])
-        for given in (wide, parameters)
-    )  # fmt: skip
-    assert_matches_reference(found, truth, yardstick)
+    options = model.config.reference_options()
+    texts = [
+        encoder_truth_and_yardsticks(parameters, ids[None, start:stop], **options) for start, stop in itertools.pairwise(offsets)
+    ]
+    assert_matches_reference(found, *(np.concatenate(parts, axis=1)[0] for parts in zip(*texts, strict=True)))
 
 
 @pytest.mark.parametrize(("span", "farthest", "distances", "rows"), EDGES)

@@ -12,7 +12,7 @@ from fastattn.kernels.vector import activations
 from fastattn.parameters import random_parameters
 from tests.support.cases import normal
 from tests.support.schedules import assert_same_bits
-from tests.support.tolerance import ORDERS, assert_matches_reference, products_in_order
+from tests.support.tolerance import assert_matches_reference, encoder_truth_and_yardsticks
 
 pytestmark = pytest.mark.jit
 
@@ -38,25 +38,7 @@ def make(kind: str = "post", c: int = 32, heads: int = 2, ff: int = 64, layers: 
 
 
 def truth_and_yardsticks(model: Encoder, parameters: dict[str, Any], x: Any, mask: Any, types: Any) -> list[Any]:
-    c = model.config
-
-    def encode(dtype: Any, order: int) -> Any:
-        return reference.encoder(
-            {name: value.astype(dtype) for name, value in parameters.items()},
-            x.astype(dtype) if x.dtype.kind == "f" else x,
-            mask,
-            token_type_ids=types,
-            num_layers=c.num_layers,
-            num_heads=c.num_heads,
-            activation=c.activation,
-            norm_first=c.norm_first,
-            layer_norm_eps=c.layer_norm_eps,
-            positions=c.positions,
-            is_causal=c.is_causal,
-            linear=products_in_order(order),
-        )
-
-    return [encode(np.float64, 0), *(encode(np.float32, order) for order in range(ORDERS))]
+    return encoder_truth_and_yardsticks(parameters, x, mask, token_type_ids=types, **model.config.reference_options())
 
 
 def batch(b: int, t: int, seed: int = 0) -> tuple[Any, Any, Any]:

@@ -74,7 +74,7 @@ def in_precision(config: EncoderConfig, parameters: Any, precision: str) -> Any:
 def assert_as_reference(config: EncoderConfig, parameters: Any, precision: Any) -> None:
     """Check that an encoder is its reference in the same precision, but for the rounding of float32.
 
-    An ulp of a norm can move a number to the next level, which is a thousand times as much; of so few numbers that is rare, so one of
+    An ulp of a norm can move a number to the next level, which is a thousand times as much. Of so few numbers that is rare: one of
     several short texts has none that moved. Where one did, the encoder still is nearer to its reference than that is to float32.
     """
     model, options = Encoder(config, parameters=parameters, precision=precision), config.reference_options()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastattn import Convolution, Encoder, EncoderConfig, LayerConfig, SentenceTransformer, reference
+from fastattn import Convolution, Encoder, EncoderConfig, LayerConfig, SentenceTransformer
 from fastattn.checkpoint.families import FAMILIES
 from fastattn.checkpoint.hub import find_model
 from fastattn.encoder import forward
@@ -17,7 +17,7 @@ from fastattn.runtime import memory
 from tests.support.cases import normal
 from tests.support.golden_models import FAMILIES as GOLDEN_MODELS
 from tests.support.golden_models import GOLDEN, golden, skip_unless_transformers_computes
-from tests.support.tolerance import assert_matches_reference
+from tests.support.tolerance import assert_matches_reference, encoder_truth_and_yardsticks
 
 pytestmark = pytest.mark.jit
 
@@ -75,14 +75,11 @@ def test_matches_reference(kind: str, c: int, heads: int) -> None:
         assert found[0].tobytes() == model(ids, mask).tobytes()
         assert found[1][-1].tobytes() == found[0].tobytes()
         options = {**model.config.reference_options(), **BOTH}
-        truth, yardstick = (
-            reference.encoder({name: x.astype(dtype) for name, x in parameters.items()}, ids, mask, **options)
-            for dtype in (np.float64, np.float32)
-        )
+        expected = encoder_truth_and_yardsticks(parameters, ids, mask, **options)
         assert [x.shape for x in found] == [(b, t, c), (LAYERS + 1, b, t, c), (LAYERS, b, heads, t, t)]
-        for ours, exact, near in zip(found[1:], truth[1:], yardstick[1:], strict=True):
+        for ours, *exact_and_near in zip(found[1:], *(output[1:] for output in expected), strict=True):
             for layer in range(len(ours)):
-                assert_matches_reference(ours[layer], exact[layer], near[layer])
+                assert_matches_reference(ours[layer], *(part[layer] for part in exact_and_near))
         both = np.broadcast_to((mask[:, :, None] & mask[:, None, :])[:, None], found[2].shape)
         assert not found[2][~both].any()
 
@@ -133,10 +130,8 @@ def test_hidden_states_in_place_of_ids() -> None:
     found = model(x, mask, **BOTH)
     assert all(np.isfinite(part).all() for part in found)
     options = {**model.config.reference_options(), **BOTH}
-    exact = reference.encoder({name: a.astype(np.float64) for name, a in parameters.items()}, x.astype(np.float64), mask, **options)
-    near = reference.encoder(parameters, x, mask, **options)
-    for ours, truth, yardstick in zip(found, exact, near, strict=True):
-        assert_matches_reference(ours, truth, yardstick)
+    for ours, *exact_and_near in zip(found, *encoder_truth_and_yardsticks(parameters, x, mask, **options), strict=True):
+        assert_matches_reference(ours, *exact_and_near)
 
 
 def test_empty() -> None:

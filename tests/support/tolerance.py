@@ -93,19 +93,25 @@ def truth_and_yardsticks(
     return truth, yardsticks
 
 
-def products_in_order(order: int) -> Callable[..., Array]:
-    """Return the products of a layer, as `reference.encoder` takes them, with their terms in an order: a yardstick of an encoder."""
+def encoder_truth_and_yardsticks(parameters: dict[str, Array], x: Array, mask: Array | None = None, **options: Any) -> list[Any]:
+    """Evaluate `reference.encoder` in float64, and in float32 with the terms of each product in several orders."""
 
-    def linear(name: str, x: Array, weight: Array, bias: Array | None, activation: str | None) -> Array:
-        return reference.linear(*_shuffle(x, weight, order), bias, activation=activation)
+    def encode(dtype: Any, order: int) -> Any:
+        def linear(name: str, x: Array, weight: Array, bias: Array | None, activation: str | None) -> Array:
+            return reference.linear(*_shuffle(x, weight, order), bias, activation=activation)
 
-    return linear
+        (cast, hidden), _ = _cast(dtype, (parameters, x), {})
+        return reference.encoder(cast, hidden, mask, linear=linear, **options)
+
+    return [encode(np.float64, 0), *(encode(np.float32, order) for order in range(ORDERS))]
 
 
 def _cast(dtype: Any, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Convert every float array to `dtype`."""
+    """Convert every float array to `dtype`, also in dicts."""
 
     def cast(x: Any) -> Any:
+        if isinstance(x, dict):
+            return {name: cast(value) for name, value in x.items()}
         return x.astype(dtype) if isinstance(x, np.ndarray) and np.issubdtype(x.dtype, np.floating) else x
 
     return tuple(cast(x) for x in args), {name: cast(x) for name, x in options.items()}

@@ -14,7 +14,7 @@ OP_TESTS := $(OPS:fastattn/kernels/ops/%.py=tests/kernels/test_%.py)
 TESTS ?=
 BENCH ?=
 # Two test files at a time: most of a test is one thread's work. A file's tests stay in one process, beside its fixtures.
-PARALLEL ?= -n 2 --dist loadfile --benchmark-disable
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder --benchmark-disable
 OP ?= softmax
 # Quick tests: a file for each part of the path of a text.
 QUICK := tests/project/test_layout.py $(OP_TESTS) tests/encoder/test_encoder.py tests/checkpoint/test_checkpoint.py \

@@ -35,7 +35,7 @@ def bfloat16_kernel(times, steps, a, lda, b, out, workers):  # type: ignore[no-u
     for worker in prange(workers):
         for _ in range(times):
             at = np.int64(worker) * TILE_ROWS
-            bfloat16_tile(TILE_ROWS, steps, a, at * lda, lda, b, np.int64(worker) * (b.size // workers), 0, out, at * WIDTH)
+            bfloat16_tile(TILE_ROWS, steps, a, at * lda, lda, b, np.int64(worker) * (b.size // workers), 0, out, at * WIDTH, WIDTH)
 
 
 @ParallelKernel
@@ -44,7 +44,7 @@ def int8_kernel(times, steps, a, lda, b, out, workers):  # type: ignore[no-untyp
     for worker in prange(workers):
         for _ in range(times):
             at = np.int64(worker) * TILE_ROWS
-            int8_tile(TILE_ROWS, steps, a, at * lda, lda, b, np.int64(worker) * (b.size // workers), 0, out, at * WIDTH)
+            int8_tile(TILE_ROWS, steps, a, at * lda, lda, b, np.int64(worker) * (b.size // workers), 0, out, at * WIDTH, WIDTH)
 
 
 def products(precision: str, workers: int) -> Run:

@@ -40,6 +40,7 @@ from fastattn.reference.precision import (
     quantize_table,
     quantize_weight,
     round_bfloat16,
+    scaled_dot_product_attention_bfloat16,
 )
 from fastattn.reference.texts import embedding_bag, maxsim, pooling, splade_pooling
 
@@ -92,6 +93,7 @@ __all__ = [
     "round_bfloat16",
     "scaled_dot_product_attention",
     "scaled_dot_product_attention_backward",
+    "scaled_dot_product_attention_bfloat16",
     "sgd",
     "sinusoidal_positions",
     "softmax",

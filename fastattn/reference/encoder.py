@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.reference.layer import encoder_layer, layer_attention_weights, normed, product
+from fastattn.reference.layer import Attend, encoder_layer, layer_attention_weights, normed, product
 from fastattn.reference.positions import alibi_bias, relative_bias, sinusoidal_positions
 from fastattn.reference.precision import Linear
 
@@ -113,6 +113,7 @@ def encoder(
     relative_max_distance: int = 128,
     disentangled_log: bool = False,
     linear: Linear | None = None,
+    attend: Attend | None = None,
     return_hidden_states: bool = False,
     return_attention: bool = False,
 ) -> Any:
@@ -163,6 +164,9 @@ def encoder(
         ``linear(name, x, weight, bias, activation)`` computes the products of the layers and of the embeddings' projection instead
         of `reference.linear`, for example `mixed_linear` in another precision; `name` is the prefix of their parameters, such as
         ``layers.0.attention.query``.
+    attend : callable, optional
+        Computes the heads' attention instead of `reference.scaled_dot_product_attention`, for example
+        `scaled_dot_product_attention_bfloat16`.
     return_hidden_states : bool
         Also return the hidden states of every layer.
     return_attention : bool
@@ -221,6 +225,7 @@ def encoder(
                 weights = layer_attention_weights(parameters, index, hidden, bias, **options)  # (H, tokens, tokens)
                 attention[index, b][:, both] = weights.reshape(num_heads, -1)
             more: dict[str, Any] = {
+                "attend": attend,
                 "top_k": experts[1] if experts else 1,
                 "convolution_activation": convolution[1] if convolution else None,
             }

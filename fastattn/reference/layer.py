@@ -1,6 +1,6 @@
 """Layer of the encoder: attention and the feed-forward network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +14,8 @@ from fastattn.reference.precision import Linear
 
 Array: TypeAlias = NDArray[Any]
 Window: TypeAlias = tuple[int | None, int | None]
+# attend(query, key, value, attn_mask, **options): the heads' attention.
+Attend: TypeAlias = Callable[..., Array]
 Rotary: TypeAlias = tuple[Sequence[float], float]
 
 
@@ -108,6 +110,7 @@ def encoder_layer(
     top_k: int = 1,
     convolution_activation: str | None = None,
     linear: Linear | None = None,
+    attend: Attend | None = None,
 ) -> Array:
     """One encoder layer.
 
@@ -154,7 +157,7 @@ def encoder_layer(
         As in `feed_forward`.
     convolution_activation : str, optional
         Activation of the convolution beside the layer.
-    linear : callable, optional
+    linear, attend : callable, optional
         As in `encoder`.
 
     Returns
@@ -173,7 +176,7 @@ def encoder_layer(
     query, key, value = _query_key_value(parameters, attention, source, num_heads, num_key_value_heads, rotary, linear, norms)
     scores: dict[str, Any] = {"scale": attention_scale, "softcap": softcap, "window": window, "enable_gqa": True}
     mask = _scores_by_distance(parameters, attention, query, key, attn_mask, attention_scale, disentangled_max_distance)
-    heads = scaled_dot_product_attention(query, key, value, mask, **scores)  # (..., H, T, D)
+    heads = (attend or scaled_dot_product_attention)(query, key, value, mask, **scores)  # (..., H, T, D)
     joined = np.swapaxes(heads, -2, -3).reshape(*x.shape[:-1], num_heads * heads.shape[-1])  # (..., T, H D)
     attended = product(parameters, f"{attention}.output", joined, linear=linear)  # (..., T, C)
     residual = None if norm_first else x

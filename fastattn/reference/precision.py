@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn.reference.attention import attention_weights
 from fastattn.reference.ops import activate, linear, widened
 
 Array: TypeAlias = NDArray[Any]
@@ -258,6 +259,41 @@ def linear_bfloat16(x: Array, weight: Array, bias: Array | None = None, *, activ
     dtype = widened(x).dtype
     rounded, rounded_weight = round_bfloat16(x).astype(dtype), round_bfloat16(weight).astype(dtype)
     return linear(rounded, rounded_weight, bias, activation=activation).astype(x.dtype)
+
+
+@np.errstate(invalid="ignore", over="ignore", under="ignore")
+def scaled_dot_product_attention_bfloat16(
+    query: Array, key: Array, value: Array, attn_mask: Array | None = None, **options: Any
+) -> Array:
+    """Attention whose two products take bfloat16, ``round(e) round(value) / sum(e)`` with ``e = exp(scores - max(scores))``.
+
+    The scores are those of `scaled_dot_product_attention` for queries and keys rounded by `round_bfloat16`; mask, softmax and sums
+    are not rounded.
+
+    Parameters
+    ----------
+    query, key, value, attn_mask
+        As in `scaled_dot_product_attention`.
+    **options
+        The other arguments of `scaled_dot_product_attention`.
+
+    Returns
+    -------
+    ndarray, (..., H, L, E)
+        Dtype of `query`.
+
+    References
+    ----------
+    Kalamkar et al. 2019, arXiv:1905.12322, section 3, of the products in Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
+    """
+    q, k, v = (round_bfloat16(x).astype(widened(x).dtype) for x in (query, key, value))
+    weights = attention_weights(q, k, attn_mask, **options)  # (..., H, L, S)
+    # The greatest weight is 1 / sum(e).
+    top = np.max(weights, axis=-1, keepdims=True, initial=0)  # (..., H, L, 1)
+    rounded = round_bfloat16(weights / np.where(top == 0, 1, top)).astype(weights.dtype)
+    if v.shape[-3] != q.shape[-3]:
+        v = np.repeat(v, q.shape[-3] // v.shape[-3], axis=-3)  # (..., H, S, E)
+    return np.asarray(top * (rounded @ v)).astype(query.dtype)
 
 
 def mixed_linear(precision: str | Mapping[str, str], smooth: Mapping[str, Array] | None = None) -> Linear:

@@ -114,5 +114,5 @@ def test_bits_do_not_depend_on_longer_texts_before() -> None:
 def test_memory_grows_with_the_length_alone() -> None:
     """Scratch of a head has a block of rows for all keys, and no square."""
     model, _ = make("far")
-    small, large = (forward._head_scratch(model.config, tokens) for tokens in (5_000, 10_000))
+    small, large = (forward._head_scratch(model.config, tokens, "float32") for tokens in (5_000, 10_000))
     assert large < 2 * small

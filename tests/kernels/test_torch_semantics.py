@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -326,6 +326,8 @@ def test_linear_torch(torch: Any, call: Call) -> None:
 
     def twin(x: Array, weight: Array, bias: Any, *, activation: str | None) -> Array:
         product = functional.linear(tensor(torch, x), tensor(torch, weight), tensor(torch, bias))
+        # Of a product that overflows, activations make NaN in one library and a number in another.
+        assume(activation is None or bool(product.abs().max() < torch.finfo(tensor(torch, call.args[0]).dtype).max))
         return numpy_of(activations[activation](product))
 
     check("linear", *call.args, twin=twin, **call.options)

@@ -326,6 +326,7 @@ def test_the_reference() -> None:
         "linear_bfloat16": lambda: reference.linear_bfloat16(rows, rows, activation="silu"),
         "linear_bfloat16_backward": lambda: reference.linear_bfloat16_backward(rows, rows, np.repeat(rows[:1], 4, axis=0), rows[0]),
         "linear_int8": lambda: reference.linear_int8(rows, rows, rows[0, :3], activation="silu", smooth=hidden[0]),
+        "scaled_dot_product_attention_bfloat16": lambda: reference.scaled_dot_product_attention_bfloat16(x, x, x),
         "mixed_linear": lambda: reference.mixed_linear("int8")("", rows, rows, None, "silu"),
         "pooling": lambda: [reference.pooling(hidden, mode) for mode in ("mean", "cls", "max", "weightedmean", "lasttoken")],
         "quantize_rows": lambda: [reference.quantize_rows(rows, smooth) for smooth in (None, rows[0], hidden[0])],

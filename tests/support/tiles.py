@@ -43,7 +43,7 @@ def machine_for(cpu: str) -> Any:
 
 def add_tile(module: Any, name: str, kind: Any) -> None:
     """Add the function name(rows, steps, a, lda, b, out) of a kind's tile."""
-    from fastattn.kernels.products.tile import tile_of
+    from fastattn.kernels.products import tile
 
     words, number = types.Array(types.float32, 1, "C"), types.int64
     pointer = ir.FloatType().as_pointer()
@@ -57,9 +57,9 @@ def add_tile(module: Any, name: str, kind: Any) -> None:
         return made._getvalue()
 
     rows, steps, a, lda, b, out = function.args
-    signature = (number, number, words, number, number, words, number, number, words, number)
-    sig, codegen = tile_of(kind)._defn(cpu_target.typing_context, *signature)
-    codegen(context, builder, sig, [rows, steps, array(a), zero, lda, array(b), zero, zero, array(out), zero])
+    signature = (number, number, words, number, number, words, number, number, words, number, number)
+    sig, codegen = tile.tile_of(kind)._defn(cpu_target.typing_context, *signature)
+    codegen(context, builder, sig, [rows, steps, array(a), zero, lda, array(b), zero, zero, array(out), zero, I64(tile.WIDTH)])
     builder.ret_void()
 
 

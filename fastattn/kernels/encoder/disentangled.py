@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastattn.kernels.compile.jit import kernel
-from fastattn.kernels.ops._attend import attend
+from fastattn.kernels.encoder.attend import attend_rows
 from fastattn.kernels.records import STOP, Mask, matrix, shifted
 from fastattn.kernels.vector.simd import lanes, load, load_part, store, store_part, tile_width
 from fastattn.kernels.vector.target import TILE_ROWS
@@ -35,10 +35,11 @@ def _stride(columns, width):  # type: ignore[no-untyped-def]
 def attend_disentangled(h, count, sizes, scoring, tables, q, k, keys, values, iw, ctx, counter):  # type: ignore[no-untyped-def]
     """ctx = attention of head h whose scores have terms of content and distance.
 
-    tables: (vectors, place of the packed keys of distances in reversed order, of the packed queries of distances, their row for
-    query minus key = T - 1 .. 1 - T); a place below 0 is a term less.
+    tables: (the model, place in its vectors of the packed keys of distances in reversed order, of the packed queries of distances,
+    their row for query minus key = T - 1 .. 1 - T); a place below 0 is a term less.
     """
-    vectors, relative_key, relative_query, rows_of = tables
+    model, relative_key, relative_query, rows_of = tables
+    vectors = model.vectors
     tokens, seen = count
     scratch, d, last_row = keys.data, sizes.head, 2 * sizes.span - 1
     width = tile_width(scratch)
@@ -75,8 +76,8 @@ def attend_disentangled(h, count, sizes, scoring, tables, q, k, keys, values, iw
                 line, to = shifted(terms, a - i, 0), shifted(bias, a, 0)
                 add_terms(row + a, seen, sizes.span, reach, (relative_key, relative_query), line, rows_of, scoring.scale, to)
         mask = Mask(scratch, bias.at - row * ldb, ldb, 1)
-        to, none = shifted(ctx, row, 0), matrix(scratch[:0], 0, 0)
-        attend(m, row, (seen, d, d), shifted(q, row, 0), keys, values, mask, scoring, scratch, own, to, none)
+        place, room = (np.int64(m), np.int64(row)), matrix(scratch, own, 0)
+        attend_rows(model, place, (seen, d, d), shifted(q, row, 0), keys, values, mask, scoring, room, shifted(ctx, row, 0))
 
 
 @kernel

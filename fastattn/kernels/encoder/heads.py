@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fastattn.kernels.compile.jit import kernel
+from fastattn.kernels.encoder.attend import attend_rows, head_words, pack_head, packed_values
 from fastattn.kernels.encoder.disentangled import attend_disentangled
 from fastattn.kernels.encoder.norms import norm_rows
-from fastattn.kernels.ops._attend import attend, pack_keys, pack_values
 from fastattn.kernels.ops.rotary_embedding import rotate_rows
 from fastattn.kernels.records import STOP, Mask, Scoring, matrix, norm_of, shifted
 from fastattn.kernels.vector.simd import tile_width
@@ -69,26 +69,21 @@ def attend_heads(first, last, count, sizes, model, at, batch, qkv, scratch, iw, 
     d, shared = sizes.head, sizes.heads // sizes.groups
     relative = batch.relative
     width = tile_width(scratch)
-    d_width = (d + width - 1) // width * width
-    keys = iw
-    values = keys + (tokens + width - 1) // width * width * d
-    own = values + tokens * d_width
+    key_words, value_words = head_words(model, tokens, d)
+    keys, values, own = iw, iw + key_words, iw + key_words + value_words
     scoring = Scoring(model.scale, model.softcap, at.left, at.right)
-    none = scratch[:0]
     distances = 0 if sizes.span else relative.size // sizes.heads
     for h in range(first, last):
         g = h // shared
         q = shifted(qkv, 0, h * d)
         k, v = shifted(qkv, 0, sizes.query + g * d), shifted(qkv, 0, sizes.query + (sizes.groups + g) * d)
         if h == first or h % shared == 0:
-            pack_keys(seen, d, k.data, k.at, k.ld, scratch, keys)
-            # Rows of qkv are so far apart that a head's values would share few sets of the cache.
-            pack_values(seen, d, v.data, v.at, v.ld, none, 0, scratch, values)
-        packed_keys, packed_values = matrix(scratch, keys, width), matrix(scratch, values, d_width)
+            pack_head(model, seen, d, k, v, scratch, (keys, values, own))
+        of_keys, of_values = matrix(scratch, keys, width), packed_values(model, seen, d, scratch, values)
         if sizes.span:
             attend_disentangled(
-                h, count, sizes, scoring, (model.vectors, at.relative_key, at.relative_query, relative),
-                q, k, packed_keys, packed_values, own, shifted(ctx, 0, h * d), counter,
+                h, count, sizes, scoring, (model, at.relative_key, at.relative_query, relative),
+                q, k, of_keys, of_values, own, shifted(ctx, 0, h * d), counter,
             )  # fmt: skip
             continue
         # The bias of key s for query t lies at the middle of the head's distances + s - t.
@@ -96,7 +91,7 @@ def attend_heads(first, last, count, sizes, model, at, batch, qkv, scratch, iw, 
         for row in range(0, tokens, _HEAD_ROWS):
             if counter[STOP] != 0:
                 return
-            attend(
-                min(_HEAD_ROWS, tokens - row), row, (seen, d, d), shifted(q, row, 0), packed_keys, packed_values, bias, scoring,
-                scratch, own, shifted(ctx, row, h * d), matrix(none, 0, 0),
+            attend_rows(
+                model, (min(_HEAD_ROWS, tokens - row), row), (seen, d, d), shifted(q, row, 0), of_keys, of_values, bias, scoring,
+                matrix(scratch, own, 0), shifted(ctx, row, h * d),
             )  # fmt: skip

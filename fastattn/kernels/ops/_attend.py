@@ -161,81 +161,110 @@ def exp_rows(m, n, x, ix, state, fresh, c):  # type: ignore[no-untyped-def]
         x[tops + i], x[totals + i] = top, total
 
 
-@kernel
-def attend(rows, row, shape, q, keys, values, mask, scoring, scratch, iw, out, lse):  # type: ignore[no-untyped-def]
-    """Flash attention (online softmax) of `rows` queries, the first of which is query `row` of its sequence; out (rows, E).
+@inline
+def same_queries(m, d, q, scratch, iw):  # type: ignore[no-untyped-def]
+    """Return the rows of queries as `score_products` takes them: as they are."""
+    return q
 
-    shape: (S, D, E).  keys: packed by `pack_keys`.  values: rows of whole panels, or E a multiple of the panel.
-    lse: takes the log of the sum of exponentials of each query's scores, in float64, unless its data is empty.
-    Blocks of keys start at multiples of KEY_BLOCK whatever the rows, so the bits depend on the sequence alone.
-    """
-    s_all, d, e = shape
-    left, right = scoring.left, scoring.right
-    width = tile_width(scratch)
-    e_width = (e + width - 1) // width * width
-    scores, sums = iw, iw + TILE_ROWS * KEY_BLOCK
-    added = sums + TILE_ROWS * e_width
-    zeros = added + TILE_ROWS * e_width
-    state = zeros + e_width
-    for j in range(e_width):
-        scratch[zeros + j] = 0.0
-    none = matrix(scratch, zeros, 0)
-    plain = is_plain(scoring, mask)
-    c = scoring.scale * LOG2_E if plain else LOG2_E
-    tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
-    done = 0
-    for tile in range(tiles):
-        m = (rows - done + tiles - tile - 1) // (tiles - tile)
-        t0 = row + done
-        low, high = max(0, t0 - left), min(s_all, t0 + m - 1 + right + 1)
-        for i in range(m):
-            scratch[state + i], scratch[state + TILE_ROWS + i] = -np.inf, 0.0
-        fresh = True
-        for block in range(low // KEY_BLOCK * KEY_BLOCK, high, KEY_BLOCK):
-            # Whole panels of keys that some row of the tile sees.
-            first = max(low - block, 0) // width * width
-            last = min(KEY_BLOCK, (high - block + width - 1) // width * width)
-            stop = min(last, high - block)
-            for p in range(first, last, width):
-                panel = matrix(keys.data, keys.at + (block + p) * d, width)
-                panel_product(m, d, shifted(q, done, 0), panel, 0, none, matrix(scratch, scores + p, KEY_BLOCK), width)
-            # Rows that see every key of the block are not looked at one by one.
-            if not plain or stop < last or t0 + m - 1 - left > block + first or t0 + right + 1 < block + stop:
-                for i in range(m):
-                    t, at = t0 + i, scores + i * KEY_BLOCK
-                    if not plain:
-                        place = mask.at + t * mask.row + (block + first) * mask.column
-                        finish_scores(stop - first, scratch, at + first, scoring, mask, place)
-                    seen_from = min(max(t - left - block, first), last)
-                    seen_to = max(min(min(t + right + 1, s_all) - block, last), seen_from)
-                    blank(seen_from - first, scratch, at + first)
-                    blank(last - seen_to, scratch, at + seen_to)
-            exp_rows(m, last - first, scratch, scores + first, state, fresh, c)
-            # A block's sum starts at 0 and joins the others afterwards: the error grows with the block, not with S.
-            to = sums if fresh else added
-            weights = matrix(scratch, scores + first, KEY_BLOCK)
-            for p in range(0, e_width, width):
-                panel = shifted(values, block + first, p)
-                panel_product(m, stop - first, weights, panel, 0, none, matrix(scratch, to + p, e_width), width)
-            if not fresh:
-                for i in range(m):
-                    rescale = fill(scratch, scratch[state + 2 * TILE_ROWS + i])
-                    for j in range(i * e_width, (i + 1) * e_width, lanes(scratch)):
-                        store(scratch, sums + j, fma(load(scratch, sums + j), rescale, load(scratch, added + j)))
-            fresh = False
-        for i in range(m):
-            total = scratch[state + TILE_ROWS + i]
-            row_out = out.at + (done + i) * out.ld
-            if lse.data.size:
-                top = scratch[state + i]
-                if plain:
-                    # Scaled as the scores are: exp(score - lse) of the only key that counts is 1.
-                    top = reduce_max(fill(scratch, top) * scoring.scale)
-                rest = 0.0 if fresh or total == 0.0 else math.log(total)
-                lse.data[lse.at + (done + i) * lse.ld] = np.float64(top) + rest
-            if fresh or total == 0.0:
-                for j in range(e):
-                    out.data[row_out + j] = 0.0
-            else:
-                scale_row(e, scratch, sums + i * e_width, out.data, row_out, 1.0 / total)
-        done += m
+
+@kernel
+def score_products(m, d, q, keys, seen, scratch, scores, zeros):  # type: ignore[no-untyped-def]
+    """Scores of m queries and the keys of whole panels; seen: where a block of keys begins, the first and the last key in it."""
+    width, none = tile_width(scratch), matrix(scratch, zeros, 0)
+    block, first, last = seen
+    for p in range(first, last, width):
+        panel = matrix(keys.data, keys.at + (block + p) * d, width)
+        panel_product(m, d, q, panel, 0, none, matrix(scratch, scores + p, KEY_BLOCK), width)
+
+
+@kernel
+def value_products(m, n, weights, values, key, out, zeros):  # type: ignore[no-untyped-def]
+    """out = the sums of n value rows from row `key` on, by the rows of weights that `scratch` has from `weights` on."""
+    width, none = tile_width(out.data), matrix(out.data, zeros, 0)
+    for p in range(0, out.ld, width):
+        rows = matrix(out.data, weights, KEY_BLOCK)
+        panel_product(m, n, rows, shifted(values, key, p), 0, none, shifted(out, 0, p), width)
+
+
+def attend_of(prepare_queries: Any, score_products: Any, value_products: Any) -> Any:
+    """Return the kernel `attend` whose two products are these."""
+
+    @kernel
+    def attend(rows, row, shape, q, keys, values, mask, scoring, scratch, iw, out, lse):  # type: ignore[no-untyped-def]
+        """Flash attention (online softmax) of `rows` queries, the first of which is query `row` of its sequence; out (rows, E).
+
+        shape: (S, D, E).  keys: packed by `pack_keys`.  values: rows of whole panels, or E a multiple of the panel.
+        lse: takes the log of the sum of exponentials of each query's scores, in float64, unless its data is empty.
+        Blocks of keys start at multiples of KEY_BLOCK whatever the rows, so the bits depend on the sequence alone.
+        """
+        s_all, d, e = shape
+        left, right = scoring.left, scoring.right
+        width = tile_width(scratch)
+        e_width = (e + width - 1) // width * width
+        scores, sums = iw, iw + TILE_ROWS * KEY_BLOCK
+        added = sums + TILE_ROWS * e_width
+        zeros = added + TILE_ROWS * e_width
+        state = zeros + e_width
+        for j in range(e_width):
+            scratch[zeros + j] = 0.0
+        plain = is_plain(scoring, mask)
+        c = scoring.scale * LOG2_E if plain else LOG2_E
+        tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
+        done = 0
+        for tile in range(tiles):
+            m = (rows - done + tiles - tile - 1) // (tiles - tile)
+            t0 = row + done
+            low, high = max(0, t0 - left), min(s_all, t0 + m - 1 + right + 1)
+            for i in range(m):
+                scratch[state + i], scratch[state + TILE_ROWS + i] = -np.inf, 0.0
+            fresh = True
+            queries = prepare_queries(m, d, shifted(q, done, 0), scratch, state + 3 * TILE_ROWS)
+            for block in range(low // KEY_BLOCK * KEY_BLOCK, high, KEY_BLOCK):
+                # Whole panels of keys that some row of the tile sees.
+                first = max(low - block, 0) // width * width
+                last = min(KEY_BLOCK, (high - block + width - 1) // width * width)
+                stop = min(last, high - block)
+                score_products(m, d, queries, keys, (block, first, last), scratch, scores, zeros)
+                # Rows that see every key of the block are not looked at one by one.
+                if not plain or stop < last or t0 + m - 1 - left > block + first or t0 + right + 1 < block + stop:
+                    for i in range(m):
+                        t, at = t0 + i, scores + i * KEY_BLOCK
+                        if not plain:
+                            place = mask.at + t * mask.row + (block + first) * mask.column
+                            finish_scores(stop - first, scratch, at + first, scoring, mask, place)
+                        seen_from = min(max(t - left - block, first), last)
+                        seen_to = max(min(min(t + right + 1, s_all) - block, last), seen_from)
+                        blank(seen_from - first, scratch, at + first)
+                        blank(last - seen_to, scratch, at + seen_to)
+                exp_rows(m, last - first, scratch, scores + first, state, fresh, c)
+                # A block's sum starts at 0 and joins the others afterwards: the error grows with the block, not with S.
+                to = sums if fresh else added
+                value_products(m, stop - first, scores + first, values, block + first, matrix(scratch, to, e_width), zeros)
+                if not fresh:
+                    for i in range(m):
+                        rescale = fill(scratch, scratch[state + 2 * TILE_ROWS + i])
+                        for j in range(i * e_width, (i + 1) * e_width, lanes(scratch)):
+                            store(scratch, sums + j, fma(load(scratch, sums + j), rescale, load(scratch, added + j)))
+                fresh = False
+            for i in range(m):
+                total = scratch[state + TILE_ROWS + i]
+                row_out = out.at + (done + i) * out.ld
+                if lse.data.size:
+                    top = scratch[state + i]
+                    if plain:
+                        # Scaled as the scores are: exp(score - lse) of the only key that counts is 1.
+                        top = reduce_max(fill(scratch, top) * scoring.scale)
+                    rest = 0.0 if fresh or total == 0.0 else math.log(total)
+                    lse.data[lse.at + (done + i) * lse.ld] = np.float64(top) + rest
+                if fresh or total == 0.0:
+                    for j in range(e):
+                        out.data[row_out + j] = 0.0
+                else:
+                    scale_row(e, scratch, sums + i * e_width, out.data, row_out, 1.0 / total)
+            done += m
+
+    return attend
+
+
+# Both products in the dtype of the queries.
+attend = attend_of(same_queries, score_products, value_products)

@@ -28,8 +28,11 @@ def chain_columns(w):  # type: ignore[no-untyped-def]
 def round_pairs(n, x, ix, out, io):  # type: ignore[no-untyped-def]
     """Write n numbers of x, rounded to bfloat16, two to a word from word io of out on, and zeros up to the padding."""
     width = lanes(x)
-    for j in range(0, (n + _PADDING - 1) // _PADDING * _PADDING, width):
-        store_bfloat16(out, io, 2 * j, load_part(x, ix + j, min(width, max(0, n - j)), 0.0))
+    whole = n - n % width
+    for j in range(0, whole, width):
+        store_bfloat16(out, io, 2 * j, load(x, ix + j))
+    for j in range(whole, (n + _PADDING - 1) // _PADDING * _PADDING, width):
+        store_bfloat16(out, io, 2 * j, load_part(x, ix + j, max(0, n - j), 0.0))
 
 
 @kernel

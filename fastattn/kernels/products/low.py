@@ -99,7 +99,7 @@ def chain_products_of(kind: Kind, form: Form, tile: Any, finish: Any) -> Any:
             # The panel that comes next is asked for once: every other line by the first tile, the rest by the second.
             distance = ahead + t * _LINE if t < 2 else 0
             source = shifted(a, done, 0)
-            tile(rows, steps, a.data, source.at, a.ld, panels, at, distance, a.data, sums)
+            tile(rows, steps, a.data, source.at, a.ld, panels, at, distance, a.data, sums, WIDTH)
             finish(rows, n, source, sums, w, (chain, column, numbers), shifted(add, done, 0), shifted(c, done, 0))
             done += rows
 

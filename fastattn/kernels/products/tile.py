@@ -29,7 +29,7 @@ from fastattn.kernels.vector.emit import (
     prefetch_line,
     store_vector,
 )
-from fastattn.kernels.vector.narrow import widened_halves
+from fastattn.kernels.vector.narrow import BFLOAT, widened_halves
 from fastattn.kernels.vector.target import TARGET, TILE_BYTES, TILE_ROWS
 
 _VECTORS = TARGET.tile[1]
@@ -37,19 +37,6 @@ _VECTORS = TARGET.tile[1]
 _LANES, WIDTH = TARGET.vector_bytes // 4, TILE_BYTES // 4
 _WHOLE, _REAL = ir.VectorType(I32, _LANES), ir.VectorType(ir.FloatType(), _LANES)
 Step = Callable[[Any, Kind, Any, Any, Any], Any]
-
-
-class _BFloat(ir.Type):  # type: ignore[misc]
-    """LLVM's type bfloat, which llvmlite does not have."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
 
 
 def _constant(value: int) -> Any:
@@ -97,7 +84,7 @@ def _dot_bfloat16(builder: Any, kind: Kind, a: Any, b: Any, total: Any) -> Any:
         return total
     if kind.name == "dot":
         return call(builder, f"llvm.x86.avx512bf16.dpbf16ps.{8 * TARGET.vector_bytes}", _REAL, [total, a, b])
-    pairs = [builder.bitcast(v, ir.VectorType(_BFloat(), 2 * _LANES)) for v in (a, b)]
+    pairs = [builder.bitcast(v, ir.VectorType(BFLOAT, 2 * _LANES)) for v in (a, b)]
     return call(builder, "llvm.aarch64.neon.bfdot.v4f32.v8bf16", _REAL, [total, *pairs])
 
 
@@ -128,11 +115,11 @@ def _has_tile_registers(kind: Kind) -> bool:
 
 
 def tile_of(kind: Kind) -> Any:
-    """Return the intrinsic tile(m, steps, a, ia, lda, b, ib, ahead, out, io): out (m, W) = the sums of `steps` groups of k."""
+    """Return the intrinsic tile(m, steps, a, ia, lda, b, ib, ahead, out, io, ldo): out (m, W) = the sums of `steps` groups of k."""
 
     @intrinsic
-    def tile(typingctx, m, steps, a, ia, lda, b, ib, ahead, out, io):  # type: ignore[no-untyped-def]
-        sig = types.void(m, steps, a, ia, lda, b, ib, ahead, out, io)
+    def tile(typingctx, m, steps, a, ia, lda, b, ib, ahead, out, io, ldo):  # type: ignore[no-untyped-def]
+        sig = types.void(m, steps, a, ia, lda, b, ib, ahead, out, io, ldo)
 
         def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
             number = integers(context, builder, sig, args)
@@ -142,8 +129,8 @@ def tile_of(kind: Kind) -> Any:
             )
             if _has_tile_registers(kind):
                 groups = builder.and_(builder.add(number[1], I64(STEP_GROUPS - 1)), I64(-STEP_GROUPS))
-                row = I64(4 * WIDTH)
-                emit_amx(builder, kind.precision, number[0], groups, ap, builder.mul(number[4], I64(4)), bp, row, op, row)
+                lda, ldo = (builder.mul(number[i], I64(4)) for i in (4, 10))
+                emit_amx(builder, kind.precision, number[0], groups, ap, lda, bp, I64(4 * WIDTH), op, ldo)
                 return context.get_dummy_value()
             done = builder.append_basic_block("done")
             switch = builder.switch(number[0], done)
@@ -153,8 +140,9 @@ def tile_of(kind: Kind) -> Any:
                 builder.position_at_end(start)
                 sums = _accumulate(builder, kind, rows, number[1], (ap, number[4]), (bp, number[7]))
                 for i in range(rows):
+                    row = builder.gep(op, [builder.mul(number[10], I64(i))])
                     for j in range(_VECTORS):
-                        store_vector(builder, sums[i][j], builder.gep(op, [I64(i * WIDTH + j * _LANES)]))
+                        store_vector(builder, sums[i][j], builder.gep(row, [I64(j * _LANES)]))
                 builder.branch(done)
             builder.position_at_end(done)
             return context.get_dummy_value()
@@ -198,7 +186,7 @@ def _column(builder: Any, kind: Kind, b_row: Any, j: int, part: int) -> Any:
 def _tile_python(kind: Kind) -> Any:
     """Return `tile_of` as a Python function."""
 
-    def tile(m, steps, a, ia, lda, b, ib, ahead, out, io):  # type: ignore[no-untyped-def]
+    def tile(m, steps, a, ia, lda, b, ib, ahead, out, io, ldo):  # type: ignore[no-untyped-def]
         count = steps * kind.group
         if kind.precision == "int8":
             weights = _slice(b, ib, count * WIDTH // 4).view(np.int8).reshape(-1, WIDTH, kind.group)
@@ -208,7 +196,7 @@ def _tile_python(kind: Kind) -> Any:
         weights = weights.transpose(0, 2, 1).reshape(count, WIDTH)
         for i in range(m):
             row = _slice(a, ia + i * lda, count * kind.input_bytes // 4)
-            target = _slice(out, io + i * WIDTH, WIDTH)
+            target = _slice(out, io + i * ldo, WIDTH)
             if kind.precision == "int8":
                 target[:] = (row.view(level).astype(np.int32) @ weights.astype(np.int32)).astype(np.int32).view(np.float32)
                 continue

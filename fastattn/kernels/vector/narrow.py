@@ -10,9 +10,26 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastattn.kernels.vector.emit import I32, I64, element_pointer, llvm_vector, load_vector, vector_of
+from fastattn.kernels.vector.emit import I32, I64, call, element_pointer, llvm_vector, load_vector, vector_of
+from fastattn.kernels.vector.target import TARGET
 
 _I8 = ir.IntType(8)
+
+
+class _BFloat(ir.Type):  # type: ignore[misc]
+    """LLVM's type bfloat, which llvmlite does not have."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+BFLOAT = _BFloat()
 
 
 @intrinsic
@@ -51,7 +68,8 @@ def _load_whole(typingctx, x, i):  # type: ignore[no-untyped-def]
 
 def _store_narrow(context: Any, builder: Any, sig: Any, args: Any, whole: Any, bits: int) -> Any:
     """Emit the store of the low bits of whole numbers, from byte args[2] behind word args[1] of array args[0] on."""
-    narrow = builder.trunc(whole, ir.VectorType(ir.IntType(bits), whole.type.count))
+    is_narrow = whole.type.element.width == bits
+    narrow = whole if is_narrow else builder.trunc(whole, ir.VectorType(ir.IntType(bits), whole.type.count))
     word, byte = (context.cast(builder, args[i], sig.args[i], types.int64) for i in (1, 2))
     pointer = builder.bitcast(element_pointer(context, builder, sig.args[0], args[0], word), _I8.as_pointer())
     place = builder.bitcast(builder.gep(pointer, [byte]), narrow.type.as_pointer())
@@ -96,9 +114,17 @@ def _bfloat16_bits(builder: Any, value: Any) -> Any:
 
 @intrinsic
 def _store_bfloat16(typingctx, x, i, byte, v):  # type: ignore[no-untyped-def]
-    """Write a vector, rounded to bfloat16, from that byte behind word i on."""
+    """Write a vector, rounded to bfloat16, from that byte behind word i on.
+
+    The CPU's own instruction makes zeros of denormals, which its products take for zeros too.
+    """
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        if "avx512bf16" in TARGET.extensions and v.count >= 8:
+            name = f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * v.count}"
+            halves = call(builder, name, ir.VectorType(BFLOAT, v.count), [args[3]])
+            shorts = builder.bitcast(halves, ir.VectorType(ir.IntType(16), v.count))
+            return _store_narrow(context, builder, sig, args, shorts, 16)
         bits = builder.lshr(_bfloat16_bits(builder, args[3]), ir.Constant(ir.VectorType(I32, v.count), [16] * v.count))
         return _store_narrow(context, builder, sig, args, bits, 16)
 

@@ -1,0 +1,184 @@
+"""A head's attention in the precision of the weights: in low precision both products take bfloat16, where the CPU multiplies it.
+
+Scores, softmax and sums stay float32.  Definition: fastattn.reference.scaled_dot_product_attention_bfloat16.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastattn.kernels.compile.jit import by_dtype, kernel
+from fastattn.kernels.ops import _attend
+from fastattn.kernels.ops._attend import KEY_BLOCK, attend_of
+from fastattn.kernels.products.bfloat16 import FORM, round_pairs
+from fastattn.kernels.products.kinds import BFLOAT16
+from fastattn.kernels.products.tile import WIDTH, bfloat16_tile
+from fastattn.kernels.records import matrix
+from fastattn.kernels.vector.narrow import bfloat16_pairs
+from fastattn.kernels.vector.simd import lanes, load, load_part, store
+from fastattn.kernels.vector.target import TILE_ROWS
+
+# Widened to float32, products in bfloat16 would gain nothing.
+IS_ROUNDED = BFLOAT16.name != "widen"
+_PADDING = FORM.padding
+
+
+def _whole_words(tokens, d):  # type: ignore[no-untyped-def]
+    panels = (tokens + WIDTH - 1) // WIDTH
+    return panels * WIDTH * d, tokens * ((d + WIDTH - 1) // WIDTH * WIDTH)
+
+
+def _pairs(n):  # type: ignore[no-untyped-def]
+    return (n + _PADDING - 1) // _PADDING * _PADDING // 2
+
+
+pairs = kernel(_pairs)
+
+
+def _rounded_words(tokens, d):  # type: ignore[no-untyped-def]
+    panels, columns = (tokens + WIDTH - 1) // WIDTH, (d + WIDTH - 1) // WIDTH
+    return panels * WIDTH * pairs(d), columns * WIDTH * pairs(tokens)
+
+
+def head_scratch(tokens: int, d: int, precision: str) -> int:
+    """Elements of scratch for the packed keys and values of a head of size `d`, and for `attend`."""
+    words: Any = _rounded_words if IS_ROUNDED and precision != "float32" else _whole_words
+    keys, values = words(tokens, d)
+    # Behind attend's own come the rounded queries of a tile; before it runs, the rounded keys of a panel lie in its place.
+    own = max(_attend.scratch_size(0, d, np.float32) + TILE_ROWS * _pairs(d), WIDTH * _pairs(d))
+    return int(keys + values + own)
+
+
+@kernel
+def pack_whole(model, count, d, k, v, scratch, places):  # type: ignore[no-untyped-def]
+    """Pack keys and values as they are."""
+    keys, values, _ = places
+    _attend.pack_keys(count, d, k.data, k.at, k.ld, scratch, keys)
+    # Rows of qkv are so far apart that a head's values would share few sets of the cache.
+    _attend.pack_values(count, d, v.data, v.at, v.ld, scratch[:0], 0, scratch, values)
+
+
+@kernel
+def whole_values(model, tokens, d, scratch, at):  # type: ignore[no-untyped-def]
+    """Packed values: rows of whole panels."""
+    return matrix(scratch, at, (d + WIDTH - 1) // WIDTH * WIDTH)
+
+
+@kernel
+def pack_rounded(model, count, d, k, v, scratch, places):  # type: ignore[no-untyped-def]
+    """Pack keys and values, rounded to bfloat16, two to a word: numbers of a key beside each other, values of two keys."""
+    keys, values, room = places
+    size, step = pairs(d), lanes(scratch)
+    for first in range(0, count, WIDTH):
+        rows = min(WIDTH, count - first)
+        for i in range(rows):
+            round_pairs(d, k.data, k.at + (first + i) * k.ld, scratch, room + i * size)
+        # A word of two numbers is moved as one.
+        _attend.pack_keys(rows, size, scratch, room, size, scratch, keys + first * size)
+    words = pairs(count)
+    for column in range(0, d, step):
+        used = min(step, d - column)
+        panel = values + column // WIDTH * words * WIDTH + column % WIDTH
+        for pair in range(words):
+            s = 2 * pair
+            at = v.at + s * v.ld + column
+            if s + 1 < count and used == step:
+                store(scratch, panel + pair * WIDTH, bfloat16_pairs(load(v.data, at), load(v.data, at + v.ld)))
+            else:
+                first = load_part(v.data, at, used if s < count else 0, 0.0)
+                second = load_part(v.data, at + v.ld, used if s + 1 < count else 0, 0.0)
+                store(scratch, panel + pair * WIDTH, bfloat16_pairs(first, second))
+    # Columns of the last panel behind the head.
+    for column in range((d + step - 1) // step * step, (d + WIDTH - 1) // WIDTH * WIDTH, step):
+        for pair in range(words):
+            zero = load_part(v.data, v.at, 0, 0.0)
+            store(scratch, values + column // WIDTH * words * WIDTH + column % WIDTH + pair * WIDTH, zero)
+
+
+@kernel
+def rounded_values(model, tokens, d, scratch, at):  # type: ignore[no-untyped-def]
+    """Packed values, the distance of their panels in place of that of rows."""
+    return matrix(scratch, at, pairs(tokens) * WIDTH)
+
+
+@kernel
+def rounded_queries(m, d, q, scratch, iw):  # type: ignore[no-untyped-def]
+    """Return rows of queries, rounded to bfloat16."""
+    out = matrix(scratch, iw, pairs(d))
+    for i in range(m):
+        round_pairs(d, q.data, q.at + i * q.ld, scratch, out.at + i * out.ld)
+    return out
+
+
+@kernel
+def score_products(m, d, q, keys, seen, scratch, scores, zeros):  # type: ignore[no-untyped-def]
+    """`_attend.score_products` of rounded numbers."""
+    size = pairs(d)
+    block, first, last = seen
+    for p in range(first, last, WIDTH):
+        panel = keys.at + (block + p) * size
+        bfloat16_tile(m, size, q.data, q.at, q.ld, keys.data, panel, 0, scratch, scores + p, KEY_BLOCK)
+
+
+@kernel
+def value_products(m, n, weights, values, key, out, zeros):  # type: ignore[no-untyped-def]
+    """`_attend.value_products` of rounded numbers; `key` is even."""
+    x = out.data
+    for i in range(m):
+        # In place: a vector is read before its half is written.
+        at = weights + i * KEY_BLOCK
+        round_pairs(n, x, at, x, at)
+    for p in range(0, out.ld, WIDTH):
+        panel = values.at + p // WIDTH * values.ld + key // 2 * WIDTH
+        bfloat16_tile(m, (n + 1) // 2, x, weights, KEY_BLOCK, values.data, panel, 0, x, out.at + p, out.ld)
+
+
+def _rows_of(attend: Any) -> Any:
+    @kernel
+    def attend_rows(model, rows, shape, q, keys, values, mask, scoring, room, out):  # type: ignore[no-untyped-def]
+        none = matrix(room.data[:0], 0, 0)
+        attend(rows[0], rows[1], shape, q, keys, values, mask, scoring, room.data, room.at, out, none)
+
+    return attend_rows
+
+
+def _words_of(words: Any) -> Any:
+    count = kernel(words)
+
+    @kernel
+    def head_words(model, tokens, d):  # type: ignore[no-untyped-def]
+        return count(tokens, d)
+
+    return head_words
+
+
+_whole = (_words_of(_whole_words), pack_whole, whole_values, _rows_of(_attend.attend))
+_rounded_attend = attend_of(rounded_queries, score_products, value_products)
+_rounded = (_words_of(_rounded_words), pack_rounded, rounded_values, _rows_of(_rounded_attend))
+_LOW = _rounded if IS_ROUNDED else _whole
+
+
+def _by_precision(index: int) -> Any:
+    return by_dtype({np.float32: _whole[index], np.uint16: _LOW[index], np.int8: _LOW[index]}, "model")
+
+
+@_by_precision(0)
+def head_words(model, tokens, d):  # type: ignore[no-untyped-def]
+    """Elements of the packed keys, and of the packed values, of a head."""
+
+
+@_by_precision(1)
+def pack_head(model, count, d, k, v, scratch, places):  # type: ignore[no-untyped-def]
+    """Pack the first `count` keys and values of a head; places: of both in scratch, and of room for the rounded keys of a panel."""
+
+
+@_by_precision(2)
+def packed_values(model, tokens, d, scratch, at):  # type: ignore[no-untyped-def]
+    """Return the packed values as `attend_rows` takes them."""
+
+
+@_by_precision(3)
+def attend_rows(model, rows, shape, q, keys, values, mask, scoring, room, out):  # type: ignore[no-untyped-def]
+    """`_attend.attend` of rows[0] queries, the first of which is query rows[1] of its sequence; `room` takes its scratch."""

@@ -34,7 +34,7 @@ test: $(VENV)/dev.stamp ## all tests that need no peers, or a folder of them: ma
 # `peers` is the mark of the tests that import torch, transformers, sentence-transformers or a library of fastattn.integrations.
 # One thread each: the threads of two processes' torch, which wait by spinning, would take the cores from one another.
 test-peers: $(PEERS)/integrations.stamp ## the tests that need torch, transformers, sentence-transformers or an integration's library
-	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -m peers $(PARALLEL) $(TESTS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(PEERS)/bin/python -m pytest -m peers $(PARALLEL) $(TESTS)
 
 # The kernel cache must be warm: after a change of a kernel the first run also compiles, for about a minute.
 quick: $(VENV)/dev.stamp ## lint and the tests that most changes need: of ops, encoder, checkpoint, tokenizer, texts

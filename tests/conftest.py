@@ -3,8 +3,10 @@
 Without the JIT the kernels run as plain Python: cases marked `jit`, which are too slow for that, are deselected.
 """
 
+import os
 import re
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -34,6 +36,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         # Without the JIT, arithmetic on infinities is NumPy's, which warns; compiled code does not.
         item.add_marker(pytest.mark.filterwarnings("ignore::RuntimeWarning"))
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_torch() -> Iterator[None]:
+    """Undo what a library under test sets: two processes with two threads of torch each would wait for each other, spinning."""
+    yield
+    torch, threads = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS", "")
+    if torch is not None and threads.isdigit() and torch.get_num_threads() != int(threads):
+        torch.set_num_threads(int(threads))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -122,7 +122,7 @@ def _plan(
     if not by_rows and (workers == 1 or balance(sizes, workers) > _BALANCED):
         steps = throughput_steps()
         workers = min(workers, len(sizes))
-        beside_qkv = max(_head_scratch(config, longest, precision), room_words(FF_ROWS, wide, precision))
+        beside_qkv = max(_head_scratch(config, longest), room_words(FF_ROWS, wide, precision))
         scratch = rows_max * ((2 if widths.convolution else 1) * c + wide) + max(rows_max * widths.qkv + beside_qkv, scratch)
     else:
         # Which expert's columns a row needs is known row by row; a convolution is a step of its own, by rows.
@@ -132,7 +132,7 @@ def _plan(
         rows, columns = n, n if by_columns else 0
         # A gate's product takes a panel of all rows; each worker prepares all rows.
         prepared = room_words(columns, max(wide, config.ff_dim), precision) if by_columns else room_words(FF_ROWS, wide, precision)
-        scratch = max(_head_scratch(config, longest, precision), scratch, columns * panels(1, np.float32)[1] + prepared)
+        scratch = max(_head_scratch(config, longest), scratch, columns * panels(1, np.float32)[1] + prepared)
     needed = {
         "x": rows * c,
         "qkv": rows * widths.qkv,
@@ -227,10 +227,10 @@ def _keys_seen(config: EncoderConfig) -> dict[float, int]:
     return dict(Counter(math.inf if left is None else left + 1 + (left if right is None else right) for left, right in windows))
 
 
-def _head_scratch(config: EncoderConfig, longest: int, precision: str) -> int:
+def _head_scratch(config: EncoderConfig, longest: int) -> int:
     """Elements that a worker needs for a head of the longest sequence."""
     beside = disentangled_scratch(longest, config.disentangled_span, panels(longest, np.float32)[1])
-    return head_scratch(longest, _widths(config).head, precision) + beside
+    return head_scratch(longest, _widths(config).head) + beside
 
 
 def _rows_scratch(config: EncoderConfig, precision: str) -> int:

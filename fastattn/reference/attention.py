@@ -140,11 +140,24 @@ def scaled_dot_product_attention(
         softcap=softcap,
         window=window,
     )  # (..., H, L, S)
-    wide_value = widened(value)
+    sight: dict[str, Any] = {"is_causal": is_causal, "enable_gqa": enable_gqa, "window": window}
+    return weighted_values(weights, widened(value), attn_mask, **sight).astype(query.dtype)
+
+
+def weighted_values(
+    weights: Array,
+    value: Array,
+    attn_mask: Array | None = None,
+    *,
+    is_causal: bool = False,
+    enable_gqa: bool = False,
+    window: tuple[int | None, int | None] | None = None,
+) -> Array:
+    """``weights value`` for weights (..., H, L, S); the values of keys that no query sees count as 0."""
     if enable_gqa:
-        wide_value = np.repeat(wide_value, query.shape[-3] // value.shape[-3], axis=-3)  # (..., H, S, E)
+        value = np.repeat(value, weights.shape[-3] // value.shape[-3], axis=-3)  # (..., H, S, E)
     seen = np.any(visible_keys(weights.shape, attn_mask, is_causal, window), axis=-2)  # (..., H, S)
-    return (weights @ np.where(seen[..., None], wide_value, 0)).astype(query.dtype)
+    return np.asarray(weights @ np.where(seen[..., None], value, 0))
 
 
 def visible_keys(

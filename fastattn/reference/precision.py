@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.reference.attention import attention_weights
+from fastattn.reference.attention import attention_weights, weighted_values
 from fastattn.reference.ops import activate, linear, widened
 
 Array: TypeAlias = NDArray[Any]
@@ -291,9 +291,8 @@ def scaled_dot_product_attention_bfloat16(
     # The greatest weight is 1 / sum(e).
     top = np.max(weights, axis=-1, keepdims=True, initial=0)  # (..., H, L, 1)
     rounded = round_bfloat16(weights / np.where(top == 0, 1, top)).astype(weights.dtype)
-    if v.shape[-3] != q.shape[-3]:
-        v = np.repeat(v, q.shape[-3] // v.shape[-3], axis=-3)  # (..., H, S, E)
-    return np.asarray(top * (rounded @ v)).astype(query.dtype)
+    sight = {name: options[name] for name in ("is_causal", "enable_gqa", "window") if name in options}
+    return np.asarray(top * weighted_values(rounded, v, attn_mask, **sight)).astype(query.dtype)
 
 
 def mixed_linear(precision: str | Mapping[str, str], smooth: Mapping[str, Array] | None = None) -> Linear:

@@ -21,7 +21,7 @@ def attend_kernel(times, precision, count, d, scoring, query, key, value, bias, 
     """Attention of one head, `times` times; precision: an array of the dtype of its packed weights."""
     for _ in prange(times):
         model = (precision,)
-        keys, values = head_words(model, count, d)
+        keys, values = head_words(count, d)
         pack_head(model, count, d, matrix(key, 0, d), matrix(value, 0, d), scratch, (0, keys, keys + values))
         attend_rows(
             model, (count, np.int64(0)), (count, d, d), matrix(query, 0, d), matrix(scratch, 0, 0),
@@ -35,7 +35,7 @@ def compare(count: int, d: int, window: Any = (None, None), softcap: float = 0.0
     rng = np.random.default_rng([count, d])
     query, key, value = rng.standard_normal((3, count, d), np.float32)
     value += 1
-    scratch = np.full(head_scratch(count, d, "bfloat16"), np.nan, np.float32)
+    scratch = np.full(head_scratch(count, d), np.nan, np.float32)
     out = np.full(count * d, np.nan, np.float32)
     left, right = (NO_BOUND if side is None else side for side in window)
     scale = 1 / d**0.5
@@ -82,7 +82,7 @@ def test_a_cap_and_a_bias(window: Any) -> None:
 def test_one_token_is_its_value() -> None:
     """The only weight is 1, which is a bfloat16: the result is the value, rounded."""
     value = np.float32([1 + 2.0**-9 + 2.0**-12, -3])
-    scratch, out = np.zeros(head_scratch(1, 2, "bfloat16"), np.float32), np.zeros(2, np.float32)
+    scratch, out = np.zeros(head_scratch(1, 2), np.float32), np.zeros(2, np.float32)
     none = np.empty(0, np.float32)
     attend_kernel(1, np.empty(0, np.uint16), 1, 2, (1.0, 0.0, NO_BOUND, NO_BOUND), value, value, value, none, scratch, out)
     assert np.array_equal(out, reference.round_bfloat16(value) if IS_ROUNDED else value)

@@ -1,7 +1,6 @@
 """Layers with a convolution beside them: the definition by loops, lengths around blocks, the same bits, low precision, settings."""
 
 import dataclasses
-import itertools
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from fastattn.kernels.encoder.layer import FF_ROWS
 from fastattn.parameters import random_parameters
 from tests.support.rounded import LOW, assert_rounded
 from tests.support.schedules import assert_same_bits
-from tests.support.tolerance import assert_matches_reference, encoder_truth_and_yardsticks
+from tests.support.tolerance import assert_matches_reference, packed_truth_and_yardsticks
 
 V = 40
 # The first layer of two has one; both have; a text's every token is a neighbour; a norm before the sublayers.
@@ -38,11 +37,7 @@ def make(form: str, precision: Any = "float32", c: int = 10, **fields: Any) -> t
 
 def expected(model: Encoder, parameters: Any, ids: Any, offsets: Any) -> list[Any]:
     """Return the reference in float64, and in float32 in several orders."""
-    options = model.config.reference_options()
-    texts = [
-        encoder_truth_and_yardsticks(parameters, ids[None, start:stop], **options) for start, stop in itertools.pairwise(offsets)
-    ]
-    return [np.concatenate(parts, axis=1)[0] for parts in zip(*texts, strict=True)]
+    return packed_truth_and_yardsticks(parameters, ids, offsets, **model.config.reference_options())
 
 
 def test_the_reference_by_loops() -> None:

@@ -11,7 +11,7 @@ from fastattn.encoder import forward, tables
 from fastattn.kernels.encoder.disentangled import BIAS_ROWS
 from fastattn.parameters import random_parameters
 from tests.support.schedules import assert_same_bits
-from tests.support.tolerance import assert_matches_reference, encoder_truth_and_yardsticks
+from tests.support.tolerance import assert_matches_reference, packed_truth_and_yardsticks
 
 # S, the distance of the last row, and distances where float32 decides the row; the rows that transformers computes.
 EDGES = [
@@ -44,11 +44,7 @@ def check(model: Encoder, parameters: dict[str, Any], lengths: list[int]) -> Non
     rng = np.random.default_rng(lengths)
     ids, offsets = rng.integers(0, 40, sum(lengths)), np.concatenate([[0], np.cumsum(lengths)])
     found = model.forward_packed(ids, offsets)
-    options = model.config.reference_options()
-    texts = [
-        encoder_truth_and_yardsticks(parameters, ids[None, start:stop], **options) for start, stop in itertools.pairwise(offsets)
-    ]
-    assert_matches_reference(found, *(np.concatenate(parts, axis=1)[0] for parts in zip(*texts, strict=True)))
+    assert_matches_reference(found, *packed_truth_and_yardsticks(parameters, ids, offsets, **model.config.reference_options()))
 
 
 @pytest.mark.parametrize(("span", "farthest", "distances", "rows"), EDGES)
@@ -114,5 +110,5 @@ def test_bits_do_not_depend_on_longer_texts_before() -> None:
 def test_memory_grows_with_the_length_alone() -> None:
     """Scratch of a head has a block of rows for all keys, and no square."""
     model, _ = make("far")
-    small, large = (forward._head_scratch(model.config, tokens, "float32") for tokens in (5_000, 10_000))
+    small, large = (forward._head_scratch(model.config, tokens) for tokens in (5_000, 10_000))
     assert large < 2 * small

@@ -88,7 +88,7 @@ def assert_as_reference(config: EncoderConfig, parameters: Any, precision: Any) 
         low[table] = reference.round_bfloat16(low[table])
     linear = in_precision(config, parameters, precision)
     attend = reference.scaled_dot_product_attention_bfloat16 if IS_ROUNDED else None
-    rounding = []
+    rounding, losses = [], []
     for seed in range(TEXTS):
         ids = np.random.default_rng(seed).integers(3, config.vocab_size or V, (1, TOKENS))
         found = model(ids)
@@ -97,7 +97,9 @@ def assert_as_reference(config: EncoderConfig, parameters: Any, precision: Any) 
         off, lost = (float(np.linalg.norm(found - other)) for other in (same, truth))
         assert off < lost, f"off by {off:.3g}, where {precision} loses {lost:.3g}"
         rounding.append(off / float(np.linalg.norm(truth)))
+        losses.append(lost / float(np.linalg.norm(truth)))
     assert min(rounding) < 64 * np.finfo(np.float32).eps, f"off by {rounding} of the whole"
+    assert 0 < np.mean(losses) < 0.1, f"{precision} loses {losses} of the whole"
 
 
 @pytest.mark.parametrize("precision", LOW)

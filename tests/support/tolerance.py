@@ -8,6 +8,7 @@ precision may be as far off as the yardstick; the factor 2 allows another order 
 rounding and an exp. The last term is the error of the truth itself: in float64 too, 1 + erf(-9) is 0.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -104,6 +105,12 @@ def encoder_truth_and_yardsticks(parameters: dict[str, Array], x: Array, mask: A
         return reference.encoder(cast, hidden, mask, linear=linear, **options)
 
     return [encode(np.float64, 0), *(encode(np.float32, order) for order in range(ORDERS))]
+
+
+def packed_truth_and_yardsticks(parameters: dict[str, Array], ids: Array, offsets: Array, **options: Any) -> list[Array]:
+    """`encoder_truth_and_yardsticks` of packed texts, each alone."""
+    texts = [encoder_truth_and_yardsticks(parameters, ids[None, a:b], **options) for a, b in itertools.pairwise(offsets)]
+    return [np.concatenate(parts, axis=1)[0] for parts in zip(*texts, strict=True)]
 
 
 def _cast(dtype: Any, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -12,14 +12,13 @@ import numpy as np
 from fastattn.kernels.backward._products import CHAIN_ROOM, gradient_tasks, transpose
 from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
 from fastattn.kernels.ops._arrays import Array, absent, panels, workers_for
-from fastattn.kernels.ops._attend import pack_keys
-from fastattn.kernels.products.bfloat16 import FORM, round_pairs
+from fastattn.kernels.ops._pairs import pack_column_pairs, pack_row_pairs, pairs
+from fastattn.kernels.products.bfloat16 import FORM
 from fastattn.kernels.products.float32 import SUM_BLOCK
 from fastattn.kernels.products.product import chain_products, chains_of, prepare
 from fastattn.kernels.products.tile import WIDTH
 from fastattn.kernels.records import PRECISION_NUMBERS, Weight, matrix
-from fastattn.kernels.vector.narrow import bfloat16_pairs
-from fastattn.kernels.vector.simd import atomic_next, lanes, load, load_part, store
+from fastattn.kernels.vector.simd import atomic_next
 from fastattn.runtime.memory import aligned_empty
 
 __all__ = ["pack_columns", "pack_rows", "weight_gradient"]
@@ -30,56 +29,28 @@ _ROW_BLOCK = 128
 # Words between two rounded rows of a panel, beside their own.
 _LINE = 16
 _BYTES_PER_US = 4e3
-_PADDING = FORM.padding
-
-
-@kernel
-def columns_part(first, last, n, k, x, packed):  # type: ignore[no-untyped-def]
-    """Pairs of rows first .. last - 1 of `pack_columns_kernel`."""
-    step = lanes(x)
-    pairs = (n + _PADDING - 1) // _PADDING * _PADDING // 2
-    for pair in range(first, last):
-        # Rows behind the last are zeros: none of their numbers is read.
-        upper, lower = min(2 * pair, n - 1) * k, min(2 * pair + 1, n - 1) * k
-        has_upper, has_lower = 2 * pair < n, 2 * pair + 1 < n
-        for column in range(0, k, WIDTH):
-            to = (column // WIDTH * pairs + pair) * WIDTH
-            for j in range(0, WIDTH, step):
-                at, count = min(column + j, k), min(step, max(0, k - column - j))
-                if has_lower and count == step:
-                    v = bfloat16_pairs(load(x, upper + at), load(x, lower + at))
-                else:
-                    one = load_part(x, upper + at, count if has_upper else 0, 0.0)
-                    v = bfloat16_pairs(one, load_part(x, lower + at, count if has_lower else 0, 0.0))
-                store(packed, to + j, v)
 
 
 @ParallelKernel
 def pack_columns_kernel(x, packed, workers):  # type: ignore[no-untyped-def]
     """Packed = the columns of x (N, K), rounded, in panels (ceil(K / W), N / 2, W, 2) of words; zeros up to the padding."""
     n, k = x.shape
-    pairs = (n + _PADDING - 1) // _PADDING * _PADDING // 2
-    flat = x.reshape(-1)
+    count = pairs(n)
+    rows = matrix(x.reshape(-1), 0, k)
     if workers == 1:
-        columns_part(0, pairs, n, k, flat, packed)
+        pack_column_pairs(0, count, n, k, rows, packed, 0)
         return
     for worker in prange(workers):
         w = np.int64(worker)
-        columns_part(pairs * w // workers, pairs * (w + 1) // workers, n, k, flat, packed)
+        pack_column_pairs(count * w // workers, count * (w + 1) // workers, n, k, rows, packed, 0)
 
 
 @kernel
 def rows_part(first, last, n, k, weight, packed, room, at):  # type: ignore[no-untyped-def]
     """Panels first .. last - 1 of `pack_rows_kernel`; `room` from `at` on takes the rounded rows of a panel."""
-    pairs = (k + _PADDING - 1) // _PADDING * _PADDING // 2
-    distance = pairs + _LINE
-    for p in range(first, last):
-        row = p * WIDTH
-        rows = min(WIDTH, n - row)
-        for i in range(rows):
-            round_pairs(k, weight, (row + i) * k, room, at + i * distance)
-        # A word of two numbers is moved as one.
-        pack_keys(rows, pairs, room, at, distance, packed, row * pairs)
+    size = pairs(k)
+    for row in range(first * WIDTH, min(n, last * WIDTH), WIDTH):
+        pack_row_pairs(min(WIDTH, n - row), k, matrix(weight, row * k, k), room, at, size + _LINE, packed, row * size)
 
 
 @ParallelKernel

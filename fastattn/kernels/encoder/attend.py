@@ -12,42 +12,34 @@ import numpy as np
 from fastattn.kernels.compile.jit import by_dtype, kernel
 from fastattn.kernels.ops import _attend
 from fastattn.kernels.ops._attend import KEY_BLOCK, attend_of
-from fastattn.kernels.products.bfloat16 import FORM, round_pairs
+from fastattn.kernels.ops._pairs import pack_column_pairs, pack_row_pairs, pairs, words_of
+from fastattn.kernels.products.bfloat16 import round_pairs
 from fastattn.kernels.products.kinds import BFLOAT16
 from fastattn.kernels.products.tile import WIDTH, bfloat16_tile
-from fastattn.kernels.records import matrix
-from fastattn.kernels.vector.narrow import bfloat16_pairs
-from fastattn.kernels.vector.simd import lanes, load, load_part, store
+from fastattn.kernels.records import matrix, shifted
 from fastattn.kernels.vector.target import TILE_ROWS
 
 # Widened to float32, products in bfloat16 would gain nothing.
 IS_ROUNDED = BFLOAT16.name != "widen"
-_PADDING = FORM.padding
 
 
-def _whole_words(tokens, d):  # type: ignore[no-untyped-def]
-    panels = (tokens + WIDTH - 1) // WIDTH
-    return panels * WIDTH * d, tokens * ((d + WIDTH - 1) // WIDTH * WIDTH)
+def _head_words_of(pairs: Any) -> Any:
+    def head_words(tokens, d):  # type: ignore[no-untyped-def]
+        """Elements of the packed keys, and of the packed values, of a head, rounded or not: of few numbers the padding is more."""
+        panels, columns = (tokens + WIDTH - 1) // WIDTH, (d + WIDTH - 1) // WIDTH
+        return panels * WIDTH * max(d, pairs(d)), columns * WIDTH * max(tokens, pairs(tokens))
+
+    return head_words
 
 
-def _pairs(n):  # type: ignore[no-untyped-def]
-    return (n + _PADDING - 1) // _PADDING * _PADDING // 2
+head_words = kernel(_head_words_of(pairs))
 
 
-pairs = kernel(_pairs)
-
-
-def _rounded_words(tokens, d):  # type: ignore[no-untyped-def]
-    panels, columns = (tokens + WIDTH - 1) // WIDTH, (d + WIDTH - 1) // WIDTH
-    return panels * WIDTH * pairs(d), columns * WIDTH * pairs(tokens)
-
-
-def head_scratch(tokens: int, d: int, precision: str) -> int:
+def head_scratch(tokens: int, d: int) -> int:
     """Elements of scratch for the packed keys and values of a head of size `d`, and for `attend`."""
-    words: Any = _rounded_words if IS_ROUNDED and precision != "float32" else _whole_words
-    keys, values = words(tokens, d)
+    keys, values = _head_words_of(words_of)(tokens, d)
     # Behind attend's own come the rounded queries of a tile; before it runs, the rounded keys of a panel lie in its place.
-    own = max(_attend.scratch_size(0, d, np.float32) + TILE_ROWS * _pairs(d), WIDTH * _pairs(d))
+    own = max(_attend.scratch_size(0, d, np.float32) + TILE_ROWS * words_of(d), WIDTH * words_of(d))
     return int(keys + values + own)
 
 
@@ -70,31 +62,11 @@ def whole_values(model, tokens, d, scratch, at):  # type: ignore[no-untyped-def]
 def pack_rounded(model, count, d, k, v, scratch, places):  # type: ignore[no-untyped-def]
     """Pack keys and values, rounded to bfloat16, two to a word: numbers of a key beside each other, values of two keys."""
     keys, values, room = places
-    size, step = pairs(d), lanes(scratch)
+    size = pairs(d)
     for first in range(0, count, WIDTH):
-        rows = min(WIDTH, count - first)
-        for i in range(rows):
-            round_pairs(d, k.data, k.at + (first + i) * k.ld, scratch, room + i * size)
-        # A word of two numbers is moved as one.
-        _attend.pack_keys(rows, size, scratch, room, size, scratch, keys + first * size)
-    words = pairs(count)
-    for column in range(0, d, step):
-        used = min(step, d - column)
-        panel = values + column // WIDTH * words * WIDTH + column % WIDTH
-        for pair in range(words):
-            s = 2 * pair
-            at = v.at + s * v.ld + column
-            if s + 1 < count and used == step:
-                store(scratch, panel + pair * WIDTH, bfloat16_pairs(load(v.data, at), load(v.data, at + v.ld)))
-            else:
-                first = load_part(v.data, at, used if s < count else 0, 0.0)
-                second = load_part(v.data, at + v.ld, used if s + 1 < count else 0, 0.0)
-                store(scratch, panel + pair * WIDTH, bfloat16_pairs(first, second))
-    # Columns of the last panel behind the head.
-    for column in range((d + step - 1) // step * step, (d + WIDTH - 1) // WIDTH * WIDTH, step):
-        for pair in range(words):
-            zero = load_part(v.data, v.at, 0, 0.0)
-            store(scratch, values + column // WIDTH * words * WIDTH + column % WIDTH + pair * WIDTH, zero)
+        rows = shifted(k, first, 0)
+        pack_row_pairs(min(WIDTH, count - first), d, rows, scratch, room, size, scratch, keys + first * size)
+    pack_column_pairs(0, pairs(count), count, d, v, scratch, values)
 
 
 @kernel
@@ -144,19 +116,9 @@ def _rows_of(attend: Any) -> Any:
     return attend_rows
 
 
-def _words_of(words: Any) -> Any:
-    count = kernel(words)
-
-    @kernel
-    def head_words(model, tokens, d):  # type: ignore[no-untyped-def]
-        return count(tokens, d)
-
-    return head_words
-
-
-_whole = (_words_of(_whole_words), pack_whole, whole_values, _rows_of(_attend.attend))
+_whole = (pack_whole, whole_values, _rows_of(_attend.attend))
 _rounded_attend = attend_of(rounded_queries, score_products, value_products)
-_rounded = (_words_of(_rounded_words), pack_rounded, rounded_values, _rows_of(_rounded_attend))
+_rounded = (pack_rounded, rounded_values, _rows_of(_rounded_attend))
 _LOW = _rounded if IS_ROUNDED else _whole
 
 
@@ -165,20 +127,15 @@ def _by_precision(index: int) -> Any:
 
 
 @_by_precision(0)
-def head_words(model, tokens, d):  # type: ignore[no-untyped-def]
-    """Elements of the packed keys, and of the packed values, of a head."""
-
-
-@_by_precision(1)
 def pack_head(model, count, d, k, v, scratch, places):  # type: ignore[no-untyped-def]
     """Pack the first `count` keys and values of a head; places: of both in scratch, and of room for the rounded keys of a panel."""
 
 
-@_by_precision(2)
+@_by_precision(1)
 def packed_values(model, tokens, d, scratch, at):  # type: ignore[no-untyped-def]
     """Return the packed values as `attend_rows` takes them."""
 
 
-@_by_precision(3)
+@_by_precision(2)
 def attend_rows(model, rows, shape, q, keys, values, mask, scoring, room, out):  # type: ignore[no-untyped-def]
     """`_attend.attend` of rows[0] queries, the first of which is query rows[1] of its sequence; `room` takes its scratch."""

@@ -69,7 +69,7 @@ def attend_heads(first, last, count, sizes, model, at, batch, qkv, scratch, iw, 
     d, shared = sizes.head, sizes.heads // sizes.groups
     relative = batch.relative
     width = tile_width(scratch)
-    key_words, value_words = head_words(model, tokens, d)
+    key_words, value_words = head_words(tokens, d)
     keys, values, own = iw, iw + key_words, iw + key_words + value_words
     scoring = Scoring(model.scale, model.softcap, at.left, at.right)
     distances = 0 if sizes.span else relative.size // sizes.heads

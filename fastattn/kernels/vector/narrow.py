@@ -66,10 +66,13 @@ def _load_whole(typingctx, x, i):  # type: ignore[no-untyped-def]
     return vector(x, i), codegen
 
 
-def _store_narrow(context: Any, builder: Any, sig: Any, args: Any, whole: Any, bits: int) -> Any:
-    """Emit the store of the low bits of whole numbers, from byte args[2] behind word args[1] of array args[0] on."""
-    is_narrow = whole.type.element.width == bits
-    narrow = whole if is_narrow else builder.trunc(whole, ir.VectorType(ir.IntType(bits), whole.type.count))
+def _low_bits(builder: Any, whole: Any, bits: int) -> Any:
+    """Emit the low bits of whole numbers."""
+    return builder.trunc(whole, ir.VectorType(ir.IntType(bits), whole.type.count))
+
+
+def _store_narrow(context: Any, builder: Any, sig: Any, args: Any, narrow: Any) -> Any:
+    """Emit the store of narrow whole numbers, from byte args[2] behind word args[1] of array args[0] on."""
     word, byte = (context.cast(builder, args[i], sig.args[i], types.int64) for i in (1, 2))
     pointer = builder.bitcast(element_pointer(context, builder, sig.args[0], args[0], word), _I8.as_pointer())
     place = builder.bitcast(builder.gep(pointer, [byte]), narrow.type.as_pointer())
@@ -82,7 +85,8 @@ def _store_bytes(typingctx, x, i, byte, v):  # type: ignore[no-untyped-def]
     """Write a vector of whole numbers as bytes, from that byte behind word i on."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        return _store_narrow(context, builder, sig, args, builder.fptosi(args[3], ir.VectorType(I32, v.count)), 8)
+        whole = builder.fptosi(args[3], ir.VectorType(I32, v.count))
+        return _store_narrow(context, builder, sig, args, _low_bits(builder, whole, 8))
 
     return types.void(x, i, byte, v), codegen
 
@@ -92,7 +96,8 @@ def _store_shorts(typingctx, x, i, byte, v):  # type: ignore[no-untyped-def]
     """Write a vector of whole numbers as 16-bit numbers, from that byte behind word i on."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        return _store_narrow(context, builder, sig, args, builder.fptosi(args[3], ir.VectorType(I32, v.count)), 16)
+        whole = builder.fptosi(args[3], ir.VectorType(I32, v.count))
+        return _store_narrow(context, builder, sig, args, _low_bits(builder, whole, 16))
 
     return types.void(x, i, byte, v), codegen
 
@@ -124,9 +129,9 @@ def _store_bfloat16(typingctx, x, i, byte, v):  # type: ignore[no-untyped-def]
             name = f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * v.count}"
             halves = call(builder, name, ir.VectorType(BFLOAT, v.count), [args[3]])
             shorts = builder.bitcast(halves, ir.VectorType(ir.IntType(16), v.count))
-            return _store_narrow(context, builder, sig, args, shorts, 16)
+            return _store_narrow(context, builder, sig, args, shorts)
         bits = builder.lshr(_bfloat16_bits(builder, args[3]), ir.Constant(ir.VectorType(I32, v.count), [16] * v.count))
-        return _store_narrow(context, builder, sig, args, bits, 16)
+        return _store_narrow(context, builder, sig, args, _low_bits(builder, bits, 16))
 
     return types.void(x, i, byte, v), codegen
 

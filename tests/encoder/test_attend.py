@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastattn import reference
-from fastattn.kernels.compile.jit import ParallelKernel, prange
+from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
 from fastattn.kernels.encoder.attend import IS_ROUNDED, attend_rows, head_scratch, head_words, pack_head, packed_values
 from fastattn.kernels.ops._attend import KEY_BLOCK, NO_BOUND
 from fastattn.kernels.records import Mask, Scoring, matrix
@@ -16,18 +16,24 @@ pytestmark = pytest.mark.jit
 WINDOWS = [(None, None), (0, 0), (5, 0), (None, 0), (40, 33)]
 
 
+@kernel
+def attend_head(precision, count, d, scoring, query, key, value, bias, scratch, out):  # type: ignore[no-untyped-def]
+    """Attention of one head; precision: an array of the dtype of its packed weights."""
+    model = (precision,)
+    keys, values = head_words(count, d)
+    pack_head(model, count, d, matrix(key, 0, d), matrix(value, 0, d), scratch, (0, keys, keys + values))
+    attend_rows(
+        model, (count, np.int64(0)), (count, d, d), matrix(query, 0, d), matrix(scratch, 0, 0),
+        packed_values(model, count, d, scratch, keys), Mask(bias, 0, count, 1),
+        Scoring(scoring[0], scoring[1], scoring[2], scoring[3]), matrix(scratch, keys + values, 0), matrix(out, 0, d),
+    )  # fmt: skip
+
+
 @ParallelKernel
 def attend_kernel(times, precision, count, d, scoring, query, key, value, bias, scratch, out):  # type: ignore[no-untyped-def]
-    """Attention of one head, `times` times; precision: an array of the dtype of its packed weights."""
+    """`attend_head`, so many times."""
     for _ in prange(times):
-        model = (precision,)
-        keys, values = head_words(count, d)
-        pack_head(model, count, d, matrix(key, 0, d), matrix(value, 0, d), scratch, (0, keys, keys + values))
-        attend_rows(
-            model, (count, np.int64(0)), (count, d, d), matrix(query, 0, d), matrix(scratch, 0, 0),
-            packed_values(model, count, d, scratch, keys), Mask(bias, 0, count, 1),
-            Scoring(scoring[0], scoring[1], scoring[2], scoring[3]), matrix(scratch, keys + values, 0), matrix(out, 0, d),
-        )  # fmt: skip
+        attend_head(precision, count, d, scoring, query, key, value, bias, scratch, out)
 
 
 def compare(count: int, d: int, window: Any = (None, None), softcap: float = 0.0, bias: Any = None) -> None:

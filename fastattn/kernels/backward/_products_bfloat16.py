@@ -36,13 +36,13 @@ def pack_columns_kernel(x, packed, workers):  # type: ignore[no-untyped-def]
     """Packed = the columns of x (N, K), rounded, in panels (ceil(K / W), N / 2, W, 2) of words; zeros up to the padding."""
     n, k = x.shape
     count = pairs(n)
-    rows = matrix(x.reshape(-1), 0, k)
+    flat = x.reshape(-1)
     if workers == 1:
-        pack_column_pairs(0, count, n, k, rows, packed, 0)
+        pack_column_pairs(0, count, n, k, flat, 0, k, packed, 0)
         return
     for worker in prange(workers):
         w = np.int64(worker)
-        pack_column_pairs(count * w // workers, count * (w + 1) // workers, n, k, rows, packed, 0)
+        pack_column_pairs(count * w // workers, count * (w + 1) // workers, n, k, flat, 0, k, packed, 0)
 
 
 @kernel
@@ -50,7 +50,7 @@ def rows_part(first, last, n, k, weight, packed, room, at):  # type: ignore[no-u
     """Panels first .. last - 1 of `pack_rows_kernel`; `room` from `at` on takes the rounded rows of a panel."""
     size = pairs(k)
     for row in range(first * WIDTH, min(n, last * WIDTH), WIDTH):
-        pack_row_pairs(min(WIDTH, n - row), k, matrix(weight, row * k, k), room, at, size + _LINE, packed, row * size)
+        pack_row_pairs(min(WIDTH, n - row), k, weight, row * k, k, room, at, size + _LINE, packed, row * size)
 
 
 @ParallelKernel

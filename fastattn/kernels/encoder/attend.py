@@ -16,7 +16,7 @@ from fastattn.kernels.ops._pairs import pack_column_pairs, pack_row_pairs, pairs
 from fastattn.kernels.products.bfloat16 import round_pairs
 from fastattn.kernels.products.kinds import BFLOAT16
 from fastattn.kernels.products.tile import WIDTH, bfloat16_tile
-from fastattn.kernels.records import matrix, shifted
+from fastattn.kernels.records import matrix
 from fastattn.kernels.vector.target import TILE_ROWS
 
 # Widened to float32, products in bfloat16 would gain nothing.
@@ -64,9 +64,9 @@ def pack_rounded(model, count, d, k, v, scratch, places):  # type: ignore[no-unt
     keys, values, room = places
     size = pairs(d)
     for first in range(0, count, WIDTH):
-        rows = shifted(k, first, 0)
-        pack_row_pairs(min(WIDTH, count - first), d, rows, scratch, room, size, scratch, keys + first * size)
-    pack_column_pairs(0, pairs(count), count, d, v, scratch, values)
+        rows, row = min(WIDTH, count - first), k.at + first * k.ld
+        pack_row_pairs(rows, d, k.data, row, k.ld, scratch, room, size, scratch, keys + first * size)
+    pack_column_pairs(0, pairs(count), count, d, v.data, v.at, v.ld, scratch, values)
 
 
 @kernel

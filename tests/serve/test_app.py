@@ -95,13 +95,16 @@ def test_past_the_bound_of_the_queue_429(models: list[Served], gate: Gate, threa
 
 
 def test_past_the_bound_of_requests_429(models: list[Served], gate: Gate, threads: ThreadPoolExecutor) -> None:
-    with TestClient(application(Service(models, Limits(requests=2)))) as client:
-        futures = [threads.submit(post, client, text) for text in ("a dog", "a cat")]
+    service = Service(models, Limits(requests=2))
+    with TestClient(application(service)) as client:
+        first = threads.submit(post, client, "a dog")
         gate.begun(1)
-        until(lambda: post(client, "a mat").status_code == 429)
+        second = threads.submit(post, client, "a cat")
+        until(lambda: service.batcher.tokens("embedder") == 4)
+        assert post(client, "a mat").status_code == 429
         assert client.get("/health").status_code == 200
         gate.opened.set()
-        assert [future.result(WAIT).status_code for future in futures] == [200, 200]
+        assert first.result(WAIT).status_code == second.result(WAIT).status_code == 200
 
 
 def test_after_the_end_of_the_queue_503(models: list[Served]) -> None:

@@ -104,10 +104,11 @@ def test_the_work_of_a_client_that_goes_away_is_dropped(
 
 def test_bodies_that_never_come_to_their_end_take_no_place_for_ever(models: list[Served]) -> None:
     service = Service(models, Limits(requests=3, body_seconds=1.0))
-    with running(application(service)) as (port, _):
+    with running(application(service)) as (port, found):
         head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
         slow = [sent(port, head % path) for path in (b"/v1/embeddings", b"/embed", b"/rerank")]
-        until(lambda: post(port, "/embed", {"inputs": "a"})[0] == 429)
+        until(lambda: len(found.server_state.tasks) == 3)
+        assert post(port, "/embed", {"inputs": "a"})[0] == 429
         answers = [rest(connection) for connection in slow]
         assert [answer.split(b" ")[1] for answer in answers] == [b"408"] * 3
         message = "the body did not come to its end within 1 s"

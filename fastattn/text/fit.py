@@ -52,7 +52,7 @@ class SentenceTransformerFit(AdapterModel):
         train_objectives : sequence of (examples, loss)
             Examples are `fastattn.training.InputExample`, in a list (batches of 8), in batches of them, or in a DataLoader of
             torch or sentence-transformers.  The loss is one of `fastattn.training.losses`.  Of several, each gives a batch in
-            turn, and the batch size is that of the last.
+            turn, and the batch size is that of the last.  Labels that are all 0, the default, are none.
         evaluator : callable, optional
             Called with the model, a folder, epoch and step, after each epoch and every `evaluation_steps`.
         epochs : int

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from fastattn.training.arguments import OPTIMIZERS, TrainingArguments
 from fastattn.training.checkpoints import is_checkpoint_in
@@ -122,8 +124,15 @@ def _batches(loader: Any) -> Iterable[Any]:
         loader.collate_fn = theirs
 
 
-def _columns(loader: Any, name: str) -> tuple[dict[str, list[Any]], int]:
-    """Return examples as columns of texts and labels, and the rows of a batch."""
+class _Examples(NamedTuple):
+    """Examples as columns, with the rows of a batch."""
+
+    columns: dict[str, list[Any]]
+    batch_size: int
+
+
+def _read(loader: Any, name: str, zeros: bool = True) -> _Examples:
+    """Return examples as columns of texts and labels; without `zeros`, labels that are all 0 are none."""
     if not isinstance(loader, Iterable):
         raise TypeError(f"{name} must be examples, batches of them or a DataLoader, got {type(loader).__name__}")
     examples: list[Any] = []
@@ -147,9 +156,9 @@ def _columns(loader: Any, name: str) -> tuple[dict[str, list[Any]], int]:
             raise ValueError(f"{name}: example {i} has {len(texts)} texts, and the first has {count}")
     columns = {f"sentence_{i}": [example.texts[i] for example in examples] for i in range(count or 0)}
     labels = [example.label for example in examples]
-    if any(label is not None for label in labels):
+    if any(label is not None for label in labels) and (zeros or not all(np.ndim(label) == 0 and label == 0 for label in labels)):
         columns["label"] = labels
-    return columns, int(size or _BATCH_SIZE)
+    return _Examples(columns, int(size or _BATCH_SIZE))
 
 
 def _learning(scheduler: Any, optimizer_class: Any, optimizer_params: Mapping[str, Any], use_amp: bool) -> dict[str, Any]:
@@ -190,10 +199,10 @@ def fit_sentence_transformer(
         raise ValueError("train_objectives must be pairs of examples and a loss, at least one")
     args = dict(arguments)
     resume, epochs, steps = args.pop("resume_from_checkpoint"), args.pop("epochs"), watched["steps_per_epoch"] or 0
-    data, losses, size = {}, {}, _BATCH_SIZE
-    for i, (loader, loss) in enumerate(objectives, 1):
-        data[f"_dataset_{i}"], size = _columns(loader, f"train_objectives[{i - 1}]")
-        losses[f"_dataset_{i}"] = loss
+    # A label that is not given is 0: scores to a loss that can do without.
+    found = [_read(loader, f"train_objectives[{i}]", zeros=False) for i, (loader, _) in enumerate(objectives)]
+    data = {f"_dataset_{i}": each.columns for i, each in enumerate(found, 1)}
+    losses = {f"_dataset_{i}": loss for i, (_, loss) in enumerate(objectives, 1)}
     path = args.pop("checkpoint_path")
     if path is not None:
         args |= {"output_dir": str(path), "save_strategy": "steps"}
@@ -202,7 +211,7 @@ def fit_sentence_transformer(
         **_learning(**learning),
         num_train_epochs=epochs,
         max_steps=steps * epochs if steps else -1,
-        per_device_train_batch_size=size,
+        per_device_train_batch_size=found[-1].batch_size,
         multi_dataset_batch_sampler="round_robin",
     )
     trainer: Any = _SentenceTransformerFit(model, made, data, loss=losses)
@@ -215,10 +224,14 @@ def fit_cross_encoder(
     """Train a CrossEncoder; what the arguments mean: `CrossEncoder.fit`."""
     args = dict(arguments)
     loss, activation = args.pop("loss_fct"), args.pop("activation_fct")
-    data, size = _columns(train_dataloader, "train_dataloader")
+    found = _read(train_dataloader, "train_dataloader")
     loss = default_loss(model, activation) if loss is None else loss
     made: TrainingArguments = CrossEncoderTrainer.arguments(
-        num_train_epochs=args.pop("epochs"), save_strategy="no", **args, **_learning(**learning), per_device_train_batch_size=size
+        num_train_epochs=args.pop("epochs"),
+        save_strategy="no",
+        **args,
+        **_learning(**learning),
+        per_device_train_batch_size=found.batch_size,
     )
-    trainer: LossTrainer = _CrossEncoderFit(model, made, data, loss=loss)
+    trainer: LossTrainer = _CrossEncoderFit(model, made, found.columns, loss=loss)
     _watch(trainer, **watched).run(False)

@@ -33,7 +33,11 @@ def model(tmp_path: Path) -> SentenceTransformer:
 
 @pytest.fixture
 def reranker(tmp_path: Path) -> CrossEncoder:
-    rng, folder = np.random.default_rng(1), tmp_path / "reranker"
+    return write_reranker(tmp_path / "reranker")
+
+
+def write_reranker(folder: Path) -> CrossEncoder:
+    rng = np.random.default_rng(1)
     head = {"classifier.weight": rng.standard_normal((1, C), np.float32), "classifier.bias": np.zeros(1, np.float32)}
     tensors = {f"bert.{name}": array for name, array in bert_tensors().items()} | head
     write_bert(folder, tensors, architectures=["BertForSequenceClassification"], num_labels=1)

@@ -52,7 +52,8 @@ class SentenceTransformerFit(AdapterModel):
         train_objectives : sequence of (examples, loss)
             Examples are `fastattn.training.InputExample`, in a list (batches of 8), in batches of them, or in a DataLoader of
             torch or sentence-transformers.  The loss is one of `fastattn.training.losses`.  Of several, each gives a batch in
-            turn, and the batch size is that of the last.  Labels that are all 0, the default, are none.
+            turn, and the batch size is that of the last.  Labels that are all 0, the default, are none.  A loader that shuffles
+            is read in its dataset's order, since the trainer shuffles; another sampler decides which rows there are.
         evaluator : callable, optional
             Called with the model, a folder, epoch and step, after each epoch and every `evaluation_steps`.
         epochs : int
@@ -149,7 +150,8 @@ class CrossEncoderFit(AdapterModel):
         Parameters
         ----------
         train_dataloader : examples
-            `fastattn.training.InputExample` of two texts, in a list (batches of 8), in batches of them, or in a DataLoader.
+            `fastattn.training.InputExample` of two texts, in a list (batches of 8), in batches of them, or in a DataLoader,
+            which is read as by `SentenceTransformer.fit`; labels of 0 stay.
         evaluator : callable, optional
             Called with the model, a folder, epoch and step, after each epoch and every `evaluation_steps`.
         epochs : int

@@ -32,6 +32,8 @@ for _name, _kind in OPTIMIZERS.items():
     _OPTIMIZERS.setdefault(_kind.__name__, _name)
 # Rows of a batch where the examples do not say.
 _BATCH_SIZE = 8
+# Class of sentence-transformers whose loader shuffles examples where they stand.
+_NO_DUPLICATES = "NoDuplicatesDataLoader"
 
 
 class InputExample:
@@ -112,16 +114,48 @@ class _CrossEncoderFit(_Fit, CrossEncoderTrainer):
     """Trainer behind `CrossEncoder.fit`."""
 
 
+def _same(batch: Any) -> Any:
+    # No lambda: workers of a loader pickle it.
+    return batch
+
+
 def _batches(loader: Any) -> Iterable[Any]:
     """Return what a loader yields, without what it makes of a batch of examples."""
     if not hasattr(loader, "collate_fn"):
         return list(loader)
     theirs = loader.collate_fn
-    loader.collate_fn = list
+    loader.collate_fn = _same
     try:
         return list(loader)
     finally:
         loader.collate_fn = theirs
+
+
+def _is_a(value: Any, name: str) -> bool:
+    """Tell whether a value is of a class of sentence-transformers, which need not be installed."""
+    return any(kind.__name__ == name for kind in type(value).__mro__)
+
+
+def _in_own_order(loader: Any) -> list[Any] | None:
+    """Return the examples of a loader that shuffles them, in an order that is the same in each process: the trainer shuffles.
+
+    None of another loader: its sampler decides which examples there are.
+    """
+    if _is_a(loader, _NO_DUPLICATES):
+        # It has shuffled the program's own list.
+        return sorted(loader.train_examples, key=lambda each: repr((getattr(each, "texts", None), getattr(each, "label", None))))
+    data, batches = getattr(loader, "dataset", None), getattr(loader, "batch_sampler", None)
+    if batches is not None and type(batches).__name__ != "BatchSampler":
+        return None
+    sampler = getattr(loader if batches is None else batches, "sampler", None)
+    if type(sampler).__name__ != "RandomSampler" or getattr(sampler, "replacement", True):
+        return None
+    count = len(data)  # type: ignore[arg-type]
+    if not count == sampler.num_samples == len(sampler.data_source):  # type: ignore[union-attr]
+        return None
+    if batches is not None and batches.drop_last:
+        count -= count % batches.batch_size
+    return [data[i] for i in range(count)]  # type: ignore[index]
 
 
 class _Examples(NamedTuple):
@@ -135,13 +169,16 @@ def _read(loader: Any, name: str, zeros: bool = True) -> _Examples:
     """Return examples as columns of texts and labels; without `zeros`, labels that are all 0 are none."""
     if not isinstance(loader, Iterable):
         raise TypeError(f"{name} must be examples, batches of them or a DataLoader, got {type(loader).__name__}")
-    examples: list[Any] = []
-    size = getattr(loader, "batch_size", None)
-    for item in _batches(loader):
-        batch = item if isinstance(item, (list, tuple)) else None
-        if batch is not None and getattr(loader, "batch_size", None) is None:
-            size = max(size or 1, len(batch))
-        examples += [item] if batch is None else batch
+    examples, size = _in_own_order(loader), getattr(loader, "batch_size", None)
+    if examples is not None:
+        size = size or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+    else:
+        examples = []
+        for item in _batches(loader):
+            batch = item if isinstance(item, (list, tuple)) else None
+            if batch is not None and getattr(loader, "batch_size", None) is None:
+                size = max(size or 1, len(batch))
+            examples += [item] if batch is None else batch
     if not examples:
         raise ValueError(f"{name} has no examples")
     count = None

@@ -53,7 +53,9 @@ class SentenceTransformerFit(AdapterModel):
             Examples are `fastattn.training.InputExample`, in a list (batches of 8), in batches of them, or in a DataLoader of
             torch or sentence-transformers.  The loss is one of `fastattn.training.losses`.  Of several, each gives a batch in
             turn, and the batch size is that of the last.  Labels that are all 0, the default, are none.  A loader that shuffles
-            is read in its dataset's order, since the trainer shuffles; another sampler decides which rows there are.
+            is read in its dataset's order, since the trainer shuffles; another sampler decides which rows there are.  A
+            `NoDuplicatesDataLoader` keeps texts from standing twice in any batch; a `SentenceLabelDataset` groups batches by
+            label, and then all must.
         evaluator : callable, optional
             Called with the model, a folder, epoch and step, after each epoch and every `evaluation_steps`.
         epochs : int

@@ -32,8 +32,8 @@ for _name, _kind in OPTIMIZERS.items():
     _OPTIMIZERS.setdefault(_kind.__name__, _name)
 # Rows of a batch where the examples do not say.
 _BATCH_SIZE = 8
-# Class of sentence-transformers whose loader shuffles examples where they stand.
-_NO_DUPLICATES = "NoDuplicatesDataLoader"
+# Classes of sentence-transformers that say how rows come into batches.
+_NO_DUPLICATES, _BY_LABEL = "NoDuplicatesDataLoader", "SentenceLabelDataset"
 
 
 class InputExample:
@@ -145,6 +145,8 @@ def _in_own_order(loader: Any) -> list[Any] | None:
         # It has shuffled the program's own list.
         return sorted(loader.train_examples, key=lambda each: repr((getattr(each, "texts", None), getattr(each, "label", None))))
     data, batches = getattr(loader, "dataset", None), getattr(loader, "batch_sampler", None)
+    if _is_a(data, _BY_LABEL):
+        return list(data.grouped_inputs)  # type: ignore[union-attr]
     if batches is not None and type(batches).__name__ != "BatchSampler":
         return None
     sampler = getattr(loader if batches is None else batches, "sampler", None)
@@ -159,10 +161,11 @@ def _in_own_order(loader: Any) -> list[Any] | None:
 
 
 class _Examples(NamedTuple):
-    """Examples as columns, with the rows of a batch."""
+    """Examples as columns, with the rows of a batch, and the batch sampler that their loader asks for."""
 
     columns: dict[str, list[Any]]
     batch_size: int
+    batch_sampler: str
 
 
 def _read(loader: Any, name: str, zeros: bool = True) -> _Examples:
@@ -195,7 +198,22 @@ def _read(loader: Any, name: str, zeros: bool = True) -> _Examples:
     labels = [example.label for example in examples]
     if any(label is not None for label in labels) and (zeros or not all(np.ndim(label) == 0 and label == 0 for label in labels)):
         columns["label"] = labels
-    return _Examples(columns, int(size or _BATCH_SIZE))
+    by_label = _is_a(getattr(loader, "dataset", None), _BY_LABEL)
+    sampler = "no_duplicates" if _is_a(loader, _NO_DUPLICATES) else "group_by_label" if by_label else "batch_sampler"
+    return _Examples(columns, int(size or _BATCH_SIZE), sampler)
+
+
+def _batch_sampler(found: Sequence[_Examples]) -> str:
+    """Return the batch sampler of a run on several examples; ValueError where they cannot share one."""
+    asked = [each.batch_sampler for each in found]
+    if "group_by_label" in asked and len(set(asked)) > 1:
+        # Grouped, rows that are alone with their label would be left out.
+        place = next(i for i, each in enumerate(asked) if each != "group_by_label")
+        raise ValueError(
+            f"train_objectives[{asked.index('group_by_label')}] is of a {_BY_LABEL}, whose batches are grouped by label, and "
+            f"train_objectives[{place}] is not: train on them one after another"
+        )
+    return next((each for each in asked if each != "batch_sampler"), "batch_sampler")
 
 
 def _learning(scheduler: Any, optimizer_class: Any, optimizer_params: Mapping[str, Any], use_amp: bool) -> dict[str, Any]:
@@ -249,6 +267,7 @@ def fit_sentence_transformer(
         num_train_epochs=epochs,
         max_steps=steps * epochs if steps else -1,
         per_device_train_batch_size=found[-1].batch_size,
+        batch_sampler=_batch_sampler(found),
         multi_dataset_batch_sampler="round_robin",
     )
     trainer: Any = _SentenceTransformerFit(model, made, data, loss=losses)
@@ -269,6 +288,7 @@ def fit_cross_encoder(
         **args,
         **_learning(**learning),
         per_device_train_batch_size=found.batch_size,
+        batch_sampler=found.batch_sampler,
     )
     trainer: LossTrainer = _CrossEncoderFit(model, made, found.columns, loss=loss)
     _watch(trainer, **watched).run(False)

@@ -1,4 +1,4 @@
-"""What `fit` takes from a DataLoader: rows in an order of their own, labels."""
+"""What `fit` takes from a DataLoader: rows in an order of their own, labels, batches without duplicates or grouped by label."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastattn import CrossEncoder, SentenceTransformer
-from fastattn.training import InputExample, fit, losses
+from fastattn.training import InputExample, data, fit, losses
 from tests.support.models import write_sentence_model
 from tests.training.test_fit import POSITIVES, QUICK, TEXTS, examples, write_reranker
 
@@ -83,12 +83,45 @@ class NoDuplicatesDataLoader:
             yield self.train_examples[start : start + self.batch_size]
 
 
+class SentenceLabelDataset:
+    """Examples of a label together, as that of sentence-transformers."""
+
+    def __init__(self, rows: list[InputExample]) -> None:
+        self.grouped_inputs = sorted(rows, key=lambda row: row.label)
+
+    def __iter__(self) -> Iterator[InputExample]:
+        order = np.random.default_rng().permutation(len(self.grouped_inputs))
+        return (self.grouped_inputs[i] for i in order)
+
+
+class IterableLoader(Loader):
+    """Reads a dataset that has no places, as torch's DataLoader."""
+
+    def __iter__(self) -> Iterator[Any]:
+        rows = list(self.dataset)
+        for start in range(0, len(rows), self.batch_size or 1):
+            yield self.collate_fn(rows[start : start + (self.batch_size or 1)])
+
+
 def shuffled(rows: Any, batch_size: int = 8, drop_last: bool = False) -> Loader:
     return Loader(rows, BatchSampler(RandomSampler(rows), batch_size, drop_last), batch_size=batch_size)
 
 
 def taken(loader: Any) -> list[str]:
     return list(fit._read(loader, "loader").columns["sentence_0"])
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Return the batch sampler of each epoch's batches, and the rows of a batch, as a run asks for them."""
+    found = []
+    theirs = data.epoch_batches
+
+    def batches(rows: Any, args: Any, epoch: int) -> Any:
+        found.append((args.batch_sampler, args.per_device_train_batch_size))
+        return theirs(rows, args, epoch)
+
+    monkeypatch.setattr("fastattn.training.trainer.epoch_batches", batches)
+    return found
 
 
 @pytest.mark.parametrize("label", [0, 0.0, np.float32(0)])
@@ -160,8 +193,37 @@ def test_a_run_of_a_shuffled_loader_is_resumed(kind: Any, tmp_path: Path) -> Non
     assert np.array_equal(*encoded)
 
 
+def test_batches_without_duplicates(model: SentenceTransformer, reranker: CrossEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = watched(monkeypatch)
+
+    class Derived(NoDuplicatesDataLoader):
+        pass
+
+    for kind in (NoDuplicatesDataLoader, Derived):
+        model.fit([(kind(examples(), 4), losses.MultipleNegativesRankingLoss(model))], **QUICK)
+        assert set(found) == {("no_duplicates", 4)}
+    reranker.fit(NoDuplicatesDataLoader(examples(), 4), **QUICK)
+    assert set(found) == {("no_duplicates", 4)}
+    found.clear()
+    model.fit([(shuffled(examples(), 4), losses.MultipleNegativesRankingLoss(model))], **QUICK)
+    assert set(found) == {("batch_sampler", 4)}
+
+
+def test_batches_grouped_by_label(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = watched(monkeypatch)
+    rows = SentenceLabelDataset(examples([i % 4 for i in range(len(TEXTS))]))
+    loader = IterableLoader(rows, batch_size=4)
+    assert taken(loader) == [row.texts[0] for row in rows.grouped_inputs]  # type: ignore[index]
+    model.fit([(loader, losses.SoftmaxLoss(model, model.get_embedding_dimension(), 4))], **QUICK)
+    assert set(found) == {("group_by_label", 4)}
+    objective = (shuffled(examples(), 4), losses.MultipleNegativesRankingLoss(model))
+    with pytest.raises(ValueError, match=r"train_objectives.*SentenceLabelDataset.*train_objectives\[1\]"):
+        model.fit([(loader, losses.CoSENTLoss(model)), objective], **QUICK)
+
+
 def test_loaders_of_the_libraries(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch.utils.data")
+    theirs = pytest.importorskip("sentence_transformers.sentence_transformer.datasets")
     rows = examples([i % 4 for i in range(len(TEXTS))])
     for kept, options in ((32, {}), (30, {"drop_last": True, "num_workers": 1})):
         found = fit._read(torch.DataLoader(rows, 5, shuffle=True, **options), "loader")
@@ -172,3 +234,8 @@ def test_loaders_of_the_libraries(tmp_path: Path) -> None:
     assert taken(torch.DataLoader(rows, batch_size=None, sampler=Chosen([3, 1]))) == [TEXTS[3], TEXTS[1]]
     batches = torch.BatchSampler(torch.RandomSampler(rows), 5, True)
     assert taken(torch.DataLoader(rows, batch_sampler=batches)) == TEXTS[:30]
+    without = [fit._read(theirs.NoDuplicatesDataLoader(list(rows), 4), "loader") for _ in range(2)]
+    assert without[0] == without[1] and without[0].batch_sampler == "no_duplicates"
+    assert sorted(without[0].columns["sentence_0"]) == sorted(TEXTS)
+    grouped = [fit._read(torch.DataLoader(theirs.SentenceLabelDataset(rows), 4), "loader") for _ in range(2)]
+    assert grouped[0] == grouped[1] and grouped[0].batch_sampler == "group_by_label"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ _POINTER = b"version https://git-lfs"
 _DISK_ERRORS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS") if hasattr(errno, name)}
 # Seconds after which the temporary file of a killed process is removed: a live process can compute for hours between writes.
 _ABANDONED = 24 * 3600.0
-# The most letters of a file's name in the name of its temporary file, which then fits the limit of 255 bytes.
+# The most letters of a file's name in the name of its temporary file, which then, with a hash, fits the limit of 255 bytes.
 _MOST_LETTERS = 50
 # Bytes of a block that is copied at a time.
 _BLOCK = 2**20
@@ -86,7 +87,11 @@ def remove_abandoned(path: Path, seconds: float) -> None:
 
 
 def _stem(target: Path) -> str:
-    return f".{target.name[:_MOST_LETTERS]}"
+    name = target.name
+    if len(name) > _MOST_LETTERS:
+        # The beginning alone would be that of other files too, whose writers may be at work.
+        name = f"{name[:_MOST_LETTERS]}.{hashlib.blake2b(os.fsencode(name), digest_size=4).hexdigest()}"
+    return f".{name}"
 
 
 def _keep_access(path: Path, before: os.stat_result) -> None:

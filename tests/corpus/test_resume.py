@@ -20,6 +20,7 @@ import pytest
 
 from fastattn import SentenceTransformer
 from fastattn.corpus import embed_file, unfinished, work
+from fastattn.runtime.files import replacing
 from tests.support.command_line import ROOT
 from tests.support.models import C
 
@@ -103,6 +104,15 @@ def test_files_that_a_killed_run_was_writing_are_removed(given: Path, folder: Pa
         (tmp_path / f".out.parquet{end}.0123456789ab.tmp").write_bytes(b"x")
     embed_file(given, tmp_path / "out.parquet", folder, max_bad=5)
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_runs_beside_each_other_whose_long_names_begin_alike(given: Path, model: SentenceTransformer, tmp_path: Path) -> None:
+    """The start of one run removes what killed runs of its own output left, not what another run is writing."""
+    first, second = (tmp_path / f"english-wikipedia-2024-06-paragraphs-minilm-l6-v2-shard-{i:02}.parquet" for i in (1, 2))
+    with replacing(first) as file:
+        file.write(b"first")
+        embed_file(given, second, model, max_bad=5)
+    assert first.read_bytes() == b"first" and second.exists()
 
 
 class Stop(BaseException):

@@ -36,7 +36,7 @@ def search(
         list[str] | None, typer.Argument(metavar="QUERY", help="What to look for; several queries are answered in turn.")
     ] = None,
     queries_file: Annotated[
-        str | None, typer.Option("--queries", help="A file of more queries, as FILE.", metavar="FILE", show_default=False)
+        str | None, typer.Option("--queries", help="A file of more queries, read as FILE.", metavar="FILE", show_default=False)
     ] = None,
     k: Annotated[int, typer.Option("--top-k", "-k", help="How many texts to show.", min=1)] = 5,
     where: Annotated[
@@ -90,7 +90,8 @@ def search(
     from fastattn.text.nearest import nearest, pieces_of
 
     with reported(prints=True), announced_compiling():
-        queries = [*(queries or []), *(read_texts(queries_file, column=column).texts if queries_file is not None else [])]
+        reading: dict[str, Any] = {"kind": format, "column": column, "paragraphs": paragraphs, "encoding": encoding}
+        queries = [*(queries or []), *([] if queries_file is None else read_texts(queries_file, **reading).texts)]
         if not queries:
             raise ValueError("there is no QUERY: give one, or --queries with a file of them")
         for query in queries:
@@ -114,16 +115,7 @@ def search(
         if where:
             raise ValueError(f"{file}: --where goes with a .parquet file that embed wrote")
         sidecar = read_sidecar(path) if is_array or path.suffix.lower() in _WITH_TEXTS else None
-        found = read_texts(
-            texts or file,
-            kind=format,
-            column=column,
-            paragraphs=paragraphs,
-            encoding=encoding,
-            keep=as_json,
-            replace=True,
-            embedded=sidecar is not None and not is_array,
-        )
+        found = read_texts(texts or file, **reading, keep=as_json, replace=True, embedded=sidecar is not None and not is_array)
         if rescore is not None and not is_array:
             raise ValueError(f"{file}: --rescore goes with a .parquet or .npy file that embed wrote")
         embeddings = map_vectors(path) if is_array else found.embeddings

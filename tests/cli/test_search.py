@@ -1,5 +1,6 @@
 """`fastattn search`: the nearest texts, of texts and of embeddings."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +44,16 @@ def test_search_cuts_long_texts_on_a_terminal(
         "            dog dog dog dog dog dog dog",
         "            dog dog dog dog dog dog ...",
     ]
+
+
+def test_queries_of_a_file_are_read_as_the_texts_are(model: str, tmp_path: Path) -> None:
+    texts, queries = tmp_path / "texts", tmp_path / "queries"
+    texts.write_bytes("the caf\xe9\n\na dog\nsat on\n".encode("latin-1"))
+    queries.write_bytes("sat at\nthe caf\xe9\n\na cat\n".encode("latin-1"))
+    options = ("--queries", str(queries), "--format", "text", "--encoding", "latin-1", "-k", "1", "-m", model)
+    found = run("search", str(texts), *options, "--paragraphs", "--json").stdout
+    assert [json.loads(line)["query"] for line in found.splitlines()] == ["sat at\nthe caf\xe9", "a cat"]
+    found = run("search", str(texts), *options, "--json").stdout
+    assert [json.loads(line)["query"] for line in found.splitlines()] == ["sat at", "the caf\xe9", "a cat"]
+    said = run("search", str(texts), *options[:4], "-m", model, code=2).stderr
+    assert f"{queries}, line 2: not UTF-8" in " ".join(said.split())

@@ -81,9 +81,14 @@ class LossTrainer(Trainer):
         return made
 
     def _more_parameters(self) -> dict[str, Parameter]:
-        """Return the parameters of the losses."""
-        found = (enumerate(loss.parameters()) for loss in self.losses.values())
-        return {f"loss.{i}.{each.name}": each for of_loss in found for i, each in of_loss}
+        """Return the parameters of the losses; where several losses have some, the dataset's name tells them apart."""
+        found: dict[int, tuple[str, str, Parameter]] = {}
+        for key, loss in self.losses.items():
+            for i, each in enumerate(loss.parameters()):
+                # One loss may be that of several datasets.
+                found.setdefault(id(each), (key, f"{i}.{each.name}", each))
+        several = len({key for key, _, _ in found.values()}) > 1
+        return {f"loss.{key}.{name}" if several else f"loss.{name}": each for key, name, each in found.values()}
 
     def _described(self) -> dict[str, Any]:
         """Return what decides the bits of a run beside arguments and data."""

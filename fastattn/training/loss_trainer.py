@@ -76,8 +76,13 @@ class LossTrainer(Trainer):
             if not isinstance(each, Loss):
                 raise TypeError(f"loss must be a loss of fastattn.training.losses, got {type(each).__name__}")
             made[str(name)] = each
-        if "" not in made and (missing := [name for name in self.train_data or {} if name not in made]):
-            raise ValueError(f"loss has no entry for the datasets {', '.join(missing)}")
+        for argument, data in (("train_dataset", self.train_data), ("eval_dataset", self.eval_data)):
+            missing = [] if "" in made else [name for name in data or {} if name not in made]
+            if missing == [""]:
+                raise ValueError(f"loss has entries for datasets by name, and {argument} is one without a name")
+            if missing:
+                wanted, known = ", ".join(f"{argument}[{name!r}]" for name in missing), ", ".join(map(repr, made)) or "none"
+                raise ValueError(f"loss has no entry for {wanted}, only for {known}")
         return made
 
     def _more_parameters(self) -> dict[str, Parameter]:

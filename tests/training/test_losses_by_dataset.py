@@ -1,6 +1,7 @@
-"""A loss for each dataset: what each of them learns, and the names of its weights."""
+"""A loss for each dataset: what each of them learns, the names of its weights, datasets without one."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,3 +73,19 @@ def test_a_run_with_several_losses_is_resumed_to_the_same_bits(tmp_path: Path) -
         trainer.train(resume)
         found.append(weights(trainer) | {name: each.data for name, each in trainer._more_parameters().items()})
     assert same_bits(*found)
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluated", "message"),
+    [
+        (BOTH, {**BOTH, "sts": LABELLED}, r"loss has no entry for eval_dataset\['sts'\], only for 'nli', 'qqp'"),
+        (BOTH, LABELLED, "loss has entries for datasets by name, and eval_dataset is one without a name"),
+        ({**BOTH, "a": PAIRS, "b": PAIRS}, None, r"loss has no entry for train_dataset\['a'\], train_dataset\['b'\], only"),
+        (LABELLED, None, "loss has entries for datasets by name, and train_dataset is one without a name"),
+        (None, {"sts": LABELLED}, r"loss has no entry for eval_dataset\['sts'\]"),
+    ],
+)
+def test_a_dataset_without_a_loss(train: Any, evaluated: Any, message: str, model: SentenceTransformer, tmp_path: Path) -> None:
+    kinds = {"nli": losses.CoSENTLoss, "qqp": losses.CosineSimilarityLoss}
+    with pytest.raises(ValueError, match=message):
+        SentenceTransformerTrainer(model, arguments(tmp_path), train, evaluated, loss=kinds)

@@ -114,6 +114,28 @@ class LossTrainer(Trainer):
         with _naming_columns(data):
             return self._loss(batch).step(self._embed(key), columns, data.labels_of(batch), scale)
 
+    def evaluate(self) -> dict[str, float]:
+        """Return the loss on the evaluation data, and the metrics of the evaluators.
+
+        What a loss draws in an evaluation leaves the training as it is.
+
+        Returns
+        -------
+        dict of str to float
+
+        Raises
+        ------
+        ValueError
+            There is neither evaluation data nor an evaluator.
+        """
+        found = (getattr(loss, "rng", None) for loss in self.losses.values())
+        states = [(rng.bit_generator, rng.bit_generator.state) for rng in found if isinstance(rng, np.random.Generator)]
+        try:
+            return super().evaluate()
+        finally:
+            for generator, state in states:
+                generator.state = state
+
     def _metrics_of(self, data: TrainingData, batch: Batch) -> tuple[dict[str, float], float]:
         """Return the loss of an evaluation batch, and its number of rows."""
         embeddings = [Tensor(each.data) for each in self._embed(None)(self.inputs.columns(data, batch))]

@@ -36,7 +36,7 @@ class MatryoshkaLoss(Loss):
     matryoshka_weights : sequence of float, optional
         A weight for each width; 1 by default.
     n_dims_per_step : int
-        Number of widths drawn at random in each step; -1 takes all.
+        Number of widths drawn at random in each step; -1 takes all, as an evaluation does.
     seed : int
         Of the draws.
 
@@ -112,7 +112,7 @@ class MatryoshkaLoss(Loss):
         Parameters
         ----------
         embeddings : list of Tensor, each (B, C)
-            The columns that the inner loss takes.
+            The columns that the inner loss takes.  Without a gradient, as in an evaluation, they are cut to all widths.
         labels : array, optional
             As the inner loss takes them; labels that are embeddings are cut too.
 
@@ -127,7 +127,8 @@ class MatryoshkaLoss(Loss):
             The embeddings are narrower than a width, or the inner loss refuses them.
         """
         total = Tensor(np.zeros((), embeddings[0].data.dtype))
-        for dim, weight in self._drawn():
+        learns = any(each.requires_grad for each in embeddings)
+        for dim, weight in self._drawn() if learns else self._all():
             some = [_shrink(each, dim) for each in embeddings]
             total = total + self.loss.compute_loss_from_embeddings(some, self._cut(labels, embeddings, dim)) * weight
         return total
@@ -160,9 +161,13 @@ class MatryoshkaLoss(Loss):
                 each.backward(leaf.grad)
         return total
 
+    def _all(self) -> list[tuple[int, float]]:
+        """Return all widths with their weights."""
+        return list(zip(self.matryoshka_dims, self.matryoshka_weights, strict=True))
+
     def _drawn(self) -> list[tuple[int, float]]:
         """Return the widths of this step with their weights."""
-        pairs = list(zip(self.matryoshka_dims, self.matryoshka_weights, strict=True))
+        pairs = self._all()
         if not 0 < self.n_dims_per_step < len(pairs):
             return pairs
         return [pairs[i] for i in sorted(self.rng.choice(len(pairs), self.n_dims_per_step, replace=False))]

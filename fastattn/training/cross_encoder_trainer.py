@@ -29,7 +29,7 @@ class CrossEncoderTrainer(LossTrainer):
     loss : Loss, class of one, or mapping of them by dataset, optional
         By default `BinaryCrossEntropyLoss` for one label, `CrossEntropyLoss` for several.
     evaluator : callable or sequence of callables, optional
-        Take the model, return metrics.
+        Take the model, return metrics; those of `fastattn.training.evaluation` write files in ``output_dir/eval``.
     callbacks : sequence of callable
         Called with the state and each entry of its log.
 

@@ -20,6 +20,7 @@ from fastattn.training import checkpoints, functions
 from fastattn.training.arguments import TrainingArguments
 from fastattn.training.chosen_parameters import choose_learning, kept_digest, optimizer_of
 from fastattn.training.data import Batch, TrainingData, epoch_batches, named
+from fastattn.training.evaluation.evaluator import call_evaluator
 from fastattn.training.graph import Parameter
 from fastattn.training.inputs import Columns, Inputs
 from fastattn.training.optimizer import Optimizer, clip_grad_norm_
@@ -43,7 +44,7 @@ class Trainer:
     train_dataset, eval_dataset : dataset, optional
         What it learns from, and whose loss is logged.
     evaluator : callable or sequence of callables, optional
-        Take the model, return metrics.
+        Take the model, return metrics; those with arguments output_path, epoch or steps get ``output_dir/eval`` and the place.
     callbacks : sequence of callable
         Called with the state and each entry of its log; the model then encodes with the weights of the last evaluation.
 
@@ -317,8 +318,9 @@ class Trainer:
             metrics |= {f"eval_{name}_{key}" if name else f"eval_{key}": mean.value for key, mean in means.items()}
         if self.evaluators:
             self.graph.commit()
+        folder = str(Path(self.args.output_dir) / "eval")
         for evaluator in self.evaluators:
-            found = evaluator(self.model)
+            found = call_evaluator(evaluator, self.model, folder, self.state.epoch, self.state.global_step)
             found = found if isinstance(found, Mapping) else {"evaluator": found}
             metrics |= {f"eval_{key}": float(value) for key, value in found.items()}
         self._log(metrics)

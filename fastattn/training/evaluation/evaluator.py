@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastattn.text.similarity_functions import SimilarityFunction
 
-__all__ = ["BaseEvaluator", "SequentialEvaluator", "check_lengths", "check_similarities", "pairwise"]
+__all__ = ["BaseEvaluator", "SequentialEvaluator", "call_evaluator", "check_lengths", "check_similarities", "pairwise"]
 
 Array = NDArray[Any]
 Metrics = dict[str, float]
@@ -145,6 +146,21 @@ class SequentialEvaluator(BaseEvaluator):
             scores.append(metrics[evaluator.primary_metric or next(iter(metrics))])
             found.update(metrics)
         return {**found, "sequential_score": float(self.main_score_function(scores)) if scores else 0.0}
+
+
+def call_evaluator(evaluator: Callable[..., Any], model: Any, output_path: str, epoch: float, steps: int) -> Any:
+    """Call an evaluator, or any function of a model, with those of folder, epoch and step that it has arguments for."""
+    place = {"output_path": output_path, "epoch": epoch, "steps": steps}
+    try:
+        # The first takes the model, whatever its name.
+        others = list(inspect.signature(evaluator).parameters.values())[1:]
+    except (TypeError, ValueError):
+        # Functions of C may have no signature.
+        return evaluator(model)
+    if any(each.kind is each.VAR_KEYWORD for each in others):
+        return evaluator(model, **place)
+    names = {each.name for each in others if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+    return evaluator(model, **{name: value for name, value in place.items() if name in names})
 
 
 def check_similarities(names: Sequence[str] | None, main: Any) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastattn.training.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 from fastattn.training.schedules import SCHEDULES
+from fastattn.training.state import interval
 
 __all__ = ["CrossEncoderTrainingArguments", "SentenceTransformerTrainingArguments", "TrainingArguments"]
 
@@ -74,7 +75,7 @@ class TrainingArguments:
     logging_strategy, save_strategy, eval_strategy : {"no", "steps", "epoch"}
         When the loss is logged, a checkpoint is written, the model is evaluated.
     logging_steps, save_steps, eval_steps : float
-        Every so many steps, or, below 1, this share of all steps.
+        Every so many steps, or, below 1, this share of all steps, rounded up.
     logging_first_step : bool
         Log the first step too.
     save_total_limit : int, optional
@@ -232,6 +233,17 @@ class TrainingArguments:
         # A share of all steps is compared with a share only.
         aligned = every > 0 and (every < 1) == (evaluated < 1) and math.isclose(evaluated / every, round(evaluated / every))
         return self.eval_strategy == "steps" and not (aligned and evaluated >= every)
+
+    def _check_best(self, total: int) -> None:
+        """Raise a ValueError if a run of so many steps is evaluated where no checkpoint is written: each share is rounded up."""
+        if not self.load_best_model_at_end or self.eval_strategy != "steps":
+            return
+        evaluated = self.eval_steps or 0
+        if (found := interval(evaluated, total)) % (every := interval(self.save_steps, total)):
+            raise ValueError(
+                f"load_best_model_at_end needs a checkpoint at each evaluation: of {total} steps, save_steps {self.save_steps} is "
+                f"every {every}, and eval_steps {evaluated} every {found}"
+            )
 
     def _check(self, name: str, known: tuple[str, ...]) -> None:
         if getattr(self, name) not in known:

@@ -24,7 +24,7 @@ from fastattn.training.graph import Parameter
 from fastattn.training.optimizer import Optimizer
 from fastattn.training.schedules import LRScheduler
 
-__all__ = ["find", "fingerprint", "folder_of", "is_checkpoint_in", "load", "load_weights", "write"]
+__all__ = ["best_of", "find", "fingerprint", "folder_of", "is_checkpoint_in", "load", "load_weights", "write"]
 
 Array = NDArray[Any]
 
@@ -53,6 +53,19 @@ def find(output_dir: str, asked: str | os.PathLike[str] | bool) -> Path:
     if not found:
         raise FileNotFoundError(f"{output_dir}: there is no checkpoint to resume from")
     return found[-1]
+
+
+def best_of(folder: Path, said: str | None, needed: bool) -> str | None:
+    """Return the best checkpoint of a run that goes on from `folder`, which `said` names; FileNotFoundError if it is gone."""
+    if said is None:
+        return None
+    # The folder of the run may have been moved, or have another name from here.
+    for path in (folder.parent / Path(said).name, Path(said)):
+        if (path / _TENSORS).is_file():
+            return str(path)
+    if needed:
+        raise FileNotFoundError(f"{said}: the best checkpoint of the run is gone, and load_best_model_at_end asks for it")
+    return said
 
 
 def is_checkpoint_in(folder: str) -> bool:
@@ -103,9 +116,10 @@ def write(trainer: Any, optimizer: Optimizer, scheduler: LRScheduler) -> Path:
     finally:
         shutil.rmtree(new, ignore_errors=True)
     limit = args.save_total_limit
-    kept = {str(target), state.best_model_checkpoint}
+    # One folder may have several names.
+    kept = {Path(name).resolve() for name in (target, state.best_model_checkpoint) if name is not None}
     for old in _all(Path(args.output_dir))[: -limit if limit and limit > 0 else 0]:
-        if str(old) not in kept:
+        if old.resolve() not in kept:
             shutil.rmtree(old)
     return target
 

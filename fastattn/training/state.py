@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-__all__ = ["Mean", "TrainOutput", "TrainerState", "is_due"]
+__all__ = ["Mean", "TrainOutput", "TrainerState", "interval", "is_due"]
 
 
 class TrainOutput(NamedTuple):
@@ -78,9 +78,13 @@ class Mean:
         return self._total / self._weight if self._weight else 0.0
 
 
+def interval(steps: float, total: int) -> int:
+    """Return after how many steps something is done each time: so many, or, below 1, this share of all, rounded up."""
+    return max(1, math.ceil(steps * total if 0 < steps < 1 else steps))
+
+
 def is_due(strategy: str, steps: float, state: TrainerState, per_epoch: int) -> bool:
     """Tell whether something that is done every so many steps, or each epoch, is due after this step."""
     if strategy == "epoch":
         return state.global_step % per_epoch == 0 or state.global_step == state.max_steps
-    every = max(1, math.ceil(steps * state.max_steps if 0 < steps < 1 else steps))
-    return strategy == "steps" and steps > 0 and state.global_step % every == 0
+    return strategy == "steps" and steps > 0 and state.global_step % interval(steps, state.max_steps) == 0

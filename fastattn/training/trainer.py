@@ -158,7 +158,9 @@ class Trainer:
         FloatingPointError
             The loss is NaN or infinite; the message names step and rows.
         ValueError
-            There is no training data, or the checkpoint is of another run.
+            There is no training data, the checkpoint is of another run, or evaluations have no checkpoint of the best model.
+        FileNotFoundError
+            There is no checkpoint, or that of the best model is gone.
         """
         args = self.args
         if self.train_data is None:
@@ -170,6 +172,7 @@ class Trainer:
                 f"train_dataset has fewer rows than a batch of {args.per_device_train_batch_size}, and the last is dropped"
             )
         total = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+        args._check_best(total)
         self.state = TrainerState(max_steps=total)
         optimizer = optimizer_of(self._learning(), args)
         optimizer.zero_grad()
@@ -229,6 +232,8 @@ class Trainer:
         state = checkpoints.load(folder, self._learning(), optimizer, checkpoints.fingerprint(self))
         scheduler.load_state_dict(state.pop("scheduler"))
         self._restore(state.pop("losses"))
+        needed = self.args.load_best_model_at_end
+        state["best_model_checkpoint"] = checkpoints.best_of(folder, state["best_model_checkpoint"], needed)
         self.state = TrainerState(**{**state, "max_steps": self.state.max_steps})
 
     def _steps(self, per_epoch: int) -> Iterator[list[Batch]]:

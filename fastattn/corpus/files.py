@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import importlib
@@ -75,7 +76,10 @@ def _is_data(name: str) -> bool:
 
 
 def _local(name: str) -> File:
-    return File(name, lambda: Path(name).open("rb"), lambda: _digest(Path(name).open("rb")))
+    def opened() -> BinaryIO:
+        return _input(name, Path(name).open("rb"))
+
+    return File(name, opened, lambda: _digest(opened()))
 
 
 def _digest(file: BinaryIO) -> str:
@@ -93,7 +97,7 @@ def _stdin() -> File:
 
     def again() -> BinaryIO:
         spool.file.seek(0)
-        return io.BufferedReader(_Kept(spool))
+        return _input("stdin", spool.file, spool)
 
     return File("stdin", again, lambda: _digest(again()))
 
@@ -110,11 +114,25 @@ class _Spool:
         self.file.close()
 
 
-class _Kept(io.RawIOBase):
-    """A spool that is left open by who closes this file."""
+def _input(name: str, file: BinaryIO, owner: object = None) -> BinaryIO:
+    return io.BufferedReader(_Input(name, file, owner))
 
-    def __init__(self, spool: _Spool) -> None:
-        self._spool, self._file = spool, spool.file
+
+class _Input(io.RawIOBase):
+    """A file whose errors have its name, by which they are told from damage, for which pyarrow raises an OSError too.
+
+    Parameters
+    ----------
+    name : str
+        Its name in messages.
+    file : binary file
+        The file.
+    owner : object
+        What closes the file, which is else closed with this one.
+    """
+
+    def __init__(self, name: str, file: BinaryIO, owner: object) -> None:
+        self._name, self._file, self._owner = name, file, owner
 
     def readable(self) -> bool:
         """Tell that bytes can be read."""
@@ -122,11 +140,21 @@ class _Kept(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Read some bytes."""
-        return int(self._file.readinto(buffer))
+        try:
+            if hasattr(self._file, "readinto"):
+                return int(self._file.readinto(buffer))
+            found = self._file.read(len(buffer))
+        except OSError as error:
+            if error.filename:
+                raise
+            # Errors of a store may have no number.
+            raise OSError(error.errno or errno.EIO, error.strerror or str(error), self._name) from error
+        buffer[: len(found)] = found
+        return len(found)
 
     def seekable(self) -> bool:
-        """Tell that there is a place to go to, as Parquet needs."""
-        return True
+        """Tell whether there is a place to go to, as Parquet needs."""
+        return self._file.seekable()
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a place."""
@@ -135,6 +163,12 @@ class _Kept(io.RawIOBase):
     def tell(self) -> int:
         """Return the place."""
         return int(self._file.tell())
+
+    def close(self) -> None:
+        """Close the file, unless it is another's."""
+        if not self.closed and self._owner is None:
+            self._file.close()
+        super().close()
 
 
 def _remote(name: str) -> list[File]:
@@ -157,7 +191,7 @@ def _remote(name: str) -> list[File]:
 
     def one(path: str) -> File:
         shown = system.unstrip_protocol(path)
-        return File(shown, lambda: system.open(path, "rb"), lambda: str(system.checksum(path)))
+        return File(shown, lambda: _input(shown, system.open(path, "rb")), lambda: str(system.checksum(path)))
 
     return [one(path) for path in paths]
 
@@ -229,12 +263,9 @@ class _Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Read some bytes; 0 at the end."""
-        try:
-            while not self._left:
-                if not self._more():
-                    return 0
-        except Exception as error:  # each library has errors of its own
-            raise ValueError(f"{self._name}: not a complete {self._kind} file: {error}") from error
+        while not self._left:
+            if not self._more():
+                return 0
         count = min(len(buffer), len(self._left))
         buffer[:count] = self._left[:count]
         self._left = self._left[count:]
@@ -250,8 +281,11 @@ class _Unpacked(io.RawIOBase):
                 return bool(self._next)
             self._inside = self._part()
         if not packed:
-            raise EOFError("it ends too early")
-        self._left = memoryview(self._inside.decompress(packed))
+            raise ValueError(f"{self._name}: not a complete {self._kind} file: it ends too early")
+        try:
+            self._left = memoryview(self._inside.decompress(packed))
+        except Exception as error:  # each library has errors of its own
+            raise ValueError(f"{self._name}: not a complete {self._kind} file: {error}") from error
         self._next = self._inside.unused_data if self._inside.eof else b""
         return True
 

@@ -114,7 +114,7 @@ def embed_file(
     ImportError
         A package for a kind of input is not installed.
     OSError
-        The output cannot be written; a full disk loses nothing, and the run can be resumed.
+        The input cannot be read, or the output not written: nothing is lost, and the run can be resumed.
     """
     stdout = str(out) == "-"
     target = Path(out)

@@ -46,12 +46,23 @@ def arrow(name: str = "pyarrow") -> Any:
         raise ImportError(f"Parquet needs pyarrow ({error}): pip install 'fastattn[io]'") from error
 
 
-def _opened(file: File, raw: BinaryIO) -> Any:
-    pq, pa = arrow("pyarrow.parquet"), arrow()
+@contextlib.contextmanager
+def _checked(file: File) -> Iterator[None]:
+    """Turn the errors of damage into a ValueError."""
+    pa = arrow()
     try:
-        return pq.ParquetFile(raw, buffer_size=_BUFFER, pre_buffer=False)
+        yield
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.filename:
+            # The file could not be read, which may pass: `File` names it, while pyarrow's own errors of damage have no name.
+            raise
         raise ValueError(f"{file.name}: not a complete Parquet file: {error}") from error
+
+
+def _opened(file: File, raw: BinaryIO) -> Any:
+    pq = arrow("pyarrow.parquet")
+    with _checked(file):
+        return pq.ParquetFile(raw, buffer_size=_BUFFER, pre_buffer=False)
 
 
 def names(file: File) -> list[str]:
@@ -76,11 +87,9 @@ def read(file: File, columns: Sequence[str], needed: Sequence[str], rows: int) -
             if name not in found:
                 known = ", ".join(found)
                 raise ValueError(f"{file.name}: no column {name!r}, found columns {known}; --column names the one with the text")
-        try:
+        with _checked(file):
             for batch in parquet.iter_batches(batch_size=rows, columns=list(dict.fromkeys(columns))):
                 yield pa.Table.from_batches([batch]).replace_schema_metadata()
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{file.name}: not a complete Parquet file: {error}") from error
 
 
 def groups(file: File, wanted: Callable[[int, int], bool], dropped: str) -> Iterator[Any]:

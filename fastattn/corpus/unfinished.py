@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fastattn.corpus.manifest import is_manifest, read_json, what_changed
 from fastattn.runtime.files import write_json
 
-__all__ = ["Unfinished", "unfinished_path"]
+__all__ = ["Changed", "Unfinished", "unfinished_path"]
 
 # Seconds between two checkpoints: a killed run loses these, and the slice of texts that is computed.
 _EVERY = 10.0
@@ -28,11 +28,15 @@ def unfinished_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.partial")
 
 
+class Changed(ValueError):
+    """The texts are not those of the beginning of the run, so that its vectors may be of others."""
+
+
 class Unfinished:
     """Folder of a run: ``manifest.json``, ``vectors`` (float32, a row for each text), ``progress.json``, ``rejects.jsonl``.
 
-    A folder without a manifest holds nothing.  At the end of the context it is removed, unless an error leaves vectors in it that
-    another run can continue.
+    A folder without a manifest holds nothing.  At the end of the context it is removed, unless an error leaves vectors in it: what
+    ended the run may have passed when another one continues it.
 
     Parameters
     ----------
@@ -51,6 +55,7 @@ class Unfinished:
         self.before: dict[str, Any] | None = None
         """Manifest of the run that is continued."""
         self.counts: dict[str, int] = {}
+        self._begun: tuple[int, dict[str, int]] = (0, {})
 
     def __enter__(self) -> Unfinished:
         """Make the folder, or take that of an earlier run."""
@@ -101,6 +106,7 @@ class Unfinished:
         self.counts = self._progress()
         size = vectors.stat().st_size if vectors.exists() else 0
         self.rows = min(self.counts.get("rows", 0), size // (4 * width))
+        self._begun = self.rows, self.counts
         write_json(self.path / "manifest.json", manifest)
         # Unbuffered: what a full disk takes is known at once.
         self._file = vectors.open("ab", buffering=0)
@@ -139,14 +145,14 @@ class Unfinished:
             raise type(error)(error.errno, error.strerror, str(self._out)) from error
 
     def _leave(self, error: BaseException | None) -> None:
+        if isinstance(error, Changed):
+            self.rows, self.counts = self._begun
         with contextlib.suppress(AttributeError, OSError):
             if error is not None:
                 self.save()
         with contextlib.suppress(AttributeError):
             self._file.close()
-        # A fault of the input or of an argument is there the next time too; but an earlier run loses nothing by it.
-        hopeless = isinstance(error, (ValueError, TypeError)) and self.before is None
-        if self._out is None or error is None or hopeless or (not self.rows and self.before is None):
+        if self._out is None or error is None or (not self.rows and self.before is None):
             # First, because a folder without a manifest holds nothing.
             (self.path / "manifest.json").unlink(missing_ok=True)
             shutil.rmtree(self.path, ignore_errors=True)

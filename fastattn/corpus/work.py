@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fastattn.corpus.manifest import ArrayHash, TextHash, sidecar_path, write_sidecar
 from fastattn.corpus.source import Block, Source, texts_of
 from fastattn.corpus.survey import Survey
-from fastattn.corpus.unfinished import Unfinished
+from fastattn.corpus.unfinished import Changed, Unfinished
 from fastattn.corpus.writers import NUMBER_BYTES, OUTPUTS, converter, holds_infinity, writer
 from fastattn.runtime.files import check_space, remove_abandoned, replacing, write_file
 from fastattn.text.prompts import DOCUMENT_PROMPTS, first_prompt
@@ -211,7 +211,7 @@ class Work:
                     raise ValueError(f"{self._place(done)}: its embedding has numbers that are not finite, {_why(self._suffix)}")
                 run.write(row)
         if done != self._survey.count:
-            raise ValueError(
+            raise Changed(
                 f"{self._source.name}: has changed while it was read: it had {self._survey.count:,} texts, and now {done:,}"
             )
         mark()
@@ -250,7 +250,7 @@ class Work:
             made.abandon()
             raise
         if texts.hexdigest() != self._survey.hash:
-            raise ValueError(f"{self._source.name}: has changed while it was read")
+            raise Changed(f"{self._source.name}: has changed while it was read")
         file.flush()
         if out is not None:
             # The sidecar comes first: beside the embeddings of an earlier run `search` finds that it is not theirs.
@@ -263,7 +263,7 @@ class Work:
         """Return the vectors of the next block."""
         found = np.frombuffer(vectors.read(4 * self._width * len(block.texts)), np.float32)
         if found.size != self._width * len(block.texts):
-            raise ValueError(f"{self._source.name}: has changed while it was read")
+            raise Changed(f"{self._source.name}: has changed while it was read")
         return found.reshape(-1, self._width)
 
     def _ranges(self) -> NDArray[np.float32]:

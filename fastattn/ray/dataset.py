@@ -83,7 +83,9 @@ def embed_dataset(
         `ds` is not a dataset.
     ValueError
         An argument has an unsupported value, or the actors take all CPUs of the cluster.  When the result is used also: there is no
-        such column, it is not of text or has a null, or the model is not on a node.
+        such column, or it is not of text or has a null.
+    OSError
+        When the result is used: the model is not on a node.
     ConnectionError
         ``RAY_ADDRESS`` names a cluster that cannot be reached.
     ImportError

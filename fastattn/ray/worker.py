@@ -61,7 +61,9 @@ class Worker:
         try:
             return SentenceTransformer(self._model, precision=self._precision)
         except (OSError, ValueError, ImportError) as error:
-            raise ValueError(
+            # An OSError stays one: storage that cannot be reached may be there the next time.
+            kind = OSError if isinstance(error, OSError) else ValueError
+            raise kind(
                 f"model: {self._model or 'the default model'} cannot be loaded on node {socket.gethostname()}: {error}; "
                 "a folder must be on storage that every node sees"
             ) from None

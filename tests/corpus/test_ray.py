@@ -328,15 +328,16 @@ def test_models_of_the_nodes(
     other = shutil.copytree(folder, tmp_path / "other")
     (other / "1_Pooling" / "config.json").write_text('{"word_embedding_dimension": 32, "pooling_mode_cls_token": true}')
     with Engine(nodes.address, actors=1) as ray:
-        for name, message in (
+        for name, error, message in (
             (
                 str(tmp_path / "gone"),
+                OSError,
                 r"model: .*gone cannot be loaded on node .*; a folder must be on storage that every node sees",
             ),
-            (str(other), "node .* has another model under this name, or another version of it"),
+            (str(other), ValueError, "node .* has another model under this name, or another version of it"),
         ):
             monkeypatch.setattr(engine, "model_name", lambda _, name=name: name)
-            with pytest.raises(ValueError, match=message):
+            with pytest.raises(error, match=message):
                 embed_file(given, out, model, max_bad=5, engine=ray)
             assert not list(out.parent.iterdir())
         with pytest.raises(ValueError, match=r"address: this process is connected to a cluster already"):

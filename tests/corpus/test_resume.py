@@ -307,3 +307,36 @@ def test_input_that_changes(given: Path, model: SentenceTransformer, tmp_path: P
             embed_file(given, tmp_path / "x.npy", model, max_bad=5)
         given.write_bytes(before)
         assert list(content(tmp_path)) == ["in.parquet"]
+
+
+@pytest.mark.usefixtures("small")
+def test_input_that_changes_in_a_run_that_is_continued(
+    given: Path, model: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vectors of the earlier run stay, those since then may be of other texts."""
+    out, before, write, calls = tmp_path / "x.npy", given.read_bytes(), unfinished.Unfinished.write, [0]
+
+    def full(*args: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 100:
+            raise OSError(errno.ENOSPC, "full")
+        write(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(unfinished.Unfinished, "write", full)
+        with pytest.raises(OSError, match="full"):
+            embed_file(given, out, model, max_bad=5)
+    begin = unfinished.Unfinished.begin
+
+    def changed(*args: Any) -> None:
+        begin(*args)
+        pq.write_table(pa.table({"text": ["the cat"] * 198}), given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(unfinished.Unfinished, "begin", changed)
+        with pytest.raises(ValueError, match="has changed while it was read"):
+            embed_file(given, out, model, max_bad=5, resume=True)
+    given.write_bytes(before)
+    assert embed_file(given, out, model, max_bad=5, resume=True).done_before == 96
+    embed_file(given, tmp_path / "y.npy", model, max_bad=5)
+    assert out.read_bytes() == (tmp_path / "y.npy").read_bytes()

@@ -91,6 +91,9 @@ class Service:
 
     def begin(self, work: Work) -> Pending:
         """Look up the inputs in the cache; tokenise and queue the others."""
+        if isinstance(work.inputs[0], list):
+            # Token ids get no prompt, so pooling must leave none out.
+            work = work._replace(settings=work.settings._replace(prompt=""))
         name = work.model.name
         keys = list(keys_of(name, work.settings, work.inputs))
         answers = [self.cache.get(key) for key in keys]

@@ -1,6 +1,7 @@
 """OpenAI's /v1/embeddings and /v1/models."""
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ pytest.importorskip("prometheus_client")
 
 from starlette.testclient import TestClient
 
-from fastattn.serve.models import Served
+from fastattn.serve.app import application
+from fastattn.serve.models import Served, load
+from fastattn.serve.service import Service
+from tests.support.models import C, write_json, write_sentence_model
 
 pytestmark = pytest.mark.jit
 
@@ -53,6 +57,26 @@ def test_token_ids_are_taken_as_they_are(several: bool, client: TestClient, mode
     content = embed(client, input=ids if several else ids[0])
     np.testing.assert_array_equal(rows(content), model.encode(TEXTS[: 1 + several], normalize_embeddings=True))
     assert content["usage"]["total_tokens"] == sum(map(len, ids[: 1 + several]))
+
+
+@pytest.mark.parametrize(("default", "path"), [(None, "/v1/embeddings"), ("query", "/v1/embeddings"), (None, "/embed")])
+def test_token_ids_get_no_prompt(default: str | None, path: str, tmp_path: Path) -> None:
+    """Neither in front of them, nor left out of pooling, where that leaves out the prompt."""
+    pooling = {"word_embedding_dimension": C, "pooling_mode_mean_tokens": True, "include_prompt": False}
+    folder = write_sentence_model(tmp_path / "embedder", pooling)
+    prompts = {"prompts": {"query": "query : "}, "default_prompt_name": default}
+    write_json(folder / "config_sentence_transformers.json", prompts)
+    served = load(str(folder))
+    ids = served.model.tokenizer(TEXTS[:2], truncation=True)["input_ids"]
+    plain = served.model.encode(TEXTS[:2], prompt="", normalize_embeddings=True)
+    prompted = served.model.encode(TEXTS[:2], prompt_name="query", normalize_embeddings=True)
+    with TestClient(application(Service([served]))) as client:
+        for given, wanted in ((ids, plain), (TEXTS[:2], prompted)):
+            body: dict[str, Any] = {"input" if path.startswith("/v1") else "inputs": given}
+            response = client.post(path, json=body if default else {**body, "prompt_name": "query"})
+            content = response.json()
+            found = rows(content) if path.startswith("/v1") else np.float32(content)
+            np.testing.assert_array_equal(found, wanted)
 
 
 def test_base64_has_the_same_bits(client: TestClient) -> None:

@@ -8,7 +8,7 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class _Application:
         self._threads = ThreadPoolExecutor(_THREADS, "fastattn request")
         self._long = ThreadPoolExecutor(1, "fastattn long request")
         self._active = 0
+        self._bodies = _Bodies(service.limits.requests * service.limits.body_bytes)
 
     def starlette(self) -> Starlette:
         service, created = self._service, self._created
@@ -146,20 +147,26 @@ class _Application:
 
         async def answer(request: Request) -> Response:
             self._check_key(request)
-            if self._active >= (most := self._service.limits.requests):
-                raise Refused("full", f"{most:,} requests are in work: try again in a second", retry_after=1)
-            self._active += 1
-            try:
-                raw = await _body(request, self._service.limits)
-                loop, threads = asyncio.get_running_loop(), self._long if len(raw) > _LONG else self._threads
-                pending = await loop.run_in_executor(threads, lambda: self._service.begin(begin(Body(raw), self._service)))
-                await _results(request, pending)
-                content = await loop.run_in_executor(threads, lambda: _encoded(self._service.finish(pending)))
-                return Response(content, media_type="application/json")
-            finally:
-                self._active -= 1
+            # Before the body, which then is not read in vain, and after it: one that does not come takes no place.
+            self._check_places()
+            with self._bodies.one() as take:
+                raw = await _body(request, self._service.limits, take)
+                self._check_places()
+                self._active += 1
+                try:
+                    loop, threads = asyncio.get_running_loop(), self._long if len(raw) > _LONG else self._threads
+                    pending = await loop.run_in_executor(threads, lambda: self._service.begin(begin(Body(raw), self._service)))
+                    await _results(request, pending)
+                    content = await loop.run_in_executor(threads, lambda: _encoded(self._service.finish(pending)))
+                finally:
+                    self._active -= 1
+            return Response(content, media_type="application/json")
 
         return answer
+
+    def _check_places(self) -> None:
+        if self._active >= (most := self._service.limits.requests):
+            raise Refused("full", f"{most:,} requests are in work: try again in a second", retry_after=1)
 
     async def _unknown(self, request: Request, error: Exception) -> Response:
         """Answer a request for a path that is not there, or by another method."""
@@ -173,18 +180,43 @@ class _Application:
         return _refusal(Refused("path", f"there is no {path:.200}; texts are sent to: {paths}"), _shape(path))
 
 
-async def _body(request: Request, limits: Limits) -> bytes:
+class _Bodies:
+    """Bytes of all bodies, of requests in work and of those that are still read; past a bound no more are read."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._bytes = most, 0
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Callable[[int], None]]:
+        """Give a function that takes room for more bytes of one body, or raises `Refused`; at the end the room is free again."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if self._bytes + size > self._most:
+                said = f"the bodies of other requests take {self._bytes - taken:,} bytes: try again in a second"
+                raise Refused("full", said, retry_after=1)
+            self._bytes += size
+            taken += size
+
+        try:
+            yield take
+        finally:
+            self._bytes -= taken
+
+
+async def _body(request: Request, limits: Limits, take: Callable[[int], None]) -> bytes:
     """Return the body; one that is too large is not read to its end, and one that is too slow is not waited for."""
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise Refused("encoded", f"the body must not be compressed, got Content-Encoding: {encoding:.50}")
     try:
-        return await asyncio.wait_for(_read(request, limits.body_bytes), limits.body_seconds)
+        return await asyncio.wait_for(_read(request, limits.body_bytes, take), limits.body_seconds)
     except asyncio.TimeoutError:
         raise Refused("slow", f"the body did not come to its end within {limits.body_seconds:g} s") from None
 
 
-async def _read(request: Request, most: int) -> bytes:
+async def _read(request: Request, most: int, take: Callable[[int], None]) -> bytes:
     said = request.headers.get("content-length", "")
     size, parts = int(said) if said.isascii() and said.isdigit() else 0, []
     if size <= most:
@@ -193,6 +225,7 @@ async def _read(request: Request, most: int) -> bytes:
             size += len(part)
             if size > most:
                 break
+            take(len(part))
             parts.append(part)
     if size > most:
         raise Refused("large", f"the body has more than {most:,} bytes: send several requests")

@@ -102,19 +102,45 @@ def test_the_work_of_a_client_that_goes_away_is_dropped(
     assert gate.sizes == [2, 1]
 
 
-def test_bodies_that_never_come_to_their_end_take_no_place_for_ever(models: list[Served]) -> None:
-    service = Service(models, Limits(requests=3, body_seconds=1.0))
+def test_bodies_that_never_come_to_their_end_hold_up_nobody(models: list[Served]) -> None:
+    """They take no places of requests in work, however many they are."""
+    service = Service(models, Limits(requests=2, body_seconds=1.0))
     with running(application(service)) as (port, found):
         head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
-        slow = [sent(port, head % path) for path in (b"/v1/embeddings", b"/embed", b"/rerank")]
-        until(lambda: len(found.server_state.tasks) == 3)
-        assert post(port, "/embed", {"inputs": "a"})[0] == 429
+        slow = [sent(port, head % path) for path in (b"/v1/embeddings", b"/embed", b"/rerank", b"/embed", b"/embed_sparse")]
+        until(lambda: len(found.server_state.tasks) == len(slow))
+        assert post(port, "/embed", {"inputs": "a"})[0] == 200
         answers = [rest(connection) for connection in slow]
-        assert [answer.split(b" ")[1] for answer in answers] == [b"408"] * 3
+        assert [answer.split(b" ")[1] for answer in answers] == [b"408"] * len(slow)
         message = "the body did not come to its end within 1 s"
         assert json.loads(answers[0].partition(b"\r\n\r\n")[2])["error"]["message"] == message
         assert json.loads(answers[1].partition(b"\r\n\r\n")[2]) == {"error": message, "error_type": "Validation"}
         assert post(port, "/embed", {"inputs": "a"})[0] == 200
+
+
+def test_bodies_take_a_bounded_number_of_bytes(models: list[Served], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are still read, and those of requests in work, as many as the requests in work may have."""
+    gate = Gate(models[0].compute)
+    monkeypatch.setattr(models[0], "compute", gate)
+    service = Service(models, Limits(requests=2, body_bytes=1000, body_seconds=2.0, cache_bytes=0))
+    with running(application(service)) as (port, found):
+        head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+        body = json.dumps({"inputs": "a dog"}).encode().ljust(1000)
+        working = sent(port, head + body)
+        gate.begun(1)
+        slow = sent(port, head + b"{".ljust(900))
+        # Its head and its bytes come in one piece.
+        until(lambda: len(found.server_state.tasks) == 2)
+        # 1,900 of 2,000 bytes are taken.
+        status, content = post(port, "/embed", {"inputs": "a" * 100})
+        assert (status, content["error_type"]) == (429, "Overloaded")
+        assert content["error"] == "the bodies of other requests take 1,900 bytes: try again in a second"
+        assert rest(slow).split(b" ")[1] == b"408"
+        gate.opened.set()
+        assert post(port, "/embed", {"inputs": "a" * 100})[0] == 200
+        working.close()
+        until(lambda: len(found.server_state.connections) == 0)
+        assert post(port, "/embed", {"inputs": "a" * 900})[0] == 200
 
 
 def test_connections_on_which_nothing_happens_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,13 +141,19 @@ class Trainer:
         """Digest of the weights that do not learn."""
         return kept_digest(self.graph.parameters.values())
 
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the bits of the run."""
+        return checkpoints.fingerprint(self)
+
     def train(self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None) -> TrainOutput:
         """Train the model; it encodes with the new weights at once.
 
         Parameters
         ----------
         resume_from_checkpoint : str, path or bool, optional
-            A checkpoint's folder, or True for the newest in `output_dir`: the run goes on from it with the same bits.
+            A checkpoint's folder, or True for the newest in `output_dir`: the run goes on from it with the same bits.  The model
+            is that with which the run began: loaded anew, trained since, or loaded from the checkpoint.
 
         Returns
         -------
@@ -223,17 +229,17 @@ class Trainer:
         """Let the graph compute and learn as the arguments say: another trainer of the model may have changed it."""
         self._check_graph()
         choose_learning(self.graph, self.args)
-        vars(self).pop("kept_digest", None)
+        for name in ("kept_digest", "fingerprint"):
+            vars(self).pop(name, None)
+        self.beginning = checkpoints.beginning(self)
         self.graph.set_precision(self._precision)
         self.graph.refresh()
 
     def _resume(self, folder: Path, optimizer: Optimizer, scheduler: LRScheduler) -> None:
         """Take over the weights, the optimiser's state and the place in the run."""
-        state = checkpoints.load(folder, self._learning(), optimizer, checkpoints.fingerprint(self))
+        state = checkpoints.load(folder, self, optimizer)
         scheduler.load_state_dict(state.pop("scheduler"))
         self._restore(state.pop("losses"))
-        needed = self.args.load_best_model_at_end
-        state["best_model_checkpoint"] = checkpoints.best_of(folder, state["best_model_checkpoint"], needed)
         self.state = TrainerState(**{**state, "max_steps": self.state.max_steps})
 
     def _steps(self, per_epoch: int) -> Iterator[list[Batch]]:

@@ -139,7 +139,9 @@ class TestMasked:
         args = arguments(tmp_path, max_steps=7, save_strategy="steps", save_steps=3)
         whole = masked_model(dropout=0.1)
         LanguageModelingTrainer(whole, args, SENTENCES).train()
-        resumed = masked_model(dropout=0.1, seed=9)
+        resumed = masked_model(dropout=0.1)
+        # Its weights are those of the checkpoint, whatever it learned since it was made.
+        LanguageModelingTrainer(resumed, arguments(tmp_path / "other", max_steps=2, seed=9), SENTENCES).train()
         trainer = LanguageModelingTrainer(resumed, args, SENTENCES)
         out = trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
         assert out.global_step == 7 and same_bits(weights(whole), weights(resumed))
@@ -153,6 +155,7 @@ class TestMasked:
         for model, texts, named in (
             (masked_model(), SENTENCES[::-1], "train_dataset"),
             (masked_model(0.5), SENTENCES, "dropout"),
+            (masked_model(seed=9), SENTENCES, "weights at the beginning"),
         ):
             with pytest.raises(ValueError, match=f"checkpoint of another run: its {named}"):
                 LanguageModelingTrainer(model, args, texts).train(resume_from_checkpoint=True)

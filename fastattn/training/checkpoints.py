@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -35,12 +37,15 @@ __all__ = [
     "is_checkpoint_in",
     "load",
     "load_weights",
+    "remove_abandoned",
     "write",
 ]
 
 Array = NDArray[Any]
 
-_NAME = re.compile(r"checkpoint-(\d+)")
+_NAME, _UNFINISHED = re.compile(r"checkpoint-(\d+)"), re.compile(r"\.checkpoint-\d+\.[0-9a-f]{8}")
+# Seconds after which an unfinished checkpoint is that of a killed run: another run that writes one here now may be alive.
+_ABANDONED = 3600.0
 _TENSORS, _STATE = "training.safetensors", "trainer_state.json"
 # Arguments that change no bit of the weights.
 _WITHOUT_EFFECT = (
@@ -81,6 +86,17 @@ def _all(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, the oldest first."""
     named = {path: _NAME.fullmatch(path.name) for path in folder.glob("checkpoint-*")}
     return sorted((path for path, match in named.items() if match), key=lambda path: int(path.name.partition("-")[2]))
+
+
+def remove_abandoned(output_dir: str) -> None:
+    """Remove the unfinished checkpoints that killed runs left, and that have not been written to for long."""
+    for left in Path(output_dir).glob(".checkpoint-*"):
+        # A run that is alive may rename it now.
+        with contextlib.suppress(OSError):
+            if _UNFINISHED.fullmatch(left.name) and left.is_dir():
+                newest = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+                if time.time() - newest > _ABANDONED:
+                    shutil.rmtree(left)
 
 
 def beginning(trainer: Any) -> str:
@@ -159,6 +175,7 @@ def write(trainer: Any, optimizer: Optimizer, scheduler: LRScheduler) -> Path:
     for old in _all(Path(args.output_dir))[: -limit if limit and limit > 0 else 0]:
         if old.resolve() not in kept:
             shutil.rmtree(old)
+    remove_abandoned(args.output_dir)
     return target
 
 

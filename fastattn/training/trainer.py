@@ -189,6 +189,7 @@ class Trainer:
         if args.save_strategy != "no":
             # A folder that cannot be written is found before the first step.
             Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+            checkpoints.remove_abandoned(args.output_dir)
         # Those of a checkpoint too.
         self.graph.refresh()
         started, first, tokens, mean_loss = time.perf_counter(), self.state.global_step, 0, Mean()

@@ -1,6 +1,7 @@
 """Checkpoints: that of the best model, and that of this run and no other."""
 
 import json
+import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -180,3 +181,20 @@ class TestTheSameModel:
         again = TrainableEncoder(half)
         words_trainer(again, tmp_path / "words", **SAVED).train(half)
         assert same_bits(*({each.name: each.data for each in found.trained()} for found in (model, again)))
+
+
+def test_what_a_killed_save_left_is_removed_when_it_is_old(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    old, new, mine = (out / name for name in (".checkpoint-2.0123abcd", ".checkpoint-4.0123abcd", ".checkpoint-4.mine"))
+    for path in (old, new, mine):
+        path.mkdir(parents=True)
+        (path / "model.safetensors").write_bytes(b"x")
+    for path in (old, mine):
+        for each in (path / "model.safetensors", path):
+            os.utime(each, (0, 0))
+    # Another run may be writing a file in it.
+    os.utime(new, (0, 0))
+    trained(folder, tmp_path, max_steps=1)
+    assert old.exists(), "a run that saves nothing changes nothing"
+    trained(folder, tmp_path, save_strategy="steps", save_steps=9)
+    assert sorted(path.name for path in out.iterdir()) == [new.name, mine.name]

@@ -10,10 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from fastattn.checkpoint.hub import find_model
 from fastattn.config import Precision, check_precision
-from fastattn.corpus.manifest import KIND, is_manifest, model_facts, read_json, read_sidecar, sidecar_path, what_changed
+from fastattn.corpus.manifest import (
+    KIND,
+    ArrayHash,
+    is_manifest,
+    model_facts,
+    part,
+    read_json,
+    read_sidecar,
+    sidecar_path,
+    what_changed,
+)
 from fastattn.corpus.source import Source
 from fastattn.corpus.survey import Survey, TooManyBad
 from fastattn.corpus.unfinished import Unfinished
+from fastattn.corpus.vectors import read_vectors
 from fastattn.corpus.work import Engine, Options, Progress, Report, Work, rejects_path
 from fastattn.corpus.writers import OUTPUTS, suffix_of
 from fastattn.runtime.files import check_plain, write_file
@@ -174,7 +185,11 @@ def embed_file(
             },
         }
         _check_finished(target, stdout, overwrite, resume, run, manifest)
-        if not stdout and resume and run.before is None and not overwrite and target.exists():
+        if run.before is None:
+            finished = resume and not overwrite and target.exists()
+        else:
+            finished = _is_file(str(input), target) and _is_written(target, run.before, manifest)
+        if finished and not stdout:
             return Report(
                 survey.count, 0, 0, 0.0, survey.count, 0.0, survey.empty, survey.blank, survey.bad, encoder.max_seq_length
             )
@@ -213,6 +228,25 @@ def _check_finished(out: Path, stdout: bool, overwrite: bool, resume: bool, run:
     changed = "there is no manifest beside it" if sidecar is None else what_changed(sidecar, manifest)
     if changed is not None:
         raise ValueError(f"{out}: is not of this run: {changed}; give another --out, or --overwrite to replace it")
+
+
+def _is_written(out: Path, before: dict[str, Any], manifest: dict[str, Any]) -> bool:
+    """Tell whether a run was stopped after its output had replaced its input: the input is another file then, of the same texts."""
+    sidecar = read_sidecar(out)
+    if sidecar is None or what_changed(sidecar, before) is not None:
+        return False
+    now = part(manifest, "texts")
+    same = {**manifest, "texts": {**part(before, "texts"), "count": now["count"], "hash": now["hash"]}}
+    if what_changed(before, same) is not None:
+        return False
+    written, array = part(sidecar, "embeddings"), ArrayHash()
+    try:
+        for rows in read_vectors(out, written["dtype"]):
+            array.add(rows)
+    except ValueError:
+        # The sidecar is written first: what is beside it is still the input.
+        return False
+    return bool(array.hexdigest() == written["hash"])
 
 
 def load_model(model: Any, precision: str) -> SentenceTransformer:

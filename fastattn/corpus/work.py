@@ -155,10 +155,11 @@ class Work:
         else:
             with replacing(out) as file:
                 self._write(file, out, manifest)
-            if self._survey.bad:
-                write_file(rejects_path(out), self._run.path / "rejects.jsonl")
-            else:
-                rejects_path(out).unlink(missing_ok=True)
+                # Before the output is there: an input that it replaces no longer has the bad rows.
+                if self._survey.bad:
+                    write_file(rejects_path(out), self._run.path / "rejects.jsonl")
+                else:
+                    rejects_path(out).unlink(missing_ok=True)
         survey, counts = self._survey, self._run.counts
         return Report(
             texts=count,

@@ -182,6 +182,54 @@ def test_stopped_at_a_step(
     assert (tmp_path / "b" / "x.npy").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_stopped_when_the_input_was_replaced(
+    when: str, suffix: str, given: Path, model: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In place, the input is another file from then on: it is not computed anew, and its bad rows are still known."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        if suffix == "parquet":
+            shutil.copy(given, tmp_path / name / "x.parquet")
+        else:
+            lines = [json.dumps(row) for row in pq.read_table(given).to_pylist()]
+            (tmp_path / name / "x.jsonl").write_text("\n\n".join(lines))
+    whole, path = tmp_path / "a" / f"x.{suffix}", tmp_path / "b" / f"x.{suffix}"
+    embed_file(whole, whole, model, max_bad=5, overwrite=True)
+    replace, computed = Path.replace, [0]
+
+    def stopped(self: Path, target: Path) -> Path:
+        if target != path:
+            return replace(self, target)
+        if when == "after":
+            replace(self, target)
+        raise Stop
+
+    def killed(self: Any, *rest: Any) -> None:
+        self._lock.close()
+        self._file.close()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", stopped)
+        patched.setattr(unfinished.Unfinished, "__exit__", killed)
+        with pytest.raises(Stop):
+            embed_file(path, path, model, max_bad=5, overwrite=True)
+    write = unfinished.Unfinished.write
+
+    def counted(*args: Any) -> None:
+        computed[0] += 1
+        write(*args)
+
+    monkeypatch.setattr(unfinished.Unfinished, "write", counted)
+    report = embed_file(path, path, model, max_bad=5, overwrite=True, resume=True)
+    assert (report.texts, report.done_before, computed[0]) == (198, 198, 0)
+    moved = {name: raw.replace(str(path).encode(), str(whole).encode()) for name, raw in content(tmp_path / "b").items()}
+    assert moved == content(tmp_path / "a")
+    # Another setting is other work.
+    assert embed_file(path, path, model, max_bad=5, overwrite=True, resume=True, normalize_embeddings=True).done_before == 0
+
+
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("where", ["vectors", "output"])
 def test_full_disk(

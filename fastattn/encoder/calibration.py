@@ -1,7 +1,8 @@
 """Calibration of int8 at load: factors that smooth the products' inputs, and the products that int8 would harm too much.
 
 `fastattn.reference` computes random token ids in float64 and with products in int8, so nobody has to bring texts.  It runs once, at
-load, and defines the encoder, so no second forward can differ from it.
+load, and defines the encoder, so no second forward can differ from it.  Attention is not rounded there: the choice is the same on
+every CPU.
 """
 
 from __future__ import annotations

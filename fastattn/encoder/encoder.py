@@ -230,7 +230,7 @@ class Encoder(TorchNames):
             With `return_hidden_states`: the input of each layer, then `hidden`.
         attention : float32, (layers, B, H, T, T)
             With `return_attention`: the weight of token s in the context of token t, at [layer, b, head, t, s].  Rows of real
-            tokens sum to 1; 0 from and to padding.
+            tokens sum to 1; 0 from and to padding.  Below float32 they are those before the rounding to bfloat16.
 
         Raises
         ------

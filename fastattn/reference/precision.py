@@ -23,6 +23,7 @@ Linear: TypeAlias = Callable[[str, Array, Array, Array | None, str | None], Arra
 INT8_BLOCK = 512
 PRECISIONS = ("float32", "bfloat16", "int8")
 
+_KEY_BLOCK = 512
 _STEP = np.float32(1 / 255)
 _SMALLEST_SCALE = np.finfo(np.float32).tiny  # 2^-126, whose inverse is finite
 
@@ -265,10 +266,11 @@ def linear_bfloat16(x: Array, weight: Array, bias: Array | None = None, *, activ
 def scaled_dot_product_attention_bfloat16(
     query: Array, key: Array, value: Array, attn_mask: Array | None = None, **options: Any
 ) -> Array:
-    """Attention whose two products take bfloat16, ``round(e) round(value) / sum(e)`` with ``e = exp(scores - max(scores))``.
+    """Attention whose two products take bfloat16, ``sum(round(e) r round(value)) / sum(e r)`` with ``e = exp(scores - top)``.
 
     The scores are those of `scaled_dot_product_attention` for queries and keys rounded by `round_bfloat16`; mask, softmax and sums
-    are not rounded.
+    are not rounded.  Keys come in blocks of 512, as the online softmax takes them: ``top`` is a query's greatest score up to the
+    end of the key's block, and ``r = exp(top - max(scores))`` rescales the block afterwards.
 
     Parameters
     ----------
@@ -284,15 +286,20 @@ def scaled_dot_product_attention_bfloat16(
 
     References
     ----------
-    Kalamkar et al. 2019, arXiv:1905.12322, section 3, of the products in Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
+    Kalamkar et al. 2019, arXiv:1905.12322, section 3, of the products in Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1; the
+    blocks: Milakov and Gimelshein 2018, arXiv:1805.02867, algorithm 3.
     """
     q, k, v = (round_bfloat16(x).astype(widened(x).dtype) for x in (query, key, value))
     weights = attention_weights(q, k, attn_mask, **options)  # (..., H, L, S)
-    # The greatest weight is 1 / sum(e).
-    top = np.max(weights, axis=-1, keepdims=True, initial=0)  # (..., H, L, 1)
-    rounded = round_bfloat16(weights / np.where(top == 0, 1, top)).astype(weights.dtype)
+    rounded, top = np.empty_like(weights), np.zeros((*weights.shape[:-1], 1), weights.dtype)
+    for start in range(0, weights.shape[-1], _KEY_BLOCK):
+        block = weights[..., start : start + _KEY_BLOCK]
+        # A weight is exp(score - max(scores)) / sum: e is its ratio to the greatest one.
+        top = np.maximum(top, np.max(block, axis=-1, keepdims=True, initial=0))
+        unit = np.where(top == 0, 1, top)
+        rounded[..., start : start + _KEY_BLOCK] = round_bfloat16(block / unit).astype(weights.dtype) * unit
     sight = {name: options[name] for name in ("is_causal", "enable_gqa", "window") if name in options}
-    return np.asarray(top * weighted_values(rounded, v, attn_mask, **sight)).astype(query.dtype)
+    return np.asarray(weighted_values(rounded, v, attn_mask, **sight)).astype(query.dtype)
 
 
 def mixed_linear(precision: str | Mapping[str, str], smooth: Mapping[str, Array] | None = None) -> Linear:

@@ -125,8 +125,10 @@ def test_a_kind_is_chosen_by_name_or_refused() -> None:
 def test_every_kind_computes_the_same(kind: kinds.Kind, tmp_path: Path) -> None:
     """Kinds that the CPU lacks are computed by portable code: layouts, loops and edges are those of the kind."""
     environment = {**os.environ, VARIABLE: f"{kind.precision}={kind.name}", "NUMBA_CACHE_DIR": str(tmp_path)}
-    of_training = ["tests/backward/test_products_bfloat16.py"] if kind.precision == "bfloat16" else []
-    chosen_tests = f"{kind.precision} and (test_products.py or within or packs)"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, *of_training, "-k", chosen_tests]
+    files, chosen_tests = [__file__], f"({kind.precision} and (test_products.py or within or packs))"
+    if kind.precision == "bfloat16":
+        files += ["tests/backward/test_products_bfloat16.py", "tests/encoder/test_attend.py"]
+        chosen_tests += " or test_head_sizes or test_lengths"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, "-k", chosen_tests]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]

@@ -25,6 +25,7 @@ from fastattn.encoder.packed_linear import PackedLinear
 from fastattn.kernels.compile import jit
 from fastattn.kernels.encoder.pool import POOLINGS, normalize_kernel, pool_kernel
 from fastattn.kernels.ops import _arrays, linear, maxsim
+from fastattn.kernels.ops._attend import KEY_BLOCK
 from fastattn.kernels.ops.embedding_bag import sum_bags
 from fastattn.kernels.products.float32 import SUM_BLOCK
 from fastattn.kernels.products.int8 import INT8_BLOCK
@@ -268,7 +269,7 @@ def precisions(guard: Guard) -> Iterator[str]:
         config = EncoderConfig(2, 2, c, f, gated=gated, norm_first=gated, embedding_dim=e, vocab_size=9)
         parameters = {name: guard.copy(value) for name, value in random_parameters(config, 0).items()}
         model = Encoder(config, parameters=parameters, precision=precision)
-        for lengths in ([1], [17, 0, 33], [131, 3]):
+        for lengths in ([1], [17, 0, 33], [131, 3], [KEY_BLOCK + 5]):
             yield from both_inputs(guard, model, lengths, f"encoder {precision} {c} {e} {f} {gated}")
 
 

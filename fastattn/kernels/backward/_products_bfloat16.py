@@ -12,8 +12,8 @@ import numpy as np
 from fastattn.kernels.backward._products import CHAIN_ROOM, gradient_tasks, transpose
 from fastattn.kernels.compile.jit import ParallelKernel, kernel, prange
 from fastattn.kernels.ops._arrays import Array, absent, panels, workers_for
-from fastattn.kernels.ops._pairs import pack_column_pairs, pack_row_pairs, pairs
-from fastattn.kernels.products.bfloat16 import FORM
+from fastattn.kernels.ops._pairs import pack_column_pairs, pack_row_pairs
+from fastattn.kernels.products.bfloat16 import FORM, pair_words, pair_words_of
 from fastattn.kernels.products.float32 import SUM_BLOCK
 from fastattn.kernels.products.product import chain_products, chains_of, prepare
 from fastattn.kernels.products.tile import WIDTH
@@ -35,7 +35,7 @@ _BYTES_PER_US = 4e3
 def pack_columns_kernel(x, packed, workers):  # type: ignore[no-untyped-def]
     """Packed = the columns of x (N, K), rounded, in panels (ceil(K / W), N / 2, W, 2) of words; zeros up to the padding."""
     n, k = x.shape
-    count = pairs(n)
+    count = pair_words(n)
     flat = x.reshape(-1)
     if workers == 1:
         pack_column_pairs(0, count, n, k, flat, 0, k, packed, 0)
@@ -48,7 +48,7 @@ def pack_columns_kernel(x, packed, workers):  # type: ignore[no-untyped-def]
 @kernel
 def rows_part(first, last, n, k, weight, packed, room, at):  # type: ignore[no-untyped-def]
     """Panels first .. last - 1 of `pack_rows_kernel`; `room` from `at` on takes the rounded rows of a panel."""
-    size = pairs(k)
+    size = pair_words(k)
     for row in range(first * WIDTH, min(n, last * WIDTH), WIDTH):
         pack_row_pairs(min(WIDTH, n - row), k, weight, row * k, k, room, at, size + _LINE, packed, row * size)
 
@@ -119,7 +119,7 @@ def pack_rows(weight: Array, out: Array | None = None) -> Array:
     packed, (count, _) = _room(n, k, out), panels(n, np.dtype(np.float32))
     if packed.size:
         workers = workers_for(weight.nbytes / _BYTES_PER_US, count)
-        room = aligned_empty(workers * WIDTH * (FORM.padded(k) // 2 + _LINE), np.float32)
+        room = aligned_empty(workers * WIDTH * (pair_words_of(k) + _LINE), np.float32)
         pack_rows_kernel(weight, packed.view(np.float32), room, workers)
     return packed
 
@@ -129,7 +129,7 @@ def pack_columns(x: Array, out: Array | None = None) -> Array:
     n, k = x.shape
     packed = _room(k, n, out)
     if packed.size:
-        pack_columns_kernel(x, packed.view(np.float32), workers_for(x.nbytes / _BYTES_PER_US, FORM.padded(n) // 2))
+        pack_columns_kernel(x, packed.view(np.float32), workers_for(x.nbytes / _BYTES_PER_US, pair_words_of(n)))
     return packed
 
 

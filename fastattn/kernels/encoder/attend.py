@@ -1,4 +1,4 @@
-"""A head's attention in the precision of the weights: in low precision both products take bfloat16, where the CPU multiplies it.
+"""A head's attention in the precision of the weights: in low precision both products take bfloat16, unless they would widen it.
 
 Scores, softmax and sums stay float32.  Definition: fastattn.reference.scaled_dot_product_attention_bfloat16.
 """
@@ -12,8 +12,8 @@ import numpy as np
 from fastattn.kernels.compile.jit import by_dtype, kernel
 from fastattn.kernels.ops import _attend
 from fastattn.kernels.ops._attend import KEY_BLOCK, attend_of
-from fastattn.kernels.ops._pairs import pack_column_pairs, pack_row_pairs, pairs, words_of
-from fastattn.kernels.products.bfloat16 import round_pairs
+from fastattn.kernels.ops._pairs import pack_column_pairs, pack_row_pairs
+from fastattn.kernels.products.bfloat16 import pair_words, pair_words_of, round_pairs
 from fastattn.kernels.products.kinds import BFLOAT16
 from fastattn.kernels.products.tile import WIDTH, bfloat16_tile
 from fastattn.kernels.records import matrix
@@ -23,23 +23,23 @@ from fastattn.kernels.vector.target import TILE_ROWS
 IS_ROUNDED = BFLOAT16.name != "widen"
 
 
-def _head_words_of(pairs: Any) -> Any:
+def _head_words_of(words: Any) -> Any:
     def head_words(tokens, d):  # type: ignore[no-untyped-def]
         """Elements of the packed keys, and of the packed values, of a head, rounded or not: of few numbers the padding is more."""
         panels, columns = (tokens + WIDTH - 1) // WIDTH, (d + WIDTH - 1) // WIDTH
-        return panels * WIDTH * max(d, pairs(d)), columns * WIDTH * max(tokens, pairs(tokens))
+        return panels * WIDTH * max(d, words(d)), columns * WIDTH * max(tokens, words(tokens))
 
     return head_words
 
 
-head_words = kernel(_head_words_of(pairs))
+head_words = kernel(_head_words_of(pair_words))
 
 
 def head_scratch(tokens: int, d: int) -> int:
     """Elements of scratch for the packed keys and values of a head of size `d`, and for `attend`."""
-    keys, values = _head_words_of(words_of)(tokens, d)
+    keys, values = _head_words_of(pair_words_of)(tokens, d)
     # Behind attend's own come the rounded queries of a tile; before it runs, the rounded keys of a panel lie in its place.
-    own = max(_attend.scratch_size(0, d, np.float32) + TILE_ROWS * words_of(d), WIDTH * words_of(d))
+    own = max(_attend.scratch_size(0, d, np.float32) + TILE_ROWS * pair_words_of(d), WIDTH * pair_words_of(d))
     return int(keys + values + own)
 
 
@@ -62,23 +62,23 @@ def whole_values(model, tokens, d, scratch, at):  # type: ignore[no-untyped-def]
 def pack_rounded(model, count, d, k, v, scratch, places):  # type: ignore[no-untyped-def]
     """Pack keys and values, rounded to bfloat16, two to a word: numbers of a key beside each other, values of two keys."""
     keys, values, room = places
-    size = pairs(d)
+    size = pair_words(d)
     for first in range(0, count, WIDTH):
         rows, row = min(WIDTH, count - first), k.at + first * k.ld
         pack_row_pairs(rows, d, k.data, row, k.ld, scratch, room, size, scratch, keys + first * size)
-    pack_column_pairs(0, pairs(count), count, d, v.data, v.at, v.ld, scratch, values)
+    pack_column_pairs(0, pair_words(count), count, d, v.data, v.at, v.ld, scratch, values)
 
 
 @kernel
 def rounded_values(model, tokens, d, scratch, at):  # type: ignore[no-untyped-def]
     """Packed values, the distance of their panels in place of that of rows."""
-    return matrix(scratch, at, pairs(tokens) * WIDTH)
+    return matrix(scratch, at, pair_words(tokens) * WIDTH)
 
 
 @kernel
 def rounded_queries(m, d, q, scratch, iw):  # type: ignore[no-untyped-def]
     """Return rows of queries, rounded to bfloat16."""
-    out = matrix(scratch, iw, pairs(d))
+    out = matrix(scratch, iw, pair_words(d))
     for i in range(m):
         round_pairs(d, q.data, q.at + i * q.ld, scratch, out.at + i * out.ld)
     return out
@@ -87,7 +87,7 @@ def rounded_queries(m, d, q, scratch, iw):  # type: ignore[no-untyped-def]
 @kernel
 def score_products(m, d, q, keys, seen, scratch, scores, zeros):  # type: ignore[no-untyped-def]
     """`_attend.score_products` of rounded numbers."""
-    size = pairs(d)
+    size = pair_words(d)
     block, first, last = seen
     for p in range(first, last, WIDTH):
         panel = keys.at + (block + p) * size
@@ -96,10 +96,12 @@ def score_products(m, d, q, keys, seen, scratch, scores, zeros):  # type: ignore
 
 @kernel
 def value_products(m, n, weights, values, key, out, zeros):  # type: ignore[no-untyped-def]
-    """`_attend.value_products` of rounded numbers; `key` is even."""
+    """`_attend.value_products` of rounded numbers; `key` is even.  Rounds the weights in place.
+
+    Zeros behind the last row's weights may lie in the sums: those of the first block, which is written afterwards.
+    """
     x = out.data
     for i in range(m):
-        # In place: a vector is read before its half is written.
         at = weights + i * KEY_BLOCK
         round_pairs(n, x, at, x, at)
     for p in range(0, out.ld, WIDTH):

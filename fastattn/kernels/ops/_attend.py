@@ -23,7 +23,10 @@ NO_BOUND = 1 << 40
 
 
 def scratch_size(s_all: int, e: int, dtype: Any) -> int:
-    """Elements of scratch that `attend` needs for values of head size `e` (and `live_keys` for S keys)."""
+    """Elements of scratch that `attend` needs for values of head size `e` (and `live_keys` for S keys).
+
+    What `prepare_queries` writes comes behind them.
+    """
     count, width = panels(e, dtype)
     return int(max(TILE_ROWS * (KEY_BLOCK + 2 * count * width + 3) + count * width + 64, s_all + 64)) // 64 * 64 + 64
 
@@ -187,13 +190,17 @@ def value_products(m, n, weights, values, key, out, zeros):  # type: ignore[no-u
 
 
 def attend_of(prepare_queries: Any, score_products: Any, value_products: Any) -> Any:
-    """Return the kernel `attend` whose two products are these."""
+    """Return the kernel `attend` whose two products are these.
+
+    `prepare_queries` returns a tile's queries as `score_products` takes them, from its own room if they are written anew.
+    `value_products` may overwrite the weights.  Both take keys and values as they were packed for them.
+    """
 
     @kernel
     def attend(rows, row, shape, q, keys, values, mask, scoring, scratch, iw, out, lse):  # type: ignore[no-untyped-def]
         """Flash attention (online softmax) of `rows` queries, the first of which is query `row` of its sequence; out (rows, E).
 
-        shape: (S, D, E).  keys: packed by `pack_keys`.  values: rows of whole panels, or E a multiple of the panel.
+        shape: (S, D, E).  keys, values: for `same_queries` packed by `pack_keys`, and rows of whole panels or E a multiple of them.
         lse: takes the log of the sum of exponentials of each query's scores, in float64, unless its data is empty.
         Blocks of keys start at multiples of KEY_BLOCK whatever the rows, so the bits depend on the sequence alone.
         """
@@ -219,7 +226,8 @@ def attend_of(prepare_queries: Any, score_products: Any, value_products: Any) ->
                 scratch[state + i], scratch[state + TILE_ROWS + i] = -np.inf, 0.0
             fresh = True
             queries = prepare_queries(m, d, shifted(q, done, 0), scratch, state + 3 * TILE_ROWS)
-            for block in range(low // KEY_BLOCK * KEY_BLOCK, high, KEY_BLOCK):
+            # A tile whose window begins behind the last key has no block.
+            for block in range(low // KEY_BLOCK * KEY_BLOCK, high if low < high else 0, KEY_BLOCK):
                 # Whole panels of keys that some row of the tile sees.
                 first = max(low - block, 0) // width * width
                 last = min(KEY_BLOCK, (high - block + width - 1) // width * width)

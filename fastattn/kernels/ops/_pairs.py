@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from fastattn.kernels.compile.jit import kernel
 from fastattn.kernels.ops._attend import pack_keys
-from fastattn.kernels.products.bfloat16 import FORM, round_pairs
+from fastattn.kernels.products.bfloat16 import pair_words, round_pairs
 from fastattn.kernels.products.tile import WIDTH
 from fastattn.kernels.vector.narrow import bfloat16_pairs
 from fastattn.kernels.vector.simd import lanes, load, load_part, store
-
-_PADDING = FORM.padding
-
-
-def words_of(n):  # type: ignore[no-untyped-def]
-    """Words of n rounded numbers and the padding behind them: `Form.padded` / 2."""
-    return (n + _PADDING - 1) // _PADDING * _PADDING // 2
-
-
-pairs = kernel(words_of)
 
 
 @kernel
@@ -26,13 +16,13 @@ def pack_row_pairs(n, k, x, ix, ldx, room, at, distance, out, io):  # type: igno
     for i in range(n):
         round_pairs(k, x, ix + i * ldx, room, at + i * distance)
     # A word of two numbers is moved as one.
-    pack_keys(n, pairs(k), room, at, distance, out, io)
+    pack_keys(n, pair_words(k), room, at, distance, out, io)
 
 
 @kernel
 def pack_column_pairs(first, last, n, k, x, ix, ldx, out, io):  # type: ignore[no-untyped-def]
     """Pairs of rows first .. last - 1 of out = the columns of x (N, K) in panels (ceil(K / W), N / 2, W, 2), padded with zeros."""
-    step, size = lanes(x), pairs(n)
+    step, size = lanes(x), pair_words(n)
     for pair in range(first, last):
         # Rows behind the last are zeros: none of their numbers is read.
         upper, lower = ix + min(2 * pair, n - 1) * ldx, ix + min(2 * pair + 1, n - 1) * ldx

@@ -18,6 +18,14 @@ _PADDING, _IS_WIDE = FORM.padding, BFLOAT16.input_bytes == 4
 _row_words = kernel(row_words_of(FORM))
 
 
+def pair_words_of(n):  # type: ignore[no-untyped-def]
+    """Words of n numbers, two to a word, and the zeros behind them."""
+    return (n + _PADDING - 1) // _PADDING * _PADDING // 2
+
+
+pair_words = kernel(pair_words_of)
+
+
 @kernel
 def chain_columns(w):  # type: ignore[no-untyped-def]
     """Products of a chain."""
@@ -26,12 +34,15 @@ def chain_columns(w):  # type: ignore[no-untyped-def]
 
 @kernel
 def round_pairs(n, x, ix, out, io):  # type: ignore[no-untyped-def]
-    """Write n numbers of x, rounded to bfloat16, two to a word from word io of out on, and zeros up to the padding."""
+    """Write n numbers of x, rounded to bfloat16, two to a word from word io of out on, and zeros up to the padding.
+
+    One vector after the other, from the first on, so out may be x and io = ix: a vector is read before its half is written.
+    """
     width = lanes(x)
     whole = n - n % width
     for j in range(0, whole, width):
         store_bfloat16(out, io, 2 * j, load(x, ix + j))
-    for j in range(whole, (n + _PADDING - 1) // _PADDING * _PADDING, width):
+    for j in range(whole, 2 * pair_words(n), width):
         store_bfloat16(out, io, 2 * j, load_part(x, ix + j, max(0, n - j), 0.0))
 
 
@@ -42,7 +53,7 @@ def round_row(n, x, ix, out, io):  # type: ignore[no-untyped-def]
         round_pairs(n, x, ix, out, io)
         return
     width = lanes(x)
-    for j in range(0, (n + _PADDING - 1) // _PADDING * _PADDING, width):
+    for j in range(0, 2 * pair_words(n), width):
         store(out, io + j, round_bfloat16(load_part(x, ix + j, min(width, max(0, n - j)), 0.0)))
 
 

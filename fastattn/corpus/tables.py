@@ -215,26 +215,33 @@ class Writer:
             write_statistics=list(self._columns.names),
         )
         self._tables: list[Any] = []
+        # The vectors of a row group, which Arrow writes from here: pieces that it puts together take the same memory again.
+        self._rows = np.empty((_ROW_GROUP, width), dtype)
         self._count = 0
 
     def write(self, table: Any, vectors: NDArray[Any]) -> None:
         """Write rows; `table` is None without other columns."""
-        pa = arrow()
-        column = lists(vectors)
-        self._tables.append(pa.Table.from_arrays([*([] if table is None else table.columns), column], schema=self._schema))
-        self._count += len(vectors)
-        while self._count >= _ROW_GROUP:
-            self._group(_ROW_GROUP)
+        start = 0
+        while start < len(vectors):
+            piece = vectors[start : start + len(self._rows) - self._count]
+            self._rows[self._count : self._count + len(piece)] = piece
+            if table is not None:
+                self._tables.append(table.slice(start, len(piece)))
+            start, self._count = start + len(piece), self._count + len(piece)
+            if self._count == len(self._rows):
+                self._group()
 
-    def _group(self, count: int) -> None:
-        whole = arrow().concat_tables(self._tables)
-        self._writer.write_table(whole.slice(0, count).combine_chunks(), row_group_size=_ROW_GROUP)
-        self._tables, self._count = [whole.slice(count)], self._count - count
+    def _group(self) -> None:
+        pa = arrow()
+        columns = pa.concat_tables(self._tables).combine_chunks().columns if self._tables else []
+        whole = pa.Table.from_arrays([*columns, lists(self._rows[: self._count])], schema=self._schema)
+        self._writer.write_table(whole, row_group_size=len(self._rows))
+        self._tables, self._count = [], 0
 
     def close(self) -> None:
         """Write what is left, and the end of the file."""
         if self._count:
-            self._group(self._count)
+            self._group()
         self._writer.close()
 
     def abandon(self) -> None:

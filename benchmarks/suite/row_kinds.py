@@ -12,18 +12,19 @@ import numpy as np
 
 from benchmarks.suite import random_models
 from benchmarks.suite.fidelity import token_rows, write_texts
+from benchmarks.suite.labels import named, row_named
 from benchmarks.suite.library import PAIR_TOKENS, Array
 from benchmarks.suite.random_models import QWEN3, TINY_DECODER, TOKEN_CHANNELS, Decoder
 from benchmarks.suite.row_encode import LONG_ROUNDS
 from benchmarks.suite.row_pairs import LIMITS, long_pairs
-from benchmarks.suite.session import PEER_LIMIT, EncoderGate, Session, derived, faster, record, within
+from benchmarks.suite.session import PEER_LIMIT, EncoderGate, Session, derived, faster, near, record, within
 from benchmarks.suite.shapes import BERT_BASE, TINY, Model
 from benchmarks.suite.turns import Contender
 
 DEBERTA_BASE = BERT_BASE._replace(name="deberta-v3-base")
 TEXTS, PAIRS, DOCUMENTS = 32, 50, 10_000
 # Our speed over that of the other library.
-GOALS = {"sparse": 4.0, "late interaction": 3.0, "top 10": 3.0, "decoder": 1.3, "disentangled": 3.0}
+GOALS = {"sparse": 4.0, "late interaction": 3.0, "top 10": 3.0, "decoder": 1.3, "decoder in bfloat16": 1.5, "disentangled": 3.0}
 # Share of the logits of all tokens that the peak memory of a sparse `encode` may be.
 MOST_OF_LOGITS = 0.1
 _FIRST = 4
@@ -136,15 +137,21 @@ def decoder(session: Session, sizes: Decoder = QWEN3, shape: tuple[int, int] = (
     ids = np.random.default_rng(0).integers(0, sizes.vocab, shape)
     config, parameters = read_encoder(folder / "checkpoint")
     truth = reference.encoder(parameters, ids[:1], **config.reference_options())[0].astype(np.float64)
-    gate = within(PEER_LIMIT, truth, lambda result: result.reshape(-1, sizes.hidden)[: len(truth)])
     del parameters
     arrays, options = {"ids": ids, "mask": np.ones_like(ids)}, {"folder": str(folder)}
-    cell, times = session.measure(
-        "forward", str(shape),
-        [Contender(name, session.worker(name), "forward", gate, options) for name in ("fastattn", "torch")],
-        arrays, rounds=LONG_ROUNDS, model=sizes.name, tokens=ids.size,
-    )  # fmt: skip
-    faster(cell, times, GOALS["decoder"], ("torch",))
+
+    def first(result: Array) -> Array:
+        return result.reshape(-1, sizes.hidden)[: len(truth)]
+
+    for precision, goal in (("float32", "decoder"), ("bfloat16", "decoder in bfloat16")):
+        gate = within(PEER_LIMIT, truth, first) if precision == "float32" else near(truth, first)
+        ours, theirs = (named(library, precision) for library in ("fastattn", "torch"))
+        cell, times = session.measure(
+            row_named("forward", precision), str(shape),
+            [Contender(name, session.worker(name), "forward", gate, options) for name in (ours, theirs)],
+            arrays, rounds=LONG_ROUNDS, model=sizes.name, tokens=ids.size,
+        )  # fmt: skip
+        faster(cell, times, GOALS[goal], (theirs,), ours)
 
 
 def disentangled(session: Session, model: Model = DEBERTA_BASE, count: int = PAIRS) -> None:

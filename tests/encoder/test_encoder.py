@@ -78,6 +78,16 @@ def test_padding_may_hold_anything() -> None:
     assert np.isfinite(model(ids, mask)).all()
 
 
+@pytest.mark.parametrize("kind", ["post", "pre"])
+def test_rows_a_multiple_of_4_kib_apart(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products copy them."""
+    model, parameters = make(kind, 1024, 16, 1024, 1)
+    ids, mask, types = batch(3, 140)
+    found = model(ids, mask, token_type_ids=types)
+    assert_matches_reference(found, *truth_and_yardsticks(model, parameters, ids, mask, types))
+    assert_same_bits(model, np.array([1, 140, 17]), np.random.default_rng(0), monkeypatch)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_bits_do_not_depend_on_batch_order_threads_or_schedule(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = make(kind, 64, 2, 256)

@@ -48,7 +48,9 @@ def test_inputs(count: int, scale: float) -> None:
     check_parts(parts(29, 17, count, scale=scale))
 
 
-@pytest.mark.parametrize(("rows", "outputs", "inputs"), sizes([(126, 1536, 384), (128, 384, 1536), (1, 384, 384)]))
+@pytest.mark.parametrize(
+    ("rows", "outputs", "inputs"), sizes([(126, 1536, 384), (128, 384, 1536), (1, 384, 384), (113, 33, 1024), (30, 65, 2048)])
+)
 def test_shapes_of_an_encoder(rows: int, outputs: int, inputs: int) -> None:
     check_parts(parts(rows, outputs, inputs))
 

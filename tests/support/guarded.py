@@ -120,7 +120,9 @@ def cases(guard: Guard, dtype: Any) -> Iterator[str]:
         ends, starts = (guard.copy(np.array(x)) for x in ((0, length, length, 2 * length, 2 * length + 3), (0, tokens)))
         fastattn.maxsim(query, rows, ends, out=guard.empty(4, dtype))
         fastattn.maxsim(query, rows, ends, starts, length_normalize=True, out=guard.empty((1, 4), dtype))
-    for activation, (m, n, k) in itertools.product(ACTIVATION_KINDS, ((3, 17, 3), (linear.ROW_BLOCK + 1, 33, SUM_BLOCK + 1))):
+    for activation, (m, n, k) in itertools.product(
+        ACTIVATION_KINDS, ((3, 17, 3), (linear.ROW_BLOCK + 1, 33, SUM_BLOCK + 1), (17, 3, 1024))
+    ):
         yield f"linear {m} {n} {k} {activation}"
         x, weight = normal(guard, m, k, dtype=dtype), normal(guard, n, k, dtype=dtype)
         fastattn.linear(x, weight, activation=activation, out=guard.empty((m, n), dtype))
@@ -202,6 +204,15 @@ def encoders(guard: Guard) -> Iterator[str]:
                     yield f"encoder {c} {list(options)} {lengths} {schedule} {pooling}"
                     out = guard.empty((len(lengths) if pooling else n, c))
                     model.forward_packed(ids, offsets, token_type_ids=types, pooling=pooling, normalize=bool(pooling), out=out)
+
+
+def wide(guard: Guard) -> Iterator[str]:
+    """Run an encoder whose rows are a multiple of 4 KiB apart, which products copy, and one whose queries alone are."""
+    for c, size in ((1024, 64), (48, 64), (1024, 72)):
+        config = EncoderConfig(1, 16, c, 33, vocab_size=9, head_size=size, norm_first=True)
+        model = Encoder(config, parameters={name: guard.copy(value) for name, value in random_parameters(config, 0).items()})
+        for lengths in ([1], [131, 3]):
+            yield from both_inputs(guard, model, lengths, f"encoder {c} {size}")
 
 
 def distances(guard: Guard) -> Iterator[str]:
@@ -341,7 +352,16 @@ def main() -> None:
         for steps in (
             ops
             if threads
-            else (*ops, encoders(guard), distances(guard), choices(guard), precisions(guard), poolings(guard), families(guard))
+            else (
+                *ops,
+                encoders(guard),
+                wide(guard),
+                distances(guard),
+                choices(guard),
+                precisions(guard),
+                poolings(guard),
+                families(guard),
+            )
         ):
             for name in steps:
                 print(name, file=sys.stderr, flush=True)

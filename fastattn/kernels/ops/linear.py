@@ -75,7 +75,7 @@ def packed_product(x: Array, packed: Array, bias: Array, out: Array, activation:
     """out (M, C_out) = activation(x weight^T + bias) for x (M, C_in), by as many threads as the work is worth."""
     (m, k), n = x.shape, out.shape[1]
     workers = workers_for(2e-5 * m * max(k, 1) * n, panels(n, out.dtype)[0] * -(-m // ROW_BLOCK))
-    scratch = aligned_empty(workers * room_words(ROW_BLOCK, k, precision), np.float32)
+    scratch = aligned_empty(workers * room_words(min(m, ROW_BLOCK), k, precision), np.float32)
     kind = ACTIVATION_KINDS[activation]
     linear_kernel(x, packed, bias, out, kind, PRECISION_NUMBERS[precision], scratch, np.zeros(8, np.int64), workers)
 

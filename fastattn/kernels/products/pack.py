@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastattn.kernels.products import bfloat16, int8
+from fastattn.kernels.products import bfloat16, float32, int8
 from fastattn.kernels.products.float32 import SUM_BLOCK
 from fastattn.kernels.products.int8 import INT8_BLOCK
 from fastattn.kernels.products.kinds import BFLOAT16, INT8
@@ -77,8 +77,9 @@ def panel_words(n: int, k: int, precision: str) -> int:
 
 def room_words(rows: int, k: int, precision: str) -> int:
     """Return the words of the room for so many prepared rows of K columns, with weights of a precision or kept ones among them."""
-    forms = {"float32": (), "bfloat16": (bfloat16.FORM,), "int8": (int8.FORM, bfloat16.FORM)}[precision]
-    return max((form.room(rows, k) for form in forms), default=0)
+    if precision == "float32":
+        return float32.room(rows, k)
+    return max(form.room(rows, k) for form in ((bfloat16.FORM,) if precision == "bfloat16" else (int8.FORM, bfloat16.FORM)))
 
 
 def block_columns(precision: str) -> int:

@@ -15,11 +15,11 @@ def chain_columns(w):  # type: ignore[no-untyped-def]
     """Into chains of how many products the sums of a weight are cut; chain i begins at a multiple."""
 
 
-@by_dtype({dtype: precision.prepare for dtype, precision in _PRECISIONS.items()}, "w")
+@by_dtype({dtype: precision.prepare for dtype, precision in _PRECISIONS.items()} | {np.float64: float32.same_rows}, "w")
 def prepare(m, chains, a, w, room):  # type: ignore[no-untyped-def]
     """Return rows a[:m] as products with `w` take them; they have the columns of chains[0] .. chains[1] - 1 of k.
 
-    In low precision the rows come to lie in `room`.
+    In low precision the rows come to lie in `room`, and in float32 if they share a set of the cache where they are.
     """
 
 

@@ -26,10 +26,9 @@ from fastattn.training.functions import Dropout
 from fastattn.training.graph import Parameter
 from tests.support.cases import normal
 from tests.support.linear_gradients import each_thread_count
-from tests.training.test_fit import reranker
 from tests.training.test_trainer import PAIRS, TEXTS, arguments, folder, same_bits, trained, weights
 
-__all__ = ["folder", "reranker"]
+__all__ = ["folder"]
 
 pytestmark = pytest.mark.jit
 

@@ -17,32 +17,13 @@ from fastattn.training import (
     cross_encoder_losses,
     losses,
 )
-from tests.support.models import WORDS, C, bert_tensors, write_bert, write_sentence_model, write_tokenizer
+from tests.support.models import WORDS
 
 pytestmark = pytest.mark.jit
 
 TEXTS = [f"{a} {b}" for a in WORDS[13:21] for b in WORDS[21:25]]
 POSITIVES = [f"the {text}" for text in TEXTS]
 QUICK: dict[str, Any] = {"warmup_steps": 0, "show_progress_bar": False, "optimizer_params": {"lr": 1e-3}}
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> SentenceTransformer:
-    return SentenceTransformer(str(write_sentence_model(tmp_path / "model")))
-
-
-@pytest.fixture
-def reranker(tmp_path: Path) -> CrossEncoder:
-    return write_reranker(tmp_path / "reranker")
-
-
-def write_reranker(folder: Path) -> CrossEncoder:
-    rng = np.random.default_rng(1)
-    head = {"classifier.weight": rng.standard_normal((1, C), np.float32), "classifier.bias": np.zeros(1, np.float32)}
-    tensors = {f"bert.{name}": array for name, array in bert_tensors().items()} | head
-    write_bert(folder, tensors, architectures=["BertForSequenceClassification"], num_labels=1)
-    write_tokenizer(folder)
-    return CrossEncoder(str(folder))
 
 
 def examples(labels: Any = None) -> list[InputExample]:

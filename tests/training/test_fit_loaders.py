@@ -10,19 +10,9 @@ import pytest
 from fastattn import CrossEncoder, SentenceTransformer
 from fastattn.training import InputExample, data, fit, losses
 from tests.support.models import write_sentence_model
-from tests.training.test_fit import POSITIVES, QUICK, TEXTS, examples, write_reranker
+from tests.training.test_fit import POSITIVES, QUICK, TEXTS, examples
 
 pytestmark = pytest.mark.jit
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> SentenceTransformer:
-    return SentenceTransformer(str(write_sentence_model(tmp_path / "model")))
-
-
-@pytest.fixture
-def reranker(tmp_path: Path) -> CrossEncoder:
-    return write_reranker(tmp_path / "reranker")
 
 
 class RandomSampler:

@@ -18,11 +18,6 @@ LABELLED = {**PAIRS, "label": CLASSES}
 BOTH = {"nli": LABELLED, "qqp": LABELLED}
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> SentenceTransformer:
-    return SentenceTransformer(str(write_sentence_model(tmp_path / "model")))
-
-
 def softmax(model: SentenceTransformer, classes: int, seed: int = 0) -> losses.SoftmaxLoss:
     return losses.SoftmaxLoss(model, C, classes, seed=seed)
 
